@@ -1,0 +1,184 @@
+//! What the user wrote, turned into types that are valid by construction.
+//!
+//! `raw` is the serde twin of the file and `cli::args` the twin of the flags; both become this one
+//! [`Config`], and the conversion is the only place that fails.
+
+mod units;
+
+pub use units::ByteSize;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One server and everything around it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Option<AdminAddr>,
+    pub cell: Cell,
+    pub limits: Limits,
+    pub scrub: SecretsMode,
+    pub schema: SchemaChecks,
+    pub methods: NameRules,
+    pub resources: NameRules,
+    pub prompts: NameRules,
+    pub tools: Tools,
+    pub audit: Audit,
+    pub packages: Packages,
+    /// Where state lives: audit by default. `$STATE_DIRECTORY` or `$XDG_STATE_HOME/cofferdam/NAME`.
+    pub state_dir: PathBuf,
+}
+
+/// The server itself.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Letters, digits, `-`, `_`, `.`; from the file, `--name`, or the command.
+    pub name: String,
+    /// Program and arguments, as written.
+    pub command: Vec<String>,
+    pub owner: Option<String>,
+    pub review_by: Option<String>,
+}
+
+/// Where `/health` and `/metrics` listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddr {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// What the cell lets the server touch.
+#[derive(Debug, Clone, Default)]
+pub struct Cell {
+    /// `None`: chosen by looking at the command.
+    pub preset: Option<Preset>,
+    /// Absolute, `~` expanded; need not exist when `run` starts (then start fails with 78 and names it).
+    pub read: Vec<PathBuf>,
+    pub write: Vec<PathBuf>,
+    /// Programs the server may execute besides its own: a path, or a name found on PATH.
+    pub execute: Vec<String>,
+    /// Names of variables that pass from our environment, and values set by the file.
+    pub env: Vec<EnvRule>,
+    /// Hosts that the server may reach.
+    pub egress: Vec<EgressRule>,
+    /// Address space is not limited; data segment is. `None`: the preset's default.
+    pub memory: Option<ByteSize>,
+    pub processes: Option<u64>,
+    /// Layers that must be enforced (all of the floor, unless listed in `optional`).
+    pub require: Vec<String>,
+    /// Layers that may be missing.
+    pub optional: Vec<String>,
+}
+
+/// One variable of the server's environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvRule {
+    /// `NAME`: the value that we have, if we have one.
+    Pass(String),
+    /// `NAME=value`.
+    Set(String, String),
+}
+
+/// `host:port`; the host is for people and for later, the port is what the kernel checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressRule {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    Node,
+    Python,
+    /// A binary that brings its own runtime.
+    None,
+}
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest line from the client. Default 1 MiB.
+    pub request: ByteSize,
+    /// Largest line from the server. Default 1 MiB.
+    pub response: ByteSize,
+    /// Silence after which a request expires; progress resets it. Default 300 s.
+    pub timeout: Duration,
+    /// The whole time a request may take. Default 1 h.
+    pub timeout_total: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SecretsMode {
+    #[default]
+    Redact,
+    Refuse,
+    Flag,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Refuse,
+    Warn,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct SchemaChecks {
+    /// Default refuse.
+    pub arguments: Check,
+    /// Default warn.
+    pub output: Check,
+}
+
+/// Allow and deny lists of names; `*` matches any run of characters.
+#[derive(Debug, Clone, Default)]
+pub struct NameRules {
+    /// When present, the rest is denied.
+    pub allow: Option<Vec<String>>,
+    pub deny: Vec<String>,
+}
+
+/// Rules by tool; a named tool wins over `"*"`.
+#[derive(Debug, Clone, Default)]
+pub struct Tools {
+    pub default: ToolRule,
+    pub named: BTreeMap<String, ToolRule>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ToolRule {
+    pub allow: Option<bool>,
+    pub timeout: Option<Duration>,
+    pub timeout_total: Option<Duration>,
+    pub arguments: Option<Check>,
+    pub output: Option<Check>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Audit {
+    pub enabled: bool,
+    /// `None`: `audit.jsonl` in the state directory.
+    pub file: Option<PathBuf>,
+    pub payloads: Payloads,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Payloads {
+    None,
+    #[default]
+    Digest,
+    Redacted,
+}
+
+/// How packages of `npx`, `uvx` and `pipx run` are installed.
+#[derive(Debug, Clone, Default)]
+pub struct Packages {
+    /// Lifecycle scripts run (inside the install cell). Default false.
+    pub scripts: bool,
+    /// Names of variables that hold registry tokens and pass into the install cell only.
+    pub token_env: Vec<String>,
+    /// Default `$XDG_CACHE_HOME/cofferdam`.
+    pub cache: PathBuf,
+}

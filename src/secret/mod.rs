@@ -1,0 +1,39 @@
+//! Secret values that leave no trace in memory, logs or debug output.
+
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// A value that is never printed and is wiped when dropped.
+pub struct Secret {
+    name: String,
+    value: Zeroizing<Vec<u8>>,
+}
+
+impl Secret {
+    /// Wraps a value under the name that logs may show.
+    #[must_use]
+    pub fn new(name: impl Into<String>, value: Vec<u8>) -> Self {
+        Self {
+            name: name.into(),
+            value: Zeroizing::new(value),
+        }
+    }
+
+    /// The name that logs may show.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value itself; callers must not copy it anywhere that outlives them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.name)
+    }
+}
