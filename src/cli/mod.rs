@@ -22,6 +22,10 @@ pub fn main() -> ExitCode {
 fn dispatch(words: &[OsString]) -> Result<ExitCode, Failure> {
     match args::parse(words)?.command {
         Command::Schema => Ok(out::print(&crate::config::json_schema())),
+        Command::Check(args) => {
+            let resolved = args::resolve(&args.run)?;
+            Ok(out::print(&format!("{resolved:#?}\n")))
+        }
         _ => Err(Failure::new(Exit::SOFTWARE, "not wired")),
     }
 }

@@ -1,5 +1,6 @@
 //! Mistakes in a file, told so that they can be mended: line, caret, and what to write instead.
 
+use super::entries::shown;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use std::ops::Range;
 use std::path::Path;
@@ -91,7 +92,15 @@ pub(super) fn explain<T: serde::de::DeserializeOwned>(text: &str) -> Vec<Problem
 
     let (mut root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        return errors.iter().take(MOST_SYNTAX).map(syntax).collect();
+        // A table that is written twice makes each of its keys a duplicate too.
+        let echo = |at: usize, error: &toml::de::Error| at > 0 && error.message() == DUPLICATE;
+        return errors
+            .iter()
+            .enumerate()
+            .filter(|(at, error)| !echo(*at, error))
+            .take(MOST_SYNTAX)
+            .map(|(_, error)| syntax(error, text))
+            .collect();
     }
     let mut problems = Vec::new();
     // serde stops at the first mistake: note it, take the offending entry out, and look again.
@@ -117,8 +126,18 @@ pub(super) fn explain<T: serde::de::DeserializeOwned>(text: &str) -> Vec<Problem
     problems
 }
 
-fn syntax(error: &toml::de::Error) -> Problem {
+/// What the parser says of a key or table that is there already.
+const DUPLICATE: &str = "duplicate key";
+
+fn syntax(error: &toml::de::Error, text: &str) -> Problem {
     let span = error.span().unwrap_or(0..0);
+    if error.message() == DUPLICATE {
+        let key = text.get(span.clone()).unwrap_or_default();
+        let message = format!("`{}` is written twice", shown(key));
+        return Problem::new(Place::File(span), message)
+            .label("it is already there above")
+            .hint("keep one of them");
+    }
     Problem::new(Place::File(span), "this is not TOML").label(first_line(error.message()))
 }
 
@@ -131,14 +150,11 @@ fn mistake(message: &str, span: Range<usize>, path: &[String]) -> Problem {
             Problem::new(place, format!("`{found}` is not in this version"))
                 .label("this version cannot do it, so it does not accept it")
         } else {
-            Problem::new(place, format!("unknown key `{found}`"))
-                .label(format!("not a key of {}", table_name(table)))
+            let problem = Problem::new(place, format!("unknown key `{}`", shown(found)))
+                .label(format!("not a key of {}", table_name(table)));
+            suggest(problem, found, &expected)
         };
-        return suggest(problem, found, &expected).hint(format!(
-            "{} takes {}",
-            table_name(table),
-            quoted(&expected)
-        ));
+        return problem.hint(format!("{} takes {}", table_name(table), quoted(&expected)));
     }
     if let Some((found, expected)) = unknown(message, "unknown variant `") {
         let key = path.join(".");
@@ -158,7 +174,8 @@ fn mistake(message: &str, span: Range<usize>, path: &[String]) -> Problem {
     }
     let key = path.join(".");
     let (what, hint) = message.split_once('\n').unwrap_or((message, ""));
-    let mut problem = Problem::new(place, format!("`{key}` has a wrong value")).label(what);
+    let mut problem =
+        Problem::new(place, format!("`{key}` has a wrong value")).label(in_toml_words(what));
     if !hint.is_empty() {
         problem = problem.hint(hint);
     }
@@ -235,6 +252,31 @@ pub(super) fn quoted(names: &[&str]) -> String {
     }
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
+}
+
+/// serde speaks of Rust's types; the file has lists, tables and whole numbers.
+fn in_toml_words(message: &str) -> String {
+    let message = message.strip_prefix("invalid type: ").unwrap_or(message);
+    let (found, expected) = message
+        .rsplit_once(", expected ")
+        .map_or((message, None), |(found, expected)| (found, Some(expected)));
+    let found = match found {
+        "sequence" => "list",
+        "map" => "table",
+        other => other,
+    };
+    let expected = expected.map(|expected| match expected {
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "i64" => "a whole number",
+        "a boolean" => "true or false",
+        "string or table" | "wanted string or table" => "a word in quotes",
+        other => other,
+    });
+    match expected {
+        None => found.to_owned(),
+        Some(expected) => format!("this is {found}, expected {expected}"),
+    }
 }
 
 fn first_line(text: &str) -> &str {

@@ -43,7 +43,7 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 
 /// The configuration of one MCP server under cofferdam.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 #[schemars(title = "cofferdam")]
 pub(super) struct Raw {
     /// The server itself.
@@ -73,7 +73,7 @@ pub(super) struct Raw {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Server {
     /// Letters, digits, `-`, `_`, `.`; default: made from the command.
     pub(super) name: Option<At<String>>,
@@ -114,14 +114,14 @@ impl JsonSchema for Date {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Admin {
     /// `127.0.0.1:9464` or `unix:/path`.
     pub(super) listen: Option<At<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Cell {
     /// What the runtime needs; default: chosen by looking at the command.
     pub(super) preset: Option<At<Preset>>,
@@ -146,7 +146,7 @@ pub(super) struct Cell {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Limits {
     /// Largest message of the client.
     pub(super) request: Option<At<ByteSize>>,
@@ -159,14 +159,14 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Scrub {
     /// What happens to credentials that are found.
     pub(super) secrets: Option<At<SecretsMode>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct SchemaChecks {
     /// Arguments against the tool's inputSchema.
     pub(super) arguments: Option<At<Check>>,
@@ -175,7 +175,7 @@ pub(super) struct SchemaChecks {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Names {
     /// When present, the rest is denied; `*` matches any run of characters.
     pub(super) allow: Option<Vec<At<String>>>,
@@ -184,7 +184,7 @@ pub(super) struct Names {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Tool {
     /// Whether the tool is seen and may be called.
     pub(super) allow: Option<At<bool>>,
@@ -199,7 +199,7 @@ pub(super) struct Tool {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Audit {
     /// Default true.
     pub(super) enabled: Option<At<bool>>,
@@ -210,7 +210,7 @@ pub(super) struct Audit {
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Packages {
     /// Whether lifecycle scripts run, inside the install cell.
     pub(super) scripts: Option<At<bool>>,
