@@ -27,7 +27,10 @@ const KEEP: u32 = 4;
 pub enum AuditError {
     /// The file, or its directory, cannot be made or opened.
     #[error("the audit log {path} cannot be opened: {source}")]
-    Open { path: PathBuf, source: std::io::Error },
+    Open {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// The open log, or none where audit is off.
@@ -60,7 +63,14 @@ impl Log {
             client: String::new(),
             policy: policy.to_owned(),
         };
-        Ok(Self { target, context, gathered: Vec::new(), records: 0, lost: 0, waiting: 0 })
+        Ok(Self {
+            target,
+            context,
+            gathered: Vec::new(),
+            records: 0,
+            lost: 0,
+            waiting: 0,
+        })
     }
 
     /// Names the client in the lines that follow.
@@ -88,7 +98,9 @@ impl Log {
 
     /// Writes what was gathered; what cannot be written is counted as lost.
     pub fn flush(&mut self) {
-        let Some(target) = &mut self.target else { return };
+        let Some(target) = &mut self.target else {
+            return;
+        };
         if self.gathered.is_empty() {
             return;
         }
@@ -124,15 +136,28 @@ impl Target {
     fn open(path: &Path) -> Result<Self, AuditError> {
         let attempt = || {
             if let Some(directory) = path.parent() {
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(directory)?;
             }
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path)?;
             let size = file.metadata()?.len();
             Ok((file, size))
         };
-        let (file, size) =
-            attempt().map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), file, size })
+        let (file, size) = attempt().map_err(|source| AuditError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+        })
     }
 
     fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
@@ -155,16 +180,24 @@ impl Target {
         let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
         let ours = self.file.metadata()?;
         let there = fs::metadata(&self.path);
-        let still_ours =
-            there.as_ref().is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+        let still_ours = there
+            .as_ref()
+            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
         if still_ours && ours.len() > ROTATE_AT / 2 {
             for n in (1..KEEP).rev() {
                 // A gap in the numbers is no error: there are fewer files than we may keep.
-                drop(fs::rename(self.numbered(&n.to_string()), self.numbered(&(n + 1).to_string())));
+                drop(fs::rename(
+                    self.numbered(&n.to_string()),
+                    self.numbered(&(n + 1).to_string()),
+                ));
             }
             fs::rename(&self.path, self.numbered("1"))?;
         }
-        self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        self.file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path)?;
         self.size = self.file.metadata()?.len();
         Ok(())
     }
@@ -209,7 +242,10 @@ mod tests {
         log.flush();
         assert_eq!(log.counts(), (1, 0));
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 
     #[test]
@@ -242,6 +278,9 @@ mod tests {
     #[test]
     fn an_unwritable_place_is_an_error_that_names_it() {
         let error = Log::open(Some(Path::new("/proc/nowhere/audit.jsonl")), "s", "p").unwrap_err();
-        assert!(error.to_string().contains("/proc/nowhere/audit.jsonl"), "{error}");
+        assert!(
+            error.to_string().contains("/proc/nowhere/audit.jsonl"),
+            "{error}"
+        );
     }
 }

@@ -83,7 +83,11 @@ impl Record<'_> {
             line.extend_from_slice(br#","id":"#);
             line.extend_from_slice(id);
         }
-        drop(write!(line, r#","decision":"{}","status":"{}""#, self.decision, self.status));
+        drop(write!(
+            line,
+            r#","decision":"{}","status":"{}""#,
+            self.decision, self.status
+        ));
         if let Some(rule) = self.rule {
             line.extend_from_slice(br#","rule":"#);
             string(line, rule);

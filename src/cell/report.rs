@@ -34,3 +34,21 @@ pub struct LayerReport {
     /// Each layer with its state.
     pub layers: Vec<(Layer, LayerState)>,
 }
+
+impl Layer {
+    /// The name in configuration, metrics and `/health`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoNewPrivs => "no-new-privs",
+            Self::Landlock => "landlock",
+            Self::LandlockNet => "landlock-net",
+            Self::LandlockScopes => "landlock-scopes",
+            Self::Seccomp => "seccomp",
+            Self::Capabilities => "capabilities",
+            Self::Rlimits => "rlimits",
+            Self::Environment => "environment",
+            Self::Descriptors => "descriptors",
+        }
+    }
+}

@@ -33,7 +33,9 @@ pub enum Format {
 
 /// Starts logging; a second call changes nothing.
 pub fn init(format: Format, level: tracing::Level) {
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(NonBlockingStderr);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(NonBlockingStderr);
     // A second initialisation (tests in one process) keeps the first subscriber, which is what they want.
     let installed = match format {
         Format::Human => {
@@ -67,7 +69,9 @@ impl Write for NonBlockingStderr {
         for piece in line.chunks(ATOMIC_WRITE) {
             let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
             let room = poll(&mut ready, PollTimeout::ZERO).unwrap_or(0) > 0
-                && ready[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLOUT));
+                && ready[0]
+                    .revents()
+                    .is_some_and(|flags| flags.contains(PollFlags::POLLOUT));
             if !room || (&stderr).write_all(piece).is_err() {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
                 break;
@@ -106,7 +110,11 @@ where
             tracing::Level::WARN => "warning: ",
             _ => "",
         };
-        writeln!(writer, "cofferdam: {severity}{}{}", parts.message, parts.fields)
+        writeln!(
+            writer,
+            "cofferdam: {severity}{}{}",
+            parts.message, parts.fields
+        )
     }
 }
 

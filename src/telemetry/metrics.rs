@@ -126,10 +126,19 @@ impl Metrics {
                 .buckets(vec![
                     0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
                 ]),
-                &["mcp_method_name", "gen_ai_tool_name", "error_type", "network_transport"],
+                &[
+                    "mcp_method_name",
+                    "gen_ai_tool_name",
+                    "error_type",
+                    "network_transport",
+                ],
             ),
         )?;
-        let build = gauges("cofferdam_build_info", "Version of this binary", &["version"])?;
+        let build = gauges(
+            "cofferdam_build_info",
+            "Version of this binary",
+            &["version"],
+        )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
         let metrics = Self {
@@ -155,13 +164,19 @@ impl Metrics {
                 "Secrets that were taken out, or flagged",
                 &["detector"],
             )?,
-            in_flight: gauge("cofferdam_requests_in_flight", "Requests without an answer yet")?,
+            in_flight: gauge(
+                "cofferdam_requests_in_flight",
+                "Requests without an answer yet",
+            )?,
             timeouts: counter("cofferdam_timeouts_total", "Requests that expired")?,
             stdout_noise: counter(
                 "cofferdam_stdout_noise_total",
                 "Lines on the server's stdout that are no message",
             )?,
-            stderr_lines: counter("cofferdam_stderr_lines_total", "Lines of the server's stderr")?,
+            stderr_lines: counter(
+                "cofferdam_stderr_lines_total",
+                "Lines of the server's stderr",
+            )?,
             stderr_dropped: counter(
                 "cofferdam_stderr_dropped_total",
                 "Lines of the server's stderr above the rate limit, drained but not logged",
@@ -177,14 +192,22 @@ impl Metrics {
             )?,
             child_up: gauge("cofferdam_child_up", "1 while the server runs")?,
             child_starts: counter("cofferdam_child_starts_total", "Starts of the server")?,
-            child_exits: counters("cofferdam_child_exits_total", "Ends of the server", &["cause"])?,
+            child_exits: counters(
+                "cofferdam_child_exits_total",
+                "Ends of the server",
+                &["cause"],
+            )?,
             enforced: gauges(
                 "cofferdam_sandbox_enforced",
                 "1 where a layer of the cell is in force, 0 where it is missing",
                 &["layer"],
             )?,
             landlock_abi: gauge("cofferdam_landlock_abi", "Landlock ABI of this kernel")?,
-            policy: gauges("cofferdam_policy_info", "Digest of the policy in force", &["hash"])?,
+            policy: gauges(
+                "cofferdam_policy_info",
+                "Digest of the policy in force",
+                &["hash"],
+            )?,
             denials: counters(
                 "cofferdam_cell_denials_total",
                 "Denials of the cell that the server reported",
@@ -197,8 +220,8 @@ impl Metrics {
 
     /// Counts one message.
     pub fn message(&self, direction: Direction, kind: Kind, outcome: Outcome, bytes: usize) {
-        let at = (direction as usize * KINDS.len() + kind as usize) * OUTCOMES.len()
-            + outcome as usize;
+        let at =
+            (direction as usize * KINDS.len() + kind as usize) * OUTCOMES.len() + outcome as usize;
         if let Some(counter) = self.messages.get(at) {
             counter.inc();
         }
@@ -222,8 +245,14 @@ impl Metrics {
             return;
         }
         let full = resolved.len() >= LABEL_CAP;
-        let (method, tool) = if full { ("_other", "_other") } else { (method, tool) };
-        let histogram = self.operations.with_label_values(&[method, tool, error, "pipe"]);
+        let (method, tool) = if full {
+            ("_other", "_other")
+        } else {
+            (method, tool)
+        };
+        let histogram = self
+            .operations
+            .with_label_values(&[method, tool, error, "pipe"]);
         histogram.observe(took.as_secs_f64());
         if !full {
             resolved.insert(key, histogram);
@@ -232,12 +261,16 @@ impl Metrics {
 
     /// Counts a refusal; rule ids are a fixed set of ours.
     pub fn refusal(&self, direction: Direction, rule: &str) {
-        self.refusals.with_label_values(&[DIRECTIONS[direction as usize], rule]).inc();
+        self.refusals
+            .with_label_values(&[DIRECTIONS[direction as usize], rule])
+            .inc();
     }
 
     /// Counts what a detector took out.
     pub fn redaction(&self, detector: &str, count: u32) {
-        self.redactions.with_label_values(&[detector]).inc_by(count.into());
+        self.redactions
+            .with_label_values(&[detector])
+            .inc_by(count.into());
     }
 
     /// Counts an end of the server: `code`, `signal`, `seccomp`, `limit`, `end_of_input`.
@@ -252,7 +285,9 @@ impl Metrics {
 
     /// Shows one layer of the cell.
     pub fn layer(&self, layer: &str, enforced: bool) {
-        self.enforced.with_label_values(&[layer]).set(enforced.into());
+        self.enforced
+            .with_label_values(&[layer])
+            .set(enforced.into());
     }
 
     /// Shows the policy in force, and only that one.
@@ -291,7 +326,12 @@ mod tests {
     fn hostile_names_add_a_bounded_number_of_series() {
         let metrics = Metrics::new().unwrap();
         for n in 0..10_000 {
-            metrics.operation("tools/call", &format!("tool{n}"), "", Duration::from_millis(1));
+            metrics.operation(
+                "tools/call",
+                &format!("tool{n}"),
+                "",
+                Duration::from_millis(1),
+            );
         }
         let text = String::from_utf8(metrics.render()).unwrap();
         let series = text
