@@ -228,7 +228,7 @@ mod tests {
             latency: None,
             request_bytes: 1,
             response_bytes: 0,
-            arguments: Arguments::Absent,
+            arguments: &Arguments::Absent,
         }
     }
 

@@ -26,18 +26,28 @@ pub struct Record<'a> {
     pub request_bytes: usize,
     pub response_bytes: usize,
     /// Arguments of a tool call, already in the form that may be written.
-    pub arguments: Arguments<'a>,
+    pub arguments: &'a Arguments,
 }
 
-/// What an audit line may say of the arguments of a call.
-#[derive(Debug, Clone, Copy)]
-pub enum Arguments<'a> {
+/// What an audit line may say of the arguments of a call; kept from the call until its answer.
+#[derive(Debug, Clone)]
+pub enum Arguments {
     /// Nothing, by configuration or because there are none.
     Absent,
-    /// Only a SHA-256 of these bytes.
-    Digest(&'a [u8]),
-    /// These bytes, which the scrubber has passed; raw JSON.
-    Redacted(&'a [u8]),
+    /// Their SHA-256.
+    Digest([u8; 32]),
+    /// Raw JSON that the scrubber has passed.
+    Redacted(Box<[u8]>),
+}
+
+impl Arguments {
+    /// Only the digest of these bytes.
+    #[must_use]
+    pub fn digest(arguments: &[u8]) -> Self {
+        let mut sum = [0; 32];
+        sum.copy_from_slice(digest(&SHA256, arguments).as_ref());
+        Self::Digest(sum)
+    }
 }
 
 /// What is the same in every line of one process.
@@ -102,9 +112,9 @@ impl Record<'_> {
         ));
         match self.arguments {
             Arguments::Absent => {}
-            Arguments::Digest(bytes) => {
+            Arguments::Digest(sum) => {
                 line.extend_from_slice(br#","arguments_sha256":""#);
-                hex(line, digest(&SHA256, bytes).as_ref());
+                hex(line, sum);
                 line.push(b'"');
             }
             Arguments::Redacted(bytes) => {
@@ -159,7 +169,7 @@ mod tests {
             latency: Some(Duration::from_micros(1500)),
             request_bytes: 10,
             response_bytes: 20,
-            arguments: Arguments::Digest(b"{}"),
+            arguments: &Arguments::digest(b"{}"),
         };
         let mut line = Vec::new();
         record.write(&mut line, jiff::Timestamp::UNIX_EPOCH, &Context::default());
