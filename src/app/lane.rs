@@ -140,11 +140,11 @@ impl Lane {
         while let Some(segment) = self.segments.front_mut() {
             let done = match segment {
                 Segment::Run(run) => {
-                    run.start += to.write_run(self.frames.bytes(run.clone()))?;
+                    run.start += to.write(self.frames.bytes(run.clone()))?;
                     run.is_empty()
                 }
                 Segment::Own { bytes, written } => {
-                    let took = to.write_run(&bytes[*written..])?;
+                    let took = to.write(&bytes[*written..])?;
                     *written += took;
                     self.own -= took;
                     *written == bytes.len()

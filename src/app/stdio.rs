@@ -58,6 +58,7 @@ pub(super) struct Loop {
     stderr: Option<Drain>,
     signals: SignalFd,
     started: bool,
+    hung_up: bool,
     rest_at: Option<Instant>,
     begun: Instant,
 }
@@ -66,6 +67,8 @@ pub(super) struct Loop {
 #[derive(Debug, Default, Clone, Copy)]
 struct Ready {
     client_in: bool,
+    /// The client has closed our input, and a server that does not read is in the way of its end.
+    hangup: bool,
     client_gone: bool,
     server_out: bool,
     stderr: bool,
@@ -104,6 +107,7 @@ impl Loop {
             stderr: None,
             signals,
             started: false,
+            hung_up: false,
             rest_at: None,
             begun,
         })
@@ -134,6 +138,11 @@ impl Loop {
             if ready.server_out {
                 self.read_server();
             }
+            if ready.hangup {
+                self.hung_up = true;
+                let act = self.life.end_of_input(now).filter(|act| *act != Act::CloseInput);
+                self.act(act)?;
+            }
             if ready.client_gone {
                 self.client_left(now)?;
             }
@@ -148,7 +157,7 @@ impl Loop {
         let mut ready = Ready::default();
         {
             // Two lists in step: what is polled, and what its readiness means.
-            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 8] = [None; 8];
+            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 8] = [None; 9];
             let mut count = 0;
             let mut add = |fd, flags, slot| {
                 fds[count] = Some((fd, flags, slot));
@@ -166,6 +175,15 @@ impl Loop {
                 && !self.to_server.is_clogged()
             {
                 add(fd.as_fd(), PollFlags::POLLIN, Slot::ServerOut);
+            }
+            // A server that does not read must not hide that the client has gone: POLLHUP comes
+            // without being asked for. It would come again at once, so it is noted only once.
+            if let Some(fd) = &self.client_in
+                && self.started
+                && self.to_server.has_output()
+                && !self.hung_up
+            {
+                add(fd.as_fd(), PollFlags::empty(), Slot::ClientHangup);
             }
             if let Some(outlet) = &self.server_in
                 && self.to_server.has_output()
@@ -189,7 +207,7 @@ impl Loop {
             add(self.health.asked(), PollFlags::POLLIN, Slot::Asked);
 
             let idle = PollFd::new(self.signals.as_fd(), PollFlags::empty());
-            let mut polled = [idle; 8];
+            let mut polled = [idle; 9];
             for (place, entry) in polled.iter_mut().zip(fds.iter().flatten()) {
                 *place = PollFd::new(entry.0, entry.1);
             }
@@ -206,6 +224,7 @@ impl Loop {
                 }
                 match entry.2 {
                     Slot::ClientIn => ready.client_in = true,
+                    Slot::ClientHangup => ready.hangup = true,
                     Slot::ServerOut => ready.server_out = true,
                     Slot::Write => {}
                     Slot::ClientOut => {
@@ -325,6 +344,7 @@ impl Loop {
             && !self.to_server.has_output()
             && !self.session.holds_calls()
         {
+            self.server_in = None;
             let act = self.life.end_of_input(now);
             self.act(act)?;
         }
@@ -572,6 +592,7 @@ impl Loop {
 #[derive(Debug, Clone, Copy)]
 enum Slot {
     ClientIn,
+    ClientHangup,
     ServerOut,
     Write,
     ClientOut,

@@ -164,6 +164,11 @@ impl Listing {
         self.parked.iter().any(|parked| parked.id == *id)
     }
 
+    /// True when any call waits.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
     /// Forgets a call that the client has cancelled; true when it was waiting.
     pub(super) fn cancel(&mut self, id: &RequestId) -> bool {
         let before = self.parked.len();

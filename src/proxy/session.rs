@@ -95,6 +95,12 @@ impl Session {
         &mut self.audit
     }
 
+    /// True while calls wait for the tool list: the server's input must stay open for them.
+    #[must_use]
+    pub fn holds_calls(&self) -> bool {
+        self.listing.holds_any()
+    }
+
     /// When [`Session::tick`] has work at the earliest.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
