@@ -1,7 +1,31 @@
 //! One file for each command: parse, call, explain.
 
+pub mod args;
+pub mod exit;
+pub mod out;
+
+use args::Command;
+use exit::{Exit, Failure};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 /// The program.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match dispatch(&words) {
+        Ok(code) => code,
+        Err(failure) => exit::report(&failure),
+    }
+}
+
+fn dispatch(words: &[OsString]) -> Result<ExitCode, Failure> {
+    match args::parse(words)?.command {
+        Command::Schema => Ok(out::print(&crate::config::json_schema())),
+        Command::Check(args) => {
+            let resolved = args::resolve(&args.run)?;
+            Ok(out::print(&format!("{resolved:#?}\n")))
+        }
+        _ => Err(Failure::new(Exit::SOFTWARE, "not wired")),
+    }
 }
