@@ -12,6 +12,9 @@ use std::process::ExitCode;
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = cell() {
+        return code;
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     match dispatch(&words) {
         Ok(code) => code,
@@ -28,4 +31,15 @@ fn dispatch(words: &[OsString]) -> Result<ExitCode, Failure> {
         }
         _ => Err(Failure::new(Exit::SOFTWARE, "not wired")),
     }
+}
+
+/// `__cell SPEC_FD STATUS_FD`, before anything else is set up: no thread, no signal handler, no
+/// parser of flags may come between the spawner and the cell.
+fn cell() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != "__cell" {
+        return None;
+    }
+    let mut number = || args.next()?.to_str()?.parse().ok();
+    Some(crate::cell::enter(number().unwrap_or(-1), number().unwrap_or(-1)))
 }
