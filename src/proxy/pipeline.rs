@@ -194,7 +194,7 @@ impl Session {
         let status = match &envelope.kind {
             _ if open.state == State::Cancelled => "cancelled",
             Kind::Error { .. } => "error",
-            Kind::Result { is_error: true, .. } => "tool_error",
+            Kind::Result { result, .. } if is_tool_error(*result) => "tool_error",
             _ => "success",
         };
         if matches!(status, "error" | "tool_error") && bytes <= COMPLAINT {
@@ -342,4 +342,14 @@ impl Session {
             self.name_client(info);
         }
     }
+}
+
+/// Reads `isError` of a result. A large one is not walked again for the sake of a word in the audit
+/// log: there the flag is looked for where serialisers put it, next to the ends.
+fn is_tool_error(result: Raw<'_>) -> bool {
+    if result.text.len() <= COMPLAINT {
+        return result.member("isError").is_some_and(|flag| flag.text == b"true");
+    }
+    let (head, tail) = (&result.text[..64], &result.text[result.text.len() - 64..]);
+    [head, tail].into_iter().any(|end| memchr::memmem::find(end, b"\"isError\":true").is_some())
 }

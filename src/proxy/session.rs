@@ -12,8 +12,10 @@ use super::reply::{self, own};
 use crate::audit::{Arguments, Log, Record};
 use crate::cell::Denials;
 use crate::config::{Config, Payloads};
+use crate::mcp::method::Method;
 use crate::mcp::{Direction, Era, OversizeId, Raw, Subject};
-use crate::policy::{Finding, Note, Policy, Refusal, ToolBook};
+use crate::policy::scrub::Finding;
+use crate::policy::{Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -331,7 +333,7 @@ impl Session {
 
     /// Only names that are known become label values.
     fn observe(&self, subject: &Subject, error: &'static str, took: std::time::Duration) {
-        let method = if crate::mcp::is_known_method(&subject.method) { &*subject.method } else { "_other" };
+        let method = if Method::find(&subject.method).is_some() { &*subject.method } else { "_other" };
         let tool = match (&subject.name, subject.capability) {
             (Some(name), crate::mcp::Capability::Tool) if self.tools.knows(name) => name,
             (Some(_), crate::mcp::Capability::Tool) => "_other",
