@@ -68,9 +68,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn value(&mut self, depth: usize, unique: usize) -> Result<(), Fault> {
         match self.peek() {
             Some(b'"') => self.string().map(|_| ()),
-            Some(b'{') if unique > 0 => self.object(depth, true, |cursor, _| {
-                cursor.value(depth + 1, unique - 1)
-            }),
+            Some(b'{') if unique > 0 => {
+                self.object(depth, true, |cursor, _| cursor.value(depth + 1, unique - 1))
+            }
             Some(b'{') => self.object(depth, false, |cursor, _| cursor.value(depth + 1, 0)),
             Some(b'[') => self.array(depth, unique.saturating_sub(1)),
             Some(b'-' | b'0'..=b'9') => self.number(),

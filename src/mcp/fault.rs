@@ -10,7 +10,9 @@ pub enum Fault {
     #[error("the line is not valid UTF-8")]
     Encoding,
     /// A byte below 0x20. Some servers split lines at a raw CR, so one message could become three.
-    #[error("the line holds a raw control byte, which JSON forbids in strings and framing forbids elsewhere")]
+    #[error(
+        "the line holds a raw control byte, which JSON forbids in strings and framing forbids elsewhere"
+    )]
     Control,
     /// Not JSON by the grammar of RFC 8259.
     #[error("the line is not JSON")]

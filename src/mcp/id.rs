@@ -94,10 +94,7 @@ mod tests {
 
     #[test]
     fn integers_beyond_64_bits_keep_their_digits() {
-        assert_eq!(
-            read("9223372036854775807"),
-            Ok(RequestId::Number(i64::MAX))
-        );
+        assert_eq!(read("9223372036854775807"), Ok(RequestId::Number(i64::MAX)));
         assert_eq!(
             read("9223372036854775808"),
             Ok(RequestId::Wide("9223372036854775808".into()))

@@ -153,7 +153,9 @@ mod tests {
         for (index, method) in ALL.iter().enumerate() {
             assert!(method.since <= method.until, "{}", method.name);
             assert!(
-                ALL.iter().skip(index + 1).all(|other| other.name != method.name),
+                ALL.iter()
+                    .skip(index + 1)
+                    .all(|other| other.name != method.name),
                 "{}",
                 method.name
             );

@@ -14,7 +14,8 @@ fn fault(line: &str) -> Fault {
 
 #[test]
 fn the_four_kinds_are_told_apart_and_their_parts_slice_exactly() {
-    let line = br#" { "jsonrpc" : "2.0", "id" : 7 , "method":"tools\/call", "params" : {"name":"x"} } "#;
+    let line =
+        br#" { "jsonrpc" : "2.0", "id" : 7 , "method":"tools\/call", "params" : {"name":"x"} } "#;
     let envelope = to_server(line).unwrap();
     let Kind::Request { id, method, params } = envelope.kind else {
         panic!("{envelope:?}");
@@ -44,7 +45,8 @@ proptest! {
 
 #[test]
 fn a_refused_line_still_gives_its_id() {
-    let bad = to_server(br#"{"jsonrpc":"2.0","id":9,"method":"x","params":{"a":NaN}}"#).unwrap_err();
+    let bad =
+        to_server(br#"{"jsonrpc":"2.0","id":9,"method":"x","params":{"a":NaN}}"#).unwrap_err();
     assert_eq!(bad.fault, Fault::Number);
     assert_eq!(bad.id.unwrap().1, RequestId::Number(9));
     assert!(bad.request);

@@ -45,7 +45,9 @@ impl Revision {
     /// Reads the wire form; `None` for a revision that is not known.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|revision| revision.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|revision| revision.as_str() == text)
     }
 
     /// The era that the revision belongs to.

@@ -42,7 +42,8 @@ pub(super) fn without_hidden(
 ) -> Option<Vec<u8>> {
     let mut cuts: Vec<Range<usize>> = Vec::new();
     for (key, list) in members(result.text) {
-        if key == listing.member {
+        // Clients in Go read keys without case.
+        if key.eq_ignore_ascii_case(listing.member) {
             let base = result.start + list.start;
             cut_entries(line, base, list.text, listing, &hides, &mut cuts);
         }
@@ -102,7 +103,7 @@ fn cut_entries(
 fn is_hidden(entry: &[u8], listing: Listing, hides: &impl Fn(Option<&str>) -> bool) -> bool {
     let mut named = false;
     for (key, value) in members(entry) {
-        if key == listing.name {
+        if key.eq_ignore_ascii_case(listing.name) {
             let name = text(value.text);
             named |= name.is_some();
             if hides(name.as_deref()) {
@@ -143,7 +144,11 @@ mod tests {
 
     #[test]
     fn entries_go_and_the_rest_stays() {
-        let (a, b, c) = (r#"{"name":"a"}"#, r#"{"x":[1],"name":"b"}"#, r#"{"name":"c"}"#);
+        let (a, b, c) = (
+            r#"{"name":"a"}"#,
+            r#"{"x":[1],"name":"b"}"#,
+            r#"{"name":"c"}"#,
+        );
         for (list, hidden, left) in [
             (format!("[{a}]"), &["a"][..], "[]".to_owned()),
             (format!("[ {a} ]"), &["a"], "[  ]".to_owned()),
@@ -154,18 +159,38 @@ mod tests {
             (format!("[{a},{b},{c}]"), &["b", "c"], format!("[{a}]")),
             (format!("[{a},{b},{c}]"), &["a", "c"], format!("[{b}]")),
             (format!("[{a},{b},{c}]"), &["a", "b", "c"], "[]".to_owned()),
-            (format!("[{a},{b},{a},{c},{a}]"), &["a"], format!("[{b},{c}]")),
+            (
+                format!("[{a},{b},{a},{c},{a}]"),
+                &["a"],
+                format!("[{b},{c}]"),
+            ),
         ] {
-            assert_eq!(filter(&line(&list), hidden), Some(line(&left)), "{list} {hidden:?}");
+            assert_eq!(
+                filter(&line(&list), hidden),
+                Some(line(&left)),
+                "{list} {hidden:?}"
+            );
         }
     }
 
     #[test]
     fn an_escaped_or_doubled_name_is_still_hidden() {
-        assert_eq!(filter(&line(r#"[{"name":"\u0061"}]"#), &["a"]), Some(line("[]")));
-        assert_eq!(filter(&line(r#"[{"n\u0061me":"a"}]"#), &["a"]), Some(line("[]")));
-        assert_eq!(filter(&line(r#"[{"name":"b","name":"a"}]"#), &["a"]), Some(line("[]")));
-        assert_eq!(filter(&line(r#"[{"name":"a","name":"b"}]"#), &["a"]), Some(line("[]")));
+        assert_eq!(
+            filter(&line(r#"[{"name":"\u0061"}]"#), &["a"]),
+            Some(line("[]"))
+        );
+        assert_eq!(
+            filter(&line(r#"[{"n\u0061me":"a"}]"#), &["a"]),
+            Some(line("[]"))
+        );
+        assert_eq!(
+            filter(&line(r#"[{"name":"b","name":"a"}]"#), &["a"]),
+            Some(line("[]"))
+        );
+        assert_eq!(
+            filter(&line(r#"[{"name":"a","name":"b"}]"#), &["a"]),
+            Some(line("[]"))
+        );
         let doubled = r#"{"id":1,"result":{"tools":[],"tools":[{"name":"a"}]}}"#;
         assert_eq!(
             filter(doubled, &["a"]).as_deref(),

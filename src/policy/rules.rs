@@ -14,22 +14,25 @@ pub struct Rule {
     pub setting: &'static str,
 }
 
-pub const METHODS_DENY: &str = "methods.deny";
-pub const METHODS_ALLOW: &str = "methods.allow";
-pub const METHODS_SPELLING: &str = "methods.spelling";
-pub const TOOLS_DENY: &str = "tools.deny";
-pub const TOOLS_ALLOW: &str = "tools.allow";
-pub const RESOURCES_DENY: &str = "resources.deny";
-pub const RESOURCES_ALLOW: &str = "resources.allow";
-pub const PROMPTS_DENY: &str = "prompts.deny";
-pub const PROMPTS_ALLOW: &str = "prompts.allow";
-pub const LISTS_HIDDEN: &str = "lists.hidden";
-pub const SCHEMA_ARGUMENTS: &str = "schema.arguments";
-pub const SCHEMA_UNUSABLE: &str = "schema.unusable";
-pub const SCHEMA_OUTPUT: &str = "schema.output";
-pub const SCRUB_SECRETS: &str = "scrub.secrets";
+pub(super) const METHODS_DENY: &str = "methods.deny";
+pub(super) const METHODS_ALLOW: &str = "methods.allow";
+pub(super) const METHODS_SPELLING: &str = "methods.spelling";
+pub(super) const TOOLS_DENY: &str = "tools.deny";
+pub(super) const TOOLS_ALLOW: &str = "tools.allow";
+pub(super) const RESOURCES_DENY: &str = "resources.deny";
+pub(super) const RESOURCES_ALLOW: &str = "resources.allow";
+pub(super) const PROMPTS_DENY: &str = "prompts.deny";
+pub(super) const PROMPTS_ALLOW: &str = "prompts.allow";
+pub(super) const LISTS_HIDDEN: &str = "lists.hidden";
+pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
+pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
+pub(super) const SCHEMA_OUTPUT: &str = "schema.output";
+pub(super) const SCRUB_SECRETS: &str = "scrub.secrets";
+/// Asked by the session.
 pub const LIMITS_REQUEST: &str = "limits.request";
+/// Asked by the session.
 pub const LIMITS_RESPONSE: &str = "limits.response";
+/// Asked by the session.
 pub const LIMITS_TIMEOUT: &str = "limits.timeout";
 
 /// All rules, in the order in which the engine asks them; the `limits` are asked by the session,

@@ -98,38 +98,50 @@ pub(super) enum Standing {
 
 impl ToolBook {
     /// Learns one page: the raw `result` of a `tools/list` answer. `first_page` starts a new walk over
-    /// all pages when cofferdam asks itself; for lists of the client that pass by it is `false`.
+    /// all pages when cofferdam asks itself; pages that a client asked for are learnt by `Policy::server`.
     ///
-    /// Schemas that did not change keep their compiled form. A result that is no tool list teaches nothing.
+    /// Schemas that did not change keep their compiled form. A result that is no tool list teaches
+    /// nothing: then [`Self::next_cursor`] is `None` and the caller marks the book unlistable.
     pub fn learn(&mut self, result: &[u8], first_page: bool) {
         if first_page {
             self.pages = 0;
         }
         self.pages = self.pages.saturating_add(1);
-        self.cursor = None;
-        let mut seen = false;
+        let Some(cursor) = self.learn_page(result) else {
+            self.cursor = None;
+            return;
+        };
+        self.cursor = cursor
+            .filter(|cursor| cursor.len() <= MAX_CURSOR_BYTES && self.pages < MAX_PAGES)
+            .map(Into::into);
+        if self.cursor.is_none() {
+            self.state = State::Listed;
+        }
+    }
+
+    /// Learns a page that the client asked for; cofferdam's own walk, if one is under way, goes on.
+    pub(super) fn learn_passing(&mut self, result: &[u8]) {
+        // The page without a cursor is the last, and its cursor came from the page before.
+        if self.learn_page(result) == Some(None) {
+            self.state = State::Listed;
+        }
+    }
+
+    /// The outer `None`: no tool list. The inner one: no further page.
+    fn learn_page<'r>(&mut self, result: &'r [u8]) -> Option<Option<&'r [u8]>> {
+        let mut seen = None;
+        let mut cursor = None;
         for (key, value) in members(result) {
             match &*key {
-                "tools" => {
-                    seen = true;
-                    for tool in elements(value.text) {
-                        self.learn_tool(tool.text);
-                    }
-                }
-                "nextCursor"
-                    if value.text.first() == Some(&b'"')
-                        && value.text.len() <= MAX_CURSOR_BYTES
-                        && self.pages < MAX_PAGES =>
-                {
-                    self.cursor = Some(value.text.into());
-                }
+                "tools" if value.text.first() == Some(&b'[') => seen = Some(value.text),
+                "nextCursor" if value.text.first() == Some(&b'"') => cursor = Some(value.text),
                 _ => {}
             }
         }
-        if seen && self.cursor.is_none() {
-            self.state = State::Listed;
-            self.pages = 0;
+        for tool in elements(seen?) {
+            self.learn_tool(tool.text);
         }
+        Some(cursor)
     }
 
     /// The cursor of the next page as a raw JSON string, when the last page learnt was not the end.
@@ -179,12 +191,10 @@ impl ToolBook {
 
     /// True when the tool has a schema on that side, compiled or not.
     pub(super) fn has_schema(&self, name: &str, side: Side) -> bool {
-        self.tools
-            .get(name)
-            .is_some_and(|entry| match side {
-                Side::Input => entry.input.is_some(),
-                Side::Output => entry.output.is_some(),
-            })
+        self.tools.get(name).is_some_and(|entry| match side {
+            Side::Input => entry.input.is_some(),
+            Side::Output => entry.output.is_some(),
+        })
     }
 
     /// What to check this tool's arguments or result with; compiles on the first use.
@@ -315,13 +325,22 @@ mod tests {
         book.mark_stale();
         assert_eq!(book.standing("echo"), Standing::Unlisted);
         book.learn(&page(ECHO, None), true);
-        assert!(matches!(book.checker("echo", Side::Input), Checker::Schema { .. }));
+        assert!(matches!(
+            book.checker("echo", Side::Input),
+            Checker::Schema { .. }
+        ));
         book.mark_stale();
         assert_eq!(book.standing("echo"), Standing::Unlisted);
         assert!(compiled(&book, "echo"));
         book.learn(&page(ECHO, None), true);
-        assert!(compiled(&book, "echo"), "the same bytes keep what was compiled");
-        book.learn(&page(r#"{"name":"echo","inputSchema":{"required":["b"]}}"#, None), true);
+        assert!(
+            compiled(&book, "echo"),
+            "the same bytes keep what was compiled"
+        );
+        book.learn(
+            &page(r#"{"name":"echo","inputSchema":{"required":["b"]}}"#, None),
+            true,
+        );
         assert!(!compiled(&book, "echo"), "other bytes do not");
     }
 
@@ -341,7 +360,10 @@ mod tests {
             book.learn(result.as_bytes(), true);
             assert_eq!(book.standing("echo"), Standing::Unlisted, "{result}");
         }
-        book.learn(br#"{"tools":[1,null,{"name":7},{"inputSchema":{}},[]]}"#, true);
+        book.learn(
+            br#"{"tools":[1,null,{"name":7},{"inputSchema":{}},[]]}"#,
+            true,
+        );
         assert!(book.is_empty());
         assert_eq!(book.standing("echo"), Standing::Absent);
     }
@@ -356,18 +378,29 @@ mod tests {
         let mut book = ToolBook::default();
         let pad = "x".repeat(200_000);
         for n in 0..40 {
-            let tool = format!(r#"{{"name":"t{n}","inputSchema":{{"minProperties":1,"title":"{pad}"}}}}"#);
+            let tool =
+                format!(r#"{{"name":"t{n}","inputSchema":{{"minProperties":1,"title":"{pad}"}}}}"#);
             book.learn(&page(&tool, Some("more")), n == 0);
         }
         assert!(book.schema_bytes <= MAX_SCHEMA_BYTES);
-        assert!(matches!(book.checker("t0", Side::Input), Checker::Schema { .. }));
-        assert!(matches!(book.checker("t39", Side::Input), Checker::Unusable(Unusable::TooLarge)));
+        assert!(matches!(
+            book.checker("t0", Side::Input),
+            Checker::Schema { .. }
+        ));
+        assert!(matches!(
+            book.checker("t39", Side::Input),
+            Checker::Unusable(Unusable::TooLarge)
+        ));
         // A tool that changes again and again does not use the room up.
         for n in 0..100 {
-            let tool = format!(r#"{{"name":"t0","inputSchema":{{"minProperties":{n},"title":"{pad}"}}}}"#);
+            let tool =
+                format!(r#"{{"name":"t0","inputSchema":{{"minProperties":{n},"title":"{pad}"}}}}"#);
             book.learn(&page(&tool, None), true);
         }
-        assert!(matches!(book.checker("t0", Side::Input), Checker::Schema { .. }));
+        assert!(matches!(
+            book.checker("t0", Side::Input),
+            Checker::Schema { .. }
+        ));
     }
 
     #[test]
@@ -386,14 +419,21 @@ mod tests {
     #[test]
     fn compiled_schemas_are_bounded_together() {
         let mut book = ToolBook::default();
-        let members: Vec<String> = (0..3000).map(|n| format!(r#""p{n}":{{"type":"string"}}"#)).collect();
+        let members: Vec<String> = (0..3000)
+            .map(|n| format!(r#""p{n}":{{"type":"string"}}"#))
+            .collect();
         let properties = members.join(",");
         let tools: Vec<String> = (0..20)
-            .map(|n| format!(r#"{{"name":"t{n}","inputSchema":{{"properties":{{{properties}}}}}}}"#))
+            .map(|n| {
+                format!(r#"{{"name":"t{n}","inputSchema":{{"properties":{{{properties}}}}}}}"#)
+            })
             .collect();
         book.learn(&page(&tools.join(","), None), true);
         for n in 0..20 {
-            assert!(matches!(book.checker(&format!("t{n}"), Side::Input), Checker::Schema { .. }));
+            assert!(matches!(
+                book.checker(&format!("t{n}"), Side::Input),
+                Checker::Schema { .. }
+            ));
             assert!(book.compiled <= MAX_COMPILED + 4096);
         }
     }

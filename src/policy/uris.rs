@@ -180,18 +180,23 @@ fn without_dot_segments(path: &str) -> String {
 /// query, which a naive server takes as path), no backslash, no control, nothing invisible, and no
 /// percent-encoded separator, dot, percent sign or control.
 fn has_one_reading(uri: &str) -> bool {
-    let spelled = uri.bytes().all(|byte| byte >= 0x20 && byte != b'\\' && byte != 0x7f)
+    let spelled = uri
+        .bytes()
+        .all(|byte| byte >= 0x20 && byte != b'\\' && byte != 0x7f)
         && uri.trim() == uri
         && (uri.is_ascii() || fold_keeps_length(uri));
     spelled
-        && uri.split(['/', '?', '#']).all(|part| part != "." && part != "..")
+        && uri
+            .split(['/', '?', '#'])
+            .all(|part| part != "." && part != "..")
         && uri
             .match_indices('%')
             .all(|(at, _)| match uri.as_bytes().get(at + 1..at + 3) {
                 Some([high, low]) => match (hex(*high), hex(*low)) {
                     (Some(high), Some(low)) => {
                         let byte = high << 4 | low;
-                        byte >= 0x20 && !matches!(byte, b'.' | b'/' | b'\\' | b'%' | b'?' | b'#' | 0x7f)
+                        byte >= 0x20
+                            && !matches!(byte, b'.' | b'/' | b'\\' | b'%' | b'?' | b'#' | 0x7f)
                     }
                     _ => true,
                 },
@@ -269,7 +274,10 @@ mod tests {
         ] {
             assert_eq!(list.denies(uri), Some(Denied::ByDeny), "{uri}");
         }
-        assert_eq!(list.denies("https://public.example/internal.example/a"), None);
+        assert_eq!(
+            list.denies("https://public.example/internal.example/a"),
+            None
+        );
     }
 
     #[test]

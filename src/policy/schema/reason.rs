@@ -17,7 +17,23 @@ const MAX_PATH: usize = 256;
 pub(super) fn describe(error: &ValidationError<'_>, schema: &[u8]) -> Reason {
     Reason {
         path: masked_path(error.instance_path().as_str(), schema),
-        expected: expected(error.kind()),
+        expected: if error
+            .schema_path()
+            .as_str()
+            .ends_with("/additionalProperties")
+        {
+            // `false` with no property named at all comes as a schema that accepts nothing.
+            additional(error.kind())
+        } else {
+            expected(error.kind())
+        },
+    }
+}
+
+fn additional(kind: &ValidationErrorKind) -> String {
+    match kind {
+        ValidationErrorKind::FalseSchema => "only properties that the schema names".to_owned(),
+        other => expected(other),
     }
 }
 
@@ -35,8 +51,7 @@ fn expected(kind: &ValidationErrorKind) -> String {
             Some(name) => format!("the required property {name}"),
             None => "a required property".to_owned(),
         },
-        Kind::AdditionalProperties { unexpected }
-        | Kind::UnevaluatedProperties { unexpected } => {
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             match unexpected.first().and_then(|name| shown(name)) {
                 Some(name) => format!("no property {name}, which the schema does not name"),
                 None => "only properties that the schema names".to_owned(),
@@ -130,39 +145,131 @@ mod tests {
     fn each_keyword_has_words_and_none_quotes_the_value() {
         for (part, value, words) in [
             (r#"{"type":"integer"}"#, r#""hunter2""#, "/a: type integer"),
-            (r#"{"type":["integer","null"]}"#, r#""hunter2""#, "/a: one of the types null, integer"),
-            (r#"{"enum":["x"]}"#, r#""hunter2""#, "/a: one of the values that the schema lists"),
-            (r#"{"const":"x"}"#, r#""hunter2""#, "/a: the one value that the schema names"),
-            (r#"{"pattern":"^x$"}"#, r#""hunter2""#, "/a: text that matches the schema's pattern"),
-            (r#"{"maxLength":3}"#, r#""hunter2""#, "/a: at most 3 characters"),
-            (r#"{"minLength":30}"#, r#""hunter2""#, "/a: at least 30 characters"),
+            (
+                r#"{"type":["integer","null"]}"#,
+                r#""hunter2""#,
+                "/a: one of the types null, integer",
+            ),
+            (
+                r#"{"enum":["x"]}"#,
+                r#""hunter2""#,
+                "/a: one of the values that the schema lists",
+            ),
+            (
+                r#"{"const":"x"}"#,
+                r#""hunter2""#,
+                "/a: the one value that the schema names",
+            ),
+            (
+                r#"{"pattern":"^x$"}"#,
+                r#""hunter2""#,
+                "/a: text that matches the schema's pattern",
+            ),
+            (
+                r#"{"maxLength":3}"#,
+                r#""hunter2""#,
+                "/a: at most 3 characters",
+            ),
+            (
+                r#"{"minLength":30}"#,
+                r#""hunter2""#,
+                "/a: at least 30 characters",
+            ),
             (r#"{"maximum":3}"#, "77234", "/a: at most 3"),
             (r#"{"minimum":3}"#, "-77234", "/a: at least 3"),
             (r#"{"exclusiveMaximum":3}"#, "77234", "/a: less than 3"),
             (r#"{"exclusiveMinimum":3}"#, "-77234", "/a: more than 3"),
             (r#"{"multipleOf":2}"#, "77235", "/a: a multiple of 2"),
-            (r#"{"maxItems":1}"#, r#"["hunter2",2]"#, "/a: at most 1 items"),
-            (r#"{"minItems":3}"#, r#"["hunter2"]"#, "/a: at least 3 items"),
-            (r#"{"uniqueItems":true}"#, r#"["hunter2","hunter2"]"#, "/a: items that all differ"),
-            (r#"{"contains":{"type":"null"}}"#, r#"["hunter2"]"#, "/a: an item of the kind that the schema asks for"),
-            (r#"{"items":{"type":"null"}}"#, r#"["hunter2"]"#, "/a/0: type null"),
-            (r#"{"required":["b"]}"#, r#"{"c":"hunter2"}"#, "/a: the required property b"),
-            (r#"{"additionalProperties":false}"#, r#"{"c":"hunter2"}"#, "/a: no property c, which the schema does not name"),
-            (r#"{"additionalProperties":{"type":"null"}}"#, r#"{"hunter2":1}"#, "/a/*: type null"),
-            (r#"{"maxProperties":1}"#, r#"{"hunter2":1,"b":2}"#, "/a: at most 1 properties"),
-            (r#"{"minProperties":3}"#, r#"{"hunter2":1}"#, "/a: at least 3 properties"),
-            (r#"{"propertyNames":{"maxLength":2}}"#, r#"{"hunter2":1}"#, "/a: names of properties as the schema asks for"),
-            (r#"{"anyOf":[{"type":"null"}]}"#, r#""hunter2""#, "/a: a value that fits one of the schema's alternatives"),
-            (r#"{"oneOf":[{"type":"null"}]}"#, r#""hunter2""#, "/a: a value that fits one of the schema's alternatives"),
-            (r#"{"oneOf":[{},{}]}"#, r#""hunter2""#, "/a: a value that fits exactly one of the schema's alternatives"),
+            (
+                r#"{"maxItems":1}"#,
+                r#"["hunter2",2]"#,
+                "/a: at most 1 items",
+            ),
+            (
+                r#"{"minItems":3}"#,
+                r#"["hunter2"]"#,
+                "/a: at least 3 items",
+            ),
+            (
+                r#"{"uniqueItems":true}"#,
+                r#"["hunter2","hunter2"]"#,
+                "/a: items that all differ",
+            ),
+            (
+                r#"{"contains":{"type":"null"}}"#,
+                r#"["hunter2"]"#,
+                "/a: an item of the kind that the schema asks for",
+            ),
+            (
+                r#"{"items":{"type":"null"}}"#,
+                r#"["hunter2"]"#,
+                "/a/0: type null",
+            ),
+            (
+                r#"{"required":["b"]}"#,
+                r#"{"c":"hunter2"}"#,
+                "/a: the required property b",
+            ),
+            (
+                r#"{"properties":{"b":{}},"additionalProperties":false}"#,
+                r#"{"c":"hunter2"}"#,
+                "/a: no property c, which the schema does not name",
+            ),
+            (
+                r#"{"additionalProperties":false}"#,
+                r#"{"c":"hunter2"}"#,
+                "/a: only properties that the schema names",
+            ),
+            (
+                r#"{"additionalProperties":{"type":"null"}}"#,
+                r#"{"hunter2":1}"#,
+                "/a/*: type null",
+            ),
+            (
+                r#"{"maxProperties":1}"#,
+                r#"{"hunter2":1,"b":2}"#,
+                "/a: at most 1 properties",
+            ),
+            (
+                r#"{"minProperties":3}"#,
+                r#"{"hunter2":1}"#,
+                "/a: at least 3 properties",
+            ),
+            (
+                r#"{"propertyNames":{"maxLength":2}}"#,
+                r#"{"hunter2":1}"#,
+                "/a: names of properties as the schema asks for",
+            ),
+            (
+                r#"{"anyOf":[{"type":"null"}]}"#,
+                r#""hunter2""#,
+                "/a: a value that fits one of the schema's alternatives",
+            ),
+            (
+                r#"{"oneOf":[{"type":"null"}]}"#,
+                r#""hunter2""#,
+                "/a: a value that fits one of the schema's alternatives",
+            ),
+            (
+                r#"{"oneOf":[{},{}]}"#,
+                r#""hunter2""#,
+                "/a: a value that fits exactly one of the schema's alternatives",
+            ),
             (r#"{"not":{}}"#, r#""hunter2""#, "/a: no such value there"),
             ("false", r#""hunter2""#, "/a: no such value there"),
-            (r#"{"unevaluatedProperties":false}"#, r#"{"hunter2-is-far-too-long-to-be-a-name-of-a-property":1}"#, "/a: only properties that the schema names"),
+            (
+                r#"{"unevaluatedProperties":false}"#,
+                r#"{"hunter2-is-far-too-long-to-be-a-name-of-a-property":1}"#,
+                "/a: only properties that the schema names",
+            ),
         ] {
             let schema = format!(r#"{{"properties":{{"a":{part}}}}}"#);
             let text = refused(&schema, &format!(r#"{{"a":{value}}}"#));
             assert_eq!(text, words, "{part}");
-            assert!(!text.contains("hunter2") && !text.contains("7723"), "{text}");
+            assert!(
+                !text.contains("hunter2") && !text.contains("7723"),
+                "{text}"
+            );
         }
     }
 
