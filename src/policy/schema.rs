@@ -321,6 +321,25 @@ mod tests {
     }
 
     #[test]
+    fn the_deepest_value_and_the_longest_chain_fit_on_the_stack() {
+        // 31 applicators at each of 125 levels; the main thread has 8 MiB, and so has this one.
+        let links = 29;
+        let schema = format!(
+            r##"{{"$defs":{{"n":{}{{"properties":{{"c":{{"$ref":"#/$defs/n"}}}},"required":["c"]}}{}}},"$ref":"#/$defs/n"}}"##,
+            r#"{"anyOf":[{"type":"null"},"#.repeat(links),
+            "]}".repeat(links)
+        );
+        let value = format!("{}{{}}{}", r#"{"c":"#.repeat(124), "}".repeat(124));
+        let outcome = std::thread::Builder::new()
+            .stack_size(8 * 1024 * 1024)
+            .spawn(move || check(&ready(&schema), schema.as_bytes(), value.as_bytes()))
+            .expect("a thread")
+            .join()
+            .expect("no overflow");
+        assert!(outcome.is_err());
+    }
+
+    #[test]
     fn a_lookaround_is_checked_and_cannot_run_away() {
         let zod = r#"{"properties":{"a":{"pattern":"^(?!\\.)(?!.*\\.\\.)[a-z.]+@[a-z.]+$"}}}"#;
         assert!(accepts(zod, r#"{"a":"me@example.com"}"#));
