@@ -1,11 +1,18 @@
 //! One file for each command: parse, call, explain.
 
 pub mod args;
+mod check;
+mod demo;
+mod doctor;
 pub mod exit;
-pub mod out;
+mod out;
+mod preflight;
+mod run;
+mod show;
+
+pub use exit::{Exit, Failure, report};
 
 use args::Command;
-use exit::{Exit, Failure};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -15,22 +22,29 @@ pub fn main() -> ExitCode {
     if let Some(code) = cell() {
         return code;
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == "__demo-server") {
+        return demo::serve();
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match dispatch(&words) {
-        Ok(code) => code,
-        Err(failure) => exit::report(&failure),
+    dispatch(words).unwrap_or_else(|failure| report(&failure))
+}
+
+fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
+    match args::parse(&words)?.command {
+        Command::Run(args) => run::run(&args, words),
+        Command::Exec(_) => Err(Failure::new(Exit::SOFTWARE, "`exec` is not wired")),
+        Command::Check(args) => check::check(&args),
+        Command::Doctor(args) => Ok(doctor::doctor(args.format)),
+        Command::Demo => demo::run(),
+        Command::Schema => Ok(out::print(&crate::config::json_schema())),
+        Command::Completions { shell } => Ok(completions(shell)),
     }
 }
 
-fn dispatch(words: &[OsString]) -> Result<ExitCode, Failure> {
-    match args::parse(words)?.command {
-        Command::Schema => Ok(out::print(&crate::config::json_schema())),
-        Command::Check(args) => {
-            let resolved = args::resolve(&args.run)?;
-            Ok(out::print(&format!("{resolved:#?}\n")))
-        }
-        _ => Err(Failure::new(Exit::SOFTWARE, "not wired")),
-    }
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "cofferdam", &mut script);
+    out::print(&String::from_utf8_lossy(&script))
 }
 
 /// `__cell SPEC_FD STATUS_FD`, before anything else is set up: no thread, no signal handler, no
@@ -41,5 +55,8 @@ fn cell() -> Option<ExitCode> {
         return None;
     }
     let mut number = || args.next()?.to_str()?.parse().ok();
-    Some(crate::cell::enter(number().unwrap_or(-1), number().unwrap_or(-1)))
+    Some(crate::cell::enter(
+        number().unwrap_or(-1),
+        number().unwrap_or(-1),
+    ))
 }

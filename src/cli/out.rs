@@ -7,7 +7,7 @@ use std::process::ExitCode;
 /// Prints text; colours in it reach only a terminal. A reader that has seen enough (`| head`) is no
 /// error.
 #[must_use]
-pub fn print(text: &str) -> ExitCode {
+pub(super) fn print(text: &str) -> ExitCode {
     let mut stdout = anstream::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())

@@ -119,11 +119,16 @@ pub(super) fn explain<T: serde::de::DeserializeOwned>(text: &str) -> Vec<Problem
             break;
         }
     }
+    in_order(&mut problems);
+    problems
+}
+
+/// From the top of the file to its end, then what stands nowhere.
+pub(super) fn in_order(problems: &mut [Problem]) {
     problems.sort_by_key(|problem| match &problem.place {
         Place::File(span) => span.start,
         Place::Flag(_) | Place::Absent => usize::MAX,
     });
-    problems
 }
 
 /// What the parser says of a key or table that is there already.
@@ -133,7 +138,10 @@ fn syntax(error: &toml::de::Error, text: &str) -> Problem {
     let span = error.span().unwrap_or(0..0);
     if error.message() == DUPLICATE {
         let key = text.get(span.clone()).unwrap_or_default();
-        let message = format!("`{}` is written twice", shown(key));
+        let message = format!(
+            "`{}` is written twice",
+            shown(key.trim_matches(['"', '\'']))
+        );
         return Problem::new(Place::File(span), message)
             .label("it is already there above")
             .hint("keep one of them");
@@ -261,16 +269,18 @@ fn in_toml_words(message: &str) -> String {
         .rsplit_once(", expected ")
         .map_or((message, None), |(found, expected)| (found, Some(expected)));
     let found = match found {
-        "sequence" => "list",
-        "map" => "table",
+        "sequence" => "a list",
+        "map" => "a table",
         other => other,
     };
+    if message == "wanted string or table" {
+        return "expected a word in quotes".to_owned();
+    }
     let expected = expected.map(|expected| match expected {
         "a sequence" => "a list",
         "a map" => "a table",
         "i64" => "a whole number",
         "a boolean" => "true or false",
-        "string or table" | "wanted string or table" => "a word in quotes",
         other => other,
     });
     match expected {

@@ -115,7 +115,8 @@ pub fn build(
             origins: builder.origins,
         });
     }
-    let problems = builder.problems;
+    let mut problems = builder.problems;
+    diagnose::in_order(&mut problems);
     let by_flag = |problem: &Problem| matches!(problem.place, Place::Flag(_));
     Err(match file {
         Some(file) if !problems.iter().all(by_flag) => Error::Invalid {
