@@ -141,7 +141,7 @@ impl Lane {
             let done = match segment {
                 Segment::Run(run) => {
                     run.start += to.write(self.frames.bytes(run.clone()))?;
-                    run.is_empty()
+                    run.start == run.end
                 }
                 Segment::Own { bytes, written } => {
                     let took = to.write(&bytes[*written..])?;

@@ -75,7 +75,9 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let metrics = Metrics::new().map_err(|error| Error::Internal(error.to_string()))?;
     metrics.policy(policy.digest());
     let metrics = Arc::new(metrics);
-    let path = config.audit.enabled.then(|| config.audit_file());
+    let path = config.audit.enabled.then(|| {
+        config.audit.file.clone().unwrap_or_else(|| config.state_dir.join("audit.jsonl"))
+    });
     let audit = Log::open(path.as_deref(), &config.server.name, policy.digest())
         .map_err(|source| Error::Audit { source })?;
     let facts = Facts {

@@ -157,7 +157,7 @@ impl Loop {
         let mut ready = Ready::default();
         {
             // Two lists in step: what is polled, and what its readiness means.
-            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 8] = [None; 9];
+            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 9] = [None; 9];
             let mut count = 0;
             let mut add = |fd, flags, slot| {
                 fds[count] = Some((fd, flags, slot));
@@ -206,11 +206,11 @@ impl Loop {
             add(self.signals.as_fd(), PollFlags::POLLIN, Slot::Signals);
             add(self.health.asked(), PollFlags::POLLIN, Slot::Asked);
 
-            let idle = PollFd::new(self.signals.as_fd(), PollFlags::empty());
-            let mut polled = [idle; 9];
-            for (place, entry) in polled.iter_mut().zip(fds.iter().flatten()) {
-                *place = PollFd::new(entry.0, entry.1);
-            }
+            let idle = self.signals.as_fd();
+            let mut polled: [PollFd<'_>; 9] = std::array::from_fn(|at| match fds[at] {
+                Some((fd, flags, _)) => PollFd::new(fd, flags),
+                None => PollFd::new(idle, PollFlags::empty()),
+            });
             match poll(&mut polled[..count], timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => {

@@ -222,12 +222,3 @@ pub struct Packages {
     /// Default `$XDG_CACHE_HOME/cofferdam`.
     pub cache: PathBuf,
 }
-
-impl std::fmt::Display for AdminAddr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}

@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 /// Calls that wait for the list at one time.
 const PARKED: usize = 256;
-/// Pages of a list that are asked for.
-const PAGES: u32 = 64;
 /// Time for the whole list; then calls go on without their schema.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Members of a request's `_meta` that our own question repeats, so that a modern server takes it.
@@ -35,7 +33,7 @@ pub(super) struct Parked {
 struct Asking {
     id: RequestId,
     meta: Option<Vec<u8>>,
-    pages: u32,
+    first: bool,
     until: Instant,
 }
 
@@ -74,7 +72,7 @@ impl Listing {
         self.parked.push_back(Parked { id, line: envelope.line.into() });
         if self.asking.is_none() {
             let meta = (era == Era::Modern).then(|| repeated_meta(envelope)).flatten();
-            self.ask(meta, None, 0, now + PATIENCE, to_server);
+            self.ask(meta, None, true, now + PATIENCE, to_server);
         }
         true
     }
@@ -83,7 +81,7 @@ impl Listing {
         &mut self,
         meta: Option<Vec<u8>>,
         cursor: Option<&[u8]>,
-        pages: u32,
+        first: bool,
         until: Instant,
         to_server: &mut Vec<u8>,
     ) {
@@ -107,7 +105,7 @@ impl Listing {
         to_server.extend_from_slice(&params);
         to_server.extend_from_slice(b"}}\n");
         self.asking =
-            Some(Asking { id: RequestId::Text(id.into_boxed_str()), meta, pages, until });
+            Some(Asking { id: RequestId::Text(id.into_boxed_str()), meta, first, until });
     }
 
     /// True when an answer with this id is for us, now or once.
@@ -126,14 +124,15 @@ impl Listing {
     ) -> Option<VecDeque<Parked>> {
         let asking = self.asking.take_if(|asking| asking.id == *id)?;
         if let Kind::Result { result, .. } = &envelope.kind {
-            tools.learn(result.text, asking.pages == 0);
-            if let Some(cursor) = result.member("nextCursor")
-                && cursor.text.starts_with(b"\"")
-                && asking.pages + 1 < PAGES
-            {
-                let Asking { meta, pages, until, .. } = asking;
-                self.ask(meta, Some(cursor.text), pages + 1, until, to_server);
+            tools.learn(result.text, asking.first);
+            if let Some(cursor) = tools.next_cursor() {
+                let Asking { meta, until, .. } = asking;
+                let cursor = cursor.to_vec();
+                self.ask(meta, Some(&cursor), false, until, to_server);
                 return None;
+            }
+            if !tools.is_listed() {
+                tools.mark_unlistable();
             }
         } else {
             tools.mark_unlistable();

@@ -4,6 +4,7 @@
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
+use crate::mcp::method::{INITIALIZE, CANCELLED, PROGRESS, SUBSCRIPTIONS_LISTEN};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
 use crate::policy::{Decision, Origin, Verdict};
 use crate::telemetry::{Kind as MessageKind, Outcome};
@@ -27,7 +28,7 @@ impl Session {
                 self.client_request(&envelope, *id, *params, now, out)
             }
             Kind::Notification { method, params } => {
-                if method == "notifications/cancelled" {
+                if method == CANCELLED {
                     self.client_cancels(*params);
                 }
                 let subject = Subject::of(&envelope);
@@ -100,7 +101,8 @@ impl Session {
             }
         };
         count(self, outcome);
-        let limit = self.policy.deadlines(&subject);
+        // A subscription is answered when it ends, perhaps after days.
+        let limit = (*subject.method != *SUBSCRIPTIONS_LISTEN).then(|| self.policy.deadlines(&subject));
         let mut open =
             Open::new(id.raw, Origin { subject, era }, now, bytes, arguments, limit);
         open.token = mcp::wanted_progress(params).map(|token| token.key());
@@ -146,7 +148,7 @@ impl Session {
             }
             Kind::Request { id, .. } => self.server_asks(&envelope, *id, out),
             Kind::Notification { method, params } => {
-                if method == "notifications/progress"
+                if method == PROGRESS
                     && let Some(token) = mcp::reported_progress(*params)
                     && !self.client.progress(&token.key(), now)
                 {
@@ -332,7 +334,7 @@ impl Session {
     /// Who the client is: in `initialize`, or in `_meta` of a modern request.
     fn learn_client(&mut self, method: &str, params: Option<Raw<'_>>) {
         let Some(params) = params else { return };
-        if method == "initialize" {
+        if method == INITIALIZE {
             if let Some(info) = params.member("clientInfo") {
                 self.name_client(info);
             }
