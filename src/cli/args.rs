@@ -6,14 +6,15 @@
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, EgressRule, EnvRule, File, Origins, Overrides,
-    Preset, SecretsMode, Surroundings, TimeSpan, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, EgressRule, EntryError, EnvRule, File, Origins,
+    Overrides, Preset, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Makes one MCP server safe to run: a landlock + seccomp cell, and policy on every message.
 #[derive(Debug, Parser)]
@@ -123,13 +124,13 @@ pub struct SharedArgs {
     #[arg(long, value_name = "PROGRAM", help_heading = CELL)]
     pub allow_exec: Vec<String>,
     /// Pass a variable to the server, or set one
-    #[arg(long, value_name = "NAME[=VALUE]", help_heading = CELL)]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = entry::<EnvRule>, help_heading = CELL)]
     pub allow_env: Vec<EnvRule>,
     /// Let the server connect to the TCP port of a host [default port: 443]
-    #[arg(long, value_name = "HOST[:PORT]", help_heading = CELL)]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = entry::<EgressRule>, help_heading = CELL)]
     pub allow_host: Vec<EgressRule>,
     /// Largest data segment of each process, as in 1GiB
-    #[arg(long, value_name = "SIZE", help_heading = CELL)]
+    #[arg(long, value_name = "SIZE", value_parser = unit::<ByteSize>, help_heading = CELL)]
     pub memory: Option<ByteSize>,
     /// Largest number of processes and threads
     #[arg(long, value_name = "N", help_heading = CELL)]
@@ -158,13 +159,13 @@ pub struct SharedArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyArgs {
     /// Largest message of the client [default: 1MiB]
-    #[arg(long, value_name = "SIZE", help_heading = POLICY)]
+    #[arg(long, value_name = "SIZE", value_parser = unit::<ByteSize>, help_heading = POLICY)]
     pub request_limit: Option<ByteSize>,
     /// Largest message of the server [default: 1MiB]
-    #[arg(long, value_name = "SIZE", help_heading = POLICY)]
+    #[arg(long, value_name = "SIZE", value_parser = unit::<ByteSize>, help_heading = POLICY)]
     pub response_limit: Option<ByteSize>,
     /// Silence after which a request expires [default: 300s]
-    #[arg(long, value_name = "DURATION", help_heading = POLICY)]
+    #[arg(long, value_name = "DURATION", value_parser = unit::<TimeSpan>, help_heading = POLICY)]
     pub timeout: Option<TimeSpan>,
     /// What happens to credentials in messages [default: redact]
     #[arg(long, value_name = "MODE", value_parser = word::<SecretsMode>(), help_heading = POLICY)]
@@ -176,7 +177,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "GLOB", help_heading = POLICY)]
     pub deny_tool: Vec<String>,
     /// Serve /health and /metrics at ADDRESS:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR", help_heading = SEEN)]
+    #[arg(long, value_name = "ADDR", value_parser = entry::<AdminAddr>, help_heading = SEEN)]
     pub admin: Option<AdminAddr>,
     /// Where the audit log goes, or `off` [default: the state directory]
     #[arg(long, value_name = "FILE|off", help_heading = SEEN)]
@@ -191,6 +192,18 @@ const SEEN: &str = "Seen from outside";
 fn word<T: Word + Send + Sync>() -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(T::WORDS.iter().map(|(word, _)| *word))
         .try_map(|text| T::from_word(&text).ok_or_else(|| format!("`{text}` is not known")))
+}
+
+fn unit<T: FromStr<Err = UnitError>>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|error: UnitError| format!("{error}; {}", error.hint()))
+}
+
+fn entry<T: FromStr<Err = EntryError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: EntryError| match error.hint {
+        "" => error.what,
+        hint => format!("{}; {hint}", error.what),
+    })
 }
 
 /// Everything that a command of ours needs to start.
@@ -371,6 +384,12 @@ impl Failure {
         let plain = text.to_string();
         let plain = plain.strip_prefix("error: ").unwrap_or(&plain);
         let (first, rest) = plain.split_once('\n').unwrap_or((plain, ""));
+        // A mistyped flag before `--` is never meant as a word of the command.
+        let rest: Vec<&str> = rest
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("tip: to pass "))
+            .collect();
+        let rest = rest.join("\n").replace("\n\n\n", "\n\n");
         Self::new(Exit::USAGE, first.trim_end()).details(rest.trim_start_matches('\n'))
     }
 

@@ -403,29 +403,16 @@ impl Builder<'_> {
     }
 
     fn layers(&mut self, raw: &raw::Cell, flags: &Overrides) -> (Vec<String>, Vec<String>) {
-        let layer = |text: &str| {
-            if LAYERS.contains(&text) {
-                return Ok(text.to_owned());
-            }
-            Err(EntryError::new(
-                format!("`{}` is not a layer of this version", entries::shown(text)),
-                "",
-            ))
-        };
-        let before = self.problems.len();
         let mut require = self.list("cell.require", &raw.require, &[], "--require", layer);
         let mut optional = self.list("cell.optional", &raw.optional, &[], "--optional", layer);
         self.apart("cell.require", &raw.require, "cell.optional", &raw.optional);
-        for (wanted, flag, key, into, other_key, other) in [(
+        self.layer_flags(
             &flags.require,
             "--require",
-            "cell.require",
-            &mut require,
-            "cell.optional",
-            &mut optional,
-        )] {
-            self.layer_flags(wanted, flag, (key, into), (other_key, other), layer);
-        }
+            ("cell.require", &mut require),
+            ("cell.optional", &mut optional),
+            layer,
+        );
         for wanted in &flags.optional {
             if flags.require.contains(wanted) {
                 self.problems.push(Problem::new(
@@ -441,13 +428,6 @@ impl Builder<'_> {
             ("cell.require", &mut require),
             layer,
         );
-        for problem in self.problems.iter_mut().skip(before) {
-            if problem.message.ends_with("is not a layer of this version") {
-                problem
-                    .hints
-                    .push(format!("layers are {}", diagnose::quoted(&LAYERS)));
-            }
-        }
         (require, optional)
     }
 
@@ -977,6 +957,22 @@ fn place_of<A, B>(file: Option<&At<A>>, flag: Option<B>, name: &'static str) -> 
         (None, Some(at)) => Place::File(at.span()),
         _ => Place::Flag(name),
     }
+}
+
+/// A layer of the cell by its name.
+fn layer(text: &str) -> Result<String, EntryError> {
+    if LAYERS.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let shown = entries::shown(text);
+    let what = match diagnose::nearest(text, LAYERS) {
+        Some(near) => format!("`{shown}` is not a layer of this version; did you mean `{near}`?"),
+        None => format!("`{shown}` is not a layer of this version"),
+    };
+    Err(EntryError::new(
+        what,
+        "`cofferdam doctor` lists the layers and what this host can enforce",
+    ))
 }
 
 /// A name or a pattern of names: anything but nothing and control characters.
