@@ -68,7 +68,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let begun = Instant::now();
     let mut spawner =
         Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;
-    spawner.start(0).map_err(|source| Error::Spawner { source: source.into() })?;
+    spawner.start(0).map_err(|error| Error::Internal(format!("the spawner is gone: {error}")))?;
 
     let config = Arc::new(config);
     let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &given(&config))));

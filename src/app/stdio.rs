@@ -429,8 +429,6 @@ impl Loop {
                 Ok(Some(event)) => event,
                 Ok(None) => return Ok(None),
                 Err(source) => {
-                    // Its children are ours now; none of them may outlive it.
-                    spawn::kill_descendants();
                     self.last_words("cofferdam's spawner was killed");
                     return Err(LoopError::Spawner { source });
                 }

@@ -10,7 +10,7 @@ use super::listing::Listing;
 use super::pending::{Open, Pending};
 use super::reply::{self, own};
 use crate::audit::{Arguments, Log, Record};
-use crate::cell::Denials;
+use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::mcp::method::Method;
 use crate::mcp::{Direction, Era, OversizeId, Raw, Subject};
@@ -81,7 +81,11 @@ impl Session {
             server: Asks::default(),
             listing: Listing::new(),
             metrics,
-            denials: Denials::default(),
+            denials: Denials::new(Grants {
+                read: config.cell.read.clone(),
+                write: config.cell.write.clone(),
+                ports: config.cell.egress.iter().map(|rule| rule.port).collect(),
+            }),
             scratch: Vec::new(),
             client_named: false,
             audit,
@@ -419,8 +423,8 @@ impl Session {
 
     /// If the server complains of something that the cell denies, says which flag would allow it.
     pub(super) fn explain_denial(&mut self, text: &[u8]) {
-        if let Some(denial) = self.denials.explain(text) {
-            self.metrics.denial(denial.what());
+        if let Some(denial) = self.denials.note(text) {
+            self.metrics.denial(denial.kind());
             tracing::warn!("{denial}");
         }
     }
