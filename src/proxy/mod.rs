@@ -7,5 +7,7 @@ mod pending;
 mod pipeline;
 mod reply;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use session::{Outbox, Passage, Session};
