@@ -40,6 +40,8 @@ pub(super) struct Open {
     pub(super) token: Option<RequestId>,
     limit: Option<Deadlines>,
     last_sign: Instant,
+    /// Place in the order of arrival.
+    order: u64,
 }
 
 impl Open {
@@ -61,6 +63,7 @@ impl Open {
             token: None,
             limit,
             last_sign: now,
+            order: 0,
         }
     }
 
@@ -79,6 +82,7 @@ pub(super) struct Pending {
     graves: VecDeque<RequestId>,
     /// Never later than the first deadline: adding a request lowers it, a sweep sets it right.
     next_due: Option<Instant>,
+    arrivals: u64,
 }
 
 impl Pending {
@@ -91,7 +95,9 @@ impl Pending {
         self.requests.len() - self.graves.len()
     }
 
-    pub(super) fn insert(&mut self, id: RequestId, open: Open) {
+    pub(super) fn insert(&mut self, id: RequestId, mut open: Open) {
+        self.arrivals += 1;
+        open.order = self.arrivals;
         if let Some(due) = open.due() {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
@@ -205,7 +211,7 @@ impl Pending {
         self.next_due = None;
         let mut left: Vec<Open> = self.requests.drain().map(|(_, open)| open).collect();
         left.retain(|open| open.state == State::Open);
-        left.sort_by_key(|open| open.since);
+        left.sort_by_key(|open| open.order);
         left
     }
 }
