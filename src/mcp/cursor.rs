@@ -77,8 +77,19 @@ impl<'a> Cursor<'a> {
             Some(b't') => self.literal(b"true"),
             Some(b'f') => self.literal(b"false"),
             Some(b'n') => self.literal(b"null"),
-            Some(b'N' | b'I' | b'+' | b'.') => Err(Fault::Number),
-            _ => Err(Fault::Syntax),
+            _ => Err(self.unknown()),
+        }
+    }
+
+    /// Tells the numbers of other languages from junk.
+    #[cold]
+    fn unknown(&self) -> Fault {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let numbers: [&[u8]; 4] = [b"NaN", b"Infinity", b"+", b"."];
+        if numbers.iter().any(|number| rest.starts_with(number)) {
+            Fault::Number
+        } else {
+            Fault::Syntax
         }
     }
 
