@@ -110,7 +110,7 @@ fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
         other => return Err(not_an_object(&mut cursor, other)),
     }
     let mut parts = Parts::default();
-    cursor.object(0, true, |cursor, key| parts.member(cursor, key, direction))?;
+    cursor.object(0, |cursor, key| parts.member(cursor, key, direction))?;
     cursor.blanks();
     if cursor.peek().is_some() {
         return Err(Fault::Trailing);
@@ -274,7 +274,7 @@ fn named_members<'a>(
     depth: usize,
     mut value: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    cursor.object(depth, true, |cursor, key| {
+    cursor.object(depth, |cursor, key| {
         let decoded;
         let name = if key.escaped {
             decoded = json::unescape(key.inner).0;

@@ -350,4 +350,6 @@ fn is_blank(line: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod tests;

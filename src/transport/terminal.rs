@@ -94,7 +94,7 @@ fn after_command(rest: &str) -> &str {
 }
 
 fn strip_first(text: &str, what: impl Fn(char) -> bool) -> &str {
-    text.strip_prefix(|c| what(c)).unwrap_or(text)
+    text.strip_prefix(what).unwrap_or(text)
 }
 
 #[cfg(test)]
