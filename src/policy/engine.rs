@@ -673,7 +673,3 @@ fn refuse_question(rule: &'static str, subject: Option<&Subject>) -> Refusal {
 fn warning(rule: &'static str, text: String) -> Note {
     Note::Warned { rule, text }
 }
-
-#[cfg(test)]
-#[path = "engine_tests.rs"]
-mod tests;
