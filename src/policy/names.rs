@@ -64,9 +64,8 @@ impl Glob {
 
     /// Linear in the name: each piece is taken at its first place, which is enough for `*` alone.
     pub(super) fn matches(&self, name: &str) -> bool {
-        let (first, rest) = match self.pieces.split_first() {
-            Some(parts) => parts,
-            None => return name.is_empty(),
+        let Some((first, rest)) = self.pieces.split_first() else {
+            return name.is_empty();
         };
         let Some(mut left) = name.strip_prefix(&**first) else {
             return false;

@@ -103,10 +103,10 @@ impl<'s> Tally<'s> {
         match (key, value) {
             // Below the root it starts a document of its own, in which `#` means something else.
             ("$id" | "id", Value::String(_)) if depth > 0 => return Err(Unusable::Embedded),
-            ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(target)) => {
-                if !target.starts_with('#') {
-                    return Err(Unusable::Remote);
-                }
+            ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(target))
+                if !target.starts_with('#') =>
+            {
+                return Err(Unusable::Remote);
             }
             ("pattern", Value::String(_)) => self.patterns += 1,
             ("patternProperties", Value::Object(members)) => self.patterns += members.len(),
