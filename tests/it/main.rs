@@ -1,0 +1,5 @@
+//! One binary for every behaviour that is seen from outside.
+
+mod cli;
+mod config;
+mod rig;
