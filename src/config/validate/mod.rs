@@ -9,6 +9,9 @@ mod pieces;
 mod rules;
 mod server;
 
+#[cfg(test)]
+mod tests;
+
 use super::diagnose::{self, Place, Problem};
 use super::load::{Error, File};
 use super::origin::Origins;
