@@ -4,12 +4,14 @@
 //! and `launcher` enters the cell and becomes the server.
 
 mod caps;
+pub mod denial;
 mod descriptors;
 mod landlock;
 mod launcher;
 mod limits;
 pub mod package;
 mod probe;
+pub mod pty;
 mod report;
 mod seccomp;
 pub mod spawn;
