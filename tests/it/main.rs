@@ -1,9 +1,14 @@
-//! Integration tests, in one binary; one module for each behaviour.
+//! Tests of the built program, one module for each behaviour, in one binary.
 #![expect(
     clippy::panic,
     clippy::expect_used,
-    reason = "a test says no by panicking"
+    clippy::unwrap_used,
+    reason = "a test says no by panicking; helpers are part of the tests"
 )]
 
+mod architecture;
+mod cli;
+mod config;
 mod policy_corpus;
 mod policy_props;
+mod rig;
