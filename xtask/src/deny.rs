@@ -28,10 +28,10 @@ fn find(root: &Path) -> Result<PathBuf, String> {
     let lock = root.join("tests/fixtures/tools/requirements.txt");
     let wanted = std::fs::read_to_string(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
     let stamp = home.join("stamp");
-    if !stale(&stamp, &wanted) {
-        if let Some(program) = cached.iter().find(|program| runs(program)) {
-            return Ok(program.clone());
-        }
+    if !stale(&stamp, &wanted)
+        && let Some(program) = cached.iter().find(|program| runs(program))
+    {
+        return Ok(program.clone());
     }
     let [prebuilt, compiled] = cached;
     if let Err(reason) = install_pypi(&lock, &home.join("pypi")) {
