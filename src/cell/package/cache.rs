@@ -370,7 +370,7 @@ mod tests {
             .unwrap();
         let error = cache
             .lock(&slot(), "p", Duration::from_millis(120), &mut |line| {
-                said.push(line.to_owned())
+                said.push(line.to_owned());
             })
             .unwrap_err();
         assert_eq!(error.exit_code(), 75);

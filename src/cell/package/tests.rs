@@ -109,7 +109,7 @@ impl World {
         let request = detect(&words, self.dir.path()).unwrap().unwrap();
         let mut said = Vec::new();
         let result = prepare(&request, &self.setup(), &mut &self.runner, &mut |line| {
-            said.push(line.to_owned())
+            said.push(line.to_owned());
         });
         (result, said)
     }
