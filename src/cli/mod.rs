@@ -1,7 +1,58 @@
 //! One file for each command: parse, call, explain.
 
+pub mod args;
+mod check;
+mod doctor;
+pub mod exit;
+mod out;
+mod preflight;
+mod run;
+mod show;
+
+pub use exit::{Exit, Failure, report};
+
+use args::Command;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 /// The program.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    if let Some(code) = cell() {
+        return code;
+    }
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    dispatch(words).unwrap_or_else(|failure| report(&failure))
+}
+
+fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
+    match args::parse(&words)?.command {
+        Command::Run(args) => run::run(&args, words),
+        Command::Exec(_) => Err(Failure::new(Exit::SOFTWARE, "`exec` is not wired")),
+        Command::Check(args) => check::check(&args),
+        Command::Doctor(args) => Ok(doctor::doctor(args.format)),
+        Command::Demo => Ok(crate::app::demo()),
+        Command::Schema => Ok(out::print(&crate::config::json_schema())),
+        Command::Completions { shell } => Ok(completions(shell)),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "cofferdam", &mut script);
+    out::print(&String::from_utf8_lossy(&script))
+}
+
+/// `__cell SPEC_FD STATUS_FD`, before anything else is set up: no thread, no signal handler, no
+/// parser of flags may come between the spawner and the cell.
+fn cell() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != "__cell" {
+        return None;
+    }
+    let mut number = || args.next()?.to_str()?.parse().ok();
+    Some(crate::cell::enter(
+        number().unwrap_or(-1),
+        number().unwrap_or(-1),
+    ))
 }
