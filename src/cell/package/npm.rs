@@ -128,7 +128,7 @@ impl Node {
             fs::write(path, text).map_err(|source| PackageError::cache(path, source))?;
         }
         let mut args: Vec<String> = vec![
-            "node".into(),
+            self.node.display().to_string(),
             self.npm.join("bin/npm-cli.js").display().to_string(),
             "install".into(),
             "--no-audit".into(),

@@ -88,67 +88,16 @@ impl Python {
         let settings =
             python_settings::collect(request, setup, staging.private(), self.uv.is_some())?;
         let venv = staging.tree().join("venv");
-        let venv_python = venv.join("bin/python").display().to_string();
-        let wheels = !setup.packages.scripts;
-        let mut install: Vec<String> = Vec::new();
-        let create: Vec<String>;
-        let program;
-        match &self.uv {
-            Some(uv) => {
-                create = strings(&["uv", "venv", "--no-project", "--quiet", "--python"])
-                    .chain([
-                        self.interpreter.display().to_string(),
-                        venv.display().to_string(),
-                    ])
-                    .collect();
-                install.extend(strings(&[
-                    "uv",
-                    "pip",
-                    "install",
-                    "--link-mode",
-                    "copy",
-                    "--compile-bytecode",
-                ]));
-                install.extend(["--python".to_owned(), venv_python]);
-                if matches!(
-                    request.packages.first().map(|p| &p.version),
-                    Some(Version::Tag(_))
-                ) || request.refresh
-                {
-                    install.push("--upgrade".to_owned());
-                }
-                program = uv.clone();
-            }
-            None => {
-                let pip = self.pip()?;
-                create = strings(&["python", "-I", "-m", "venv"])
-                    .chain((pip == Pip::OfBase).then(|| "--without-pip".to_owned()))
-                    .chain([venv.display().to_string()])
-                    .collect();
-                install.extend(strings(&["python", "-I", "-m", "pip"]));
-                if pip == Pip::OfBase {
-                    install.extend(["--python".to_owned(), venv_python.clone()]);
-                }
-                install.extend(strings(&[
-                    "install",
-                    "--no-input",
-                    "--no-cache-dir",
-                    "--disable-pip-version-check",
-                    "--no-warn-script-location",
-                    "--progress-bar",
-                    "off",
-                ]));
-                program = match pip {
-                    Pip::OfBase => self.interpreter.clone(),
-                    Pip::OfVenv => PathBuf::from(venv_python),
-                };
-            }
+        let (create, mut install) = match &self.uv {
+            Some(uv) => self.with_uv(uv, &venv),
+            None => self.with_pip(&venv)?,
+        };
+        if !setup.packages.scripts {
+            install.args.extend(strings(&["--only-binary", ":all:"]));
         }
-        if wheels {
-            install.extend(strings(&["--only-binary", ":all:"]));
-        }
-        install.push("--".to_owned());
-        install.extend(request.packages.iter().map(Wanted::python_spec));
+        install.args.push("--".to_owned());
+        let specs = request.packages.iter().map(Wanted::python_spec);
+        install.args.extend(specs);
         let mut base = system_cell(setup, staging, &settings);
         self.grant(&mut base);
         for package in &request.packages {
@@ -156,24 +105,62 @@ impl Python {
                 base.read.push(path.clone());
             }
         }
-        let first = self.uv.clone().unwrap_or_else(|| self.interpreter.clone());
         let create = CellSpec {
-            program: first,
-            args: create,
+            program: create.program,
+            args: create.args,
             // Making the environment needs nobody.
             connect_ports: Vec::new(),
             datagrams: false,
             ..base.clone()
         };
         let install = CellSpec {
-            program,
-            args: install,
+            program: install.program,
+            args: install.args,
             ..base
         };
         Ok(Steps {
             cells: vec![create, install],
             left_out: settings.left_out,
         })
+    }
+
+    fn with_uv(&self, uv: &Path, venv: &Path) -> (Call, Call) {
+        let create = Call::new(uv, &["venv", "--no-project", "--quiet", "--python"])
+            .path(&self.interpreter)
+            .path(venv);
+        let words = [
+            "pip",
+            "install",
+            "--link-mode",
+            "copy",
+            "--compile-bytecode",
+            "--python",
+        ];
+        let install = Call::new(uv, &words).path(&venv.join("bin/python"));
+        (create, install)
+    }
+
+    fn with_pip(&self, venv: &Path) -> Result<(Call, Call), PackageError> {
+        let pip = self.pip()?;
+        let inside = venv.join("bin/python");
+        let create = Call::new(&self.interpreter, &["-I", "-m", "venv"]);
+        let (create, install) = match pip {
+            Pip::OfBase => (
+                create.words(&["--without-pip"]),
+                Call::new(&self.interpreter, &["-I", "-m", "pip", "--python"]).path(&inside),
+            ),
+            Pip::OfVenv => (create, Call::new(&inside, &["-I", "-m", "pip"])),
+        };
+        let words = [
+            "install",
+            "--no-input",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--no-warn-script-location",
+            "--progress-bar",
+            "off",
+        ];
+        Ok((create.path(venv), install.words(&words)))
     }
 
     /// What the interpreter needs to run: itself and its library.
@@ -226,6 +213,33 @@ impl Python {
                 hint: "install uv, or python3-venv and python3-pip".to_owned(),
             })
         }
+    }
+}
+
+/// A program and its arguments. Python finds itself by `argv[0]`, so that is the path.
+#[derive(Debug)]
+struct Call {
+    program: PathBuf,
+    args: Vec<String>,
+}
+
+impl Call {
+    fn new(program: &Path, words: &[&str]) -> Self {
+        let call = Self {
+            program: program.to_owned(),
+            args: Vec::new(),
+        };
+        call.path(program).words(words)
+    }
+
+    fn path(mut self, path: &Path) -> Self {
+        self.args.push(path.display().to_string());
+        self
+    }
+
+    fn words(mut self, words: &[&str]) -> Self {
+        self.args.extend(strings(words));
+        self
     }
 }
 

@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 /// Data segment of an installer: npm takes 0.5 GiB for the largest known server.
 const MEMORY: u64 = 4 * 1024 * 1024 * 1024;
 
+/// The largest file of a package, and how many files npm may have open while it unpacks.
+const FILE: u64 = 2 * 1024 * 1024 * 1024;
+const OPEN_FILES: u64 = 16 * 1024;
+
 /// Programs, libraries and the loader. Nothing of a user is in them.
 const SYSTEM: &[&str] = &[
     "/lib",
@@ -39,7 +43,6 @@ const SYSTEM_READ: &[&str] = &[
     "/etc/resolv.conf",
     "/etc/services",
     "/etc/ssl",
-    "/etc/os-release",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
     "/usr/share/zoneinfo",
@@ -92,6 +95,7 @@ pub(super) fn system_cell(setup: &Setup<'_>, staging: &Staging, settings: &Setti
         execute.push(staging.root().to_owned());
     }
     let mut read = there(SYSTEM_READ);
+    read.extend(release_files());
     // `/etc/resolv.conf` is often a link into `/run`; landlock looks at what it points to.
     read.extend(real(Path::new("/etc/resolv.conf")));
     read.extend(settings.read.iter().filter(|path| path.exists()).cloned());
@@ -110,9 +114,26 @@ pub(super) fn system_cell(setup: &Setup<'_>, staging: &Staging, settings: &Setti
         memory: Some(MEMORY),
         // Counted for the whole user, so any number would be wrong on a busy desktop.
         processes: None,
+        file_size: Some(FILE),
+        open_files: Some(OPEN_FILES),
         optional: setup.optional.to_vec(),
-        terminal: false,
+        ..CellSpec::default()
     }
+}
+
+/// `/etc/debian_version`, `/etc/fedora-release`: pip tells the index which system it runs on, and
+/// fails when such a file is there and cannot be opened.
+fn release_files() -> Vec<PathBuf> {
+    let items = fs::read_dir("/etc").into_iter().flatten().flatten();
+    let names = items.filter(|item| {
+        let name = item.file_name();
+        let name = name.to_str().unwrap_or_default();
+        name.ends_with("-release") || name.ends_with("_version") || name.ends_with("-version")
+    });
+    names
+        .map(|item| item.path())
+        .filter(|path| path.is_file())
+        .collect()
 }
 
 /// The program that a shell would start for `name`.
