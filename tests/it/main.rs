@@ -9,6 +9,8 @@
 mod architecture;
 mod cli;
 mod config;
+mod package_cell;
+mod package_install;
 mod policy_corpus;
 mod policy_props;
 mod rig;
