@@ -1,0 +1,16 @@
+//! Tests of the built program, one module for each behaviour, in one binary.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says no by panicking; helpers are part of the tests"
+)]
+
+mod architecture;
+mod cli;
+mod config;
+mod package_cell;
+mod package_install;
+mod policy_corpus;
+mod policy_props;
+mod rig;
