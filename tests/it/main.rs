@@ -9,8 +9,11 @@
 mod architecture;
 mod cli;
 mod config;
+mod exec;
 mod package_cell;
 mod package_install;
 mod policy_corpus;
 mod policy_props;
 mod rig;
+mod spawn_cells;
+mod spawn_tree;

@@ -120,7 +120,7 @@ mod tests {
     fn a_datagram_keeps_its_edges_and_its_descriptors() {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel::new(theirs);
-        let (read, write) = std::io::pipe().unwrap();
+        let (read, write) = io::pipe().unwrap();
         ours.send(b"one", &[]).unwrap();
         ours.send(b"two", &[OwnedFd::from(write)]).unwrap();
         let Received::Datagram(one) = theirs.receive(64).unwrap() else {
@@ -134,7 +134,7 @@ mod tests {
         let flags = rustix::io::fcntl_getfd(&two.fds[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
         drop(two);
-        assert_eq!(std::io::read_to_string(read).unwrap(), "");
+        assert_eq!(io::read_to_string(read).unwrap(), "");
     }
 
     #[test]
