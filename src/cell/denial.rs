@@ -60,7 +60,7 @@ const RULES: &[Rule] = &[
         "node child_process: landlock has no execute right for the program",
     ),
     rule(
-        r"connect E(?:ACCES|PERM) \[?(?P<h>[0-9A-Fa-f.:]+?)\]?:(?P<n>\d+)",
+        r"connect E(?:ACCES|PERM) \[?(?P<h>[0-9A-Fa-f.:]+)\]?:(?P<n>\d+)",
         Kind::Connect,
         "node net: landlock refuses the port; ECONNREFUSED is a host that does not listen",
     ),
@@ -112,12 +112,12 @@ const RULES: &[Rule] = &[
     rule(
         r"[Cc]ould not resolve host(?:name)?:? (?P<h>[\w.-]+)",
         Kind::Connect,
-        "curl and ssh",
+        "curl and ssh: the lookup failed, the port is not said",
     ),
     rule(
         r"Failed to connect to (?P<h>[\w.-]+) port (?P<n>\d+)",
         Kind::Connect,
-        "curl",
+        "curl, which does not tell a refused port from one where nobody listens",
     ),
     rule(
         r"dial (?:tcp|udp)[46]?:? lookup (?P<h>[\w.-]+)",
@@ -125,14 +125,14 @@ const RULES: &[Rule] = &[
         "go net: the lookup failed, the port is not said",
     ),
     rule(
-        r"dial tcp[46]? \[?(?P<h>[0-9A-Fa-f.:]+?)\]?:(?P<n>\d+): connect: (?:permission denied|operation not permitted)",
+        r"dial tcp[46]? \[?(?P<h>[0-9A-Fa-f.:]+)\]?:(?P<n>\d+): connect: (?:permission denied|operation not permitted)",
         Kind::Connect,
         "go net: landlock refuses the port",
     ),
     rule(
         r"UnknownHostException: (?P<h>[\w.-]+)",
         Kind::Connect,
-        "java.net",
+        "java.net: every failed lookup",
     ),
     rule(
         r#"fork/exec (?P<p>[^\s:"]+): (?:permission denied|operation not permitted)"#,
@@ -172,12 +172,12 @@ const RULES: &[Rule] = &[
     rule(
         r"AccessDeniedException: (?P<p>/\S+)",
         Kind::Open,
-        "java.nio",
+        "java.nio: the message is the path alone",
     ),
     rule(
         r"FileNotFoundException: (?P<p>/.+?) \(Permission denied\)",
         Kind::Open,
-        "java.io",
+        "java.io: streams and readers",
     ),
     rule(
         r"(?:^|[/ ])(?:ba|da|z|k)?sh: (?:line \d+: |\d+: )?(?P<p>[^\s:]+): (?:Permission denied|Operation not permitted)",
@@ -492,7 +492,7 @@ mod tests {
             ),
             (
                 "Error: EACCES: permission denied, mkdir '/srv/data/new'",
-                "--write /srv/data/new",
+                "--write /srv/data",
             ),
             (
                 "Error: EROFS: read-only file system, open '/srv/a/b/x'",

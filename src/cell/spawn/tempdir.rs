@@ -198,7 +198,7 @@ mod tests {
         assert!(ours.path().join("home").is_dir() && ours.path().join("tmp").is_dir());
         let deep = ours.path().join("tmp/a/b");
         fs::create_dir_all(&deep).unwrap();
-        fs::set_permissions(&deep, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o0)).unwrap();
         drop(ours);
         assert_eq!(names(base.path()), Vec::<String>::new());
     }
