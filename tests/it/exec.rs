@@ -183,3 +183,29 @@ fn on_a_terminal_the_program_has_one_of_its_own_and_ours_is_restored() {
     // What was typed is echoed once: by the inner terminal, not by ours as well.
     assert_eq!(seen.matches("hello").count(), 2, "{seen}");
 }
+
+#[test]
+fn kill_9_of_ours_leaves_the_terminal_as_it_was() {
+    let rig = Rig::new();
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    unlockpt(&master).unwrap();
+    let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+    let canonical = || tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON);
+    let wait_until = |state: bool| {
+        let begin = Instant::now();
+        while canonical() != state {
+            assert!(begin.elapsed() < Duration::from_secs(20), "canonical is not {state}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let mut child = exec(&rig, &[], &["cat"])
+        .stdin(Stdio::from(slave.try_clone().unwrap()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until(false);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until(true);
+}
