@@ -67,11 +67,46 @@ pub(super) fn is_simple_escape(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }
 
-/// True when a byte is below 0x20. Whole blocks without a branch, which the compiler vectorises.
-pub(super) fn has_control(bytes: &[u8]) -> bool {
+/// How many of the bytes are digits before the first that is not.
+#[inline]
+pub(super) fn leading_digits(block: [u8; 8]) -> usize {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let values = u64::from_le_bytes(block) ^ 0x3030_3030_3030_3030;
+    // 0 to 9 stay below the high bit when 0x76 is added, 10 to 0x7F do not.
+    let others = ((values & !HIGH) + 0x7676_7676_7676_7676 | values) & HIGH;
+    (others.trailing_zeros() / 8) as usize
+}
+
+/// The lowest and the highest byte; `(0xFF, 0)` when there is none.
+#[inline]
+pub(super) fn extremes(bytes: &[u8]) -> (u8, u8) {
+    // Whole blocks without a branch, which the compiler vectorises. The last block overlaps the one
+    // before it, so that no bytes are left over.
     let (blocks, rest) = bytes.as_chunks::<64>();
-    let low = |block: &[u8]| block.iter().fold(u8::MAX, |low, &byte| low.min(byte)) < 0x20;
-    blocks.iter().any(|block| low(block)) || low(rest)
+    if let Some(last) = bytes.last_chunk::<64>() {
+        let ends = blocks.iter().map(|block| span(block));
+        return ends.fold(span(last), wider);
+    }
+    let (blocks, left) = rest.as_chunks::<16>();
+    match bytes.last_chunk::<16>() {
+        Some(last) => blocks
+            .iter()
+            .map(|block| span(block))
+            .fold(span(last), wider),
+        None => span(left),
+    }
+}
+
+#[inline]
+fn span(block: &[u8]) -> (u8, u8) {
+    block.iter().fold((u8::MAX, 0), |(low, high), &byte| {
+        (low.min(byte), high.max(byte))
+    })
+}
+
+#[inline]
+fn wider(one: (u8, u8), two: (u8, u8)) -> (u8, u8) {
+    (one.0.min(two.0), one.1.max(two.1))
 }
 
 #[cfg(test)]
@@ -90,17 +125,18 @@ mod tests {
         }
 
         #[test]
-        fn a_control_byte_is_found_wherever_it_is(
-            length in 1usize..200,
-            at in any::<prop::sample::Index>(),
-            byte in 0u8..0x20,
-        ) {
-            let mut bytes = vec![0xE9; length];
-            prop_assert!(!has_control(&bytes));
-            bytes[at.index(length)] = byte;
-            prop_assert!(has_control(&bytes));
-            bytes[at.index(length)] = 0x20;
-            prop_assert!(!has_control(&bytes));
+        fn digits_are_counted_up_to_the_first_other_byte(block: [u8; 8], digits in "[0-9]{0,8}") {
+            let mut block = block;
+            block.iter_mut().zip(digits.bytes()).for_each(|(to, from)| *to = from);
+            let wanted = block.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            prop_assert_eq!(leading_digits(block), wanted);
+        }
+
+        #[test]
+        fn extremes_are_found_wherever_they_are(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let low = bytes.iter().copied().min().unwrap_or(u8::MAX);
+            let high = bytes.iter().copied().max().unwrap_or(0);
+            prop_assert_eq!(extremes(&bytes), (low, high));
         }
     }
 }
