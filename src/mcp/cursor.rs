@@ -4,7 +4,7 @@
 //! only blank is a space. It never panics and always ends, whatever the bytes are.
 
 use super::keys::Keys;
-use super::strings::{is_simple_escape, leading_digits, next_pause, pauses, pauses_wide};
+use super::strings::{is_simple_escape, next_pause, pauses, pauses_wide};
 use super::{Fault, MAX_DEPTH};
 
 /// A place in the bytes.
@@ -368,18 +368,6 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn digits(&mut self) -> Result<(), Fault> {
         let start = self.at;
-        loop {
-            let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let Some(block) = rest.first_chunk::<8>() else {
-                break;
-            };
-            // How many digits there are, without a branch that the length could mislead.
-            let digits = leading_digits(*block);
-            self.at += digits;
-            if digits < 8 {
-                break;
-            }
-        }
         while let Some(b'0'..=b'9') = self.peek() {
             self.at += 1;
         }
