@@ -20,10 +20,11 @@ fn pauses_sse2(block: &[u8; 16]) -> u32 {
     use std::arch::x86_64::{
         _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
     };
-    let bits = u128::from_le_bytes(*block);
+    let ([low, high], _) = block.as_chunks::<8>() else {
+        return 0;
+    };
     // One load: the compiler joins the halves.
-    let [low, high] = [bits, bits >> 64].map(|half| (half & u128::from(u64::MAX)) as u64);
-    let bytes = _mm_set_epi64x(high.cast_signed(), low.cast_signed());
+    let bytes = _mm_set_epi64x(i64::from_le_bytes(*high), i64::from_le_bytes(*low));
     let quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"'.cast_signed()));
     let backslashes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\'.cast_signed()));
     _mm_movemask_epi8(_mm_or_si128(quotes, backslashes)).cast_unsigned()
