@@ -13,7 +13,7 @@
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, waitpid,
+    set_child_subreaper, wait,
 };
 use std::collections::HashMap;
 use std::io;
@@ -94,9 +94,12 @@ pub fn kill_all_but(spare: &[Pid], reaped: &mut dyn FnMut(Pid, WaitStatus)) -> F
 }
 
 /// Collects every child that has ended. True when there is no child at all.
+///
+/// Not rustix's `waitpid(None)`: that waits for our process group only, and every server leads a
+/// session of its own.
 pub(super) fn reap(reaped: &mut dyn FnMut(Pid, WaitStatus)) -> bool {
     loop {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => reaped(pid, status),
             Ok(None) => return false,
             Err(rustix::io::Errno::INTR) => {}
