@@ -1,0 +1,12 @@
+//! Tests of the built program, one module for each behaviour.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails at the line that says so; helpers are part of the tests"
+)]
+
+mod cell_floor;
+mod cell_launch;
+mod cell_runtimes;
+mod support;
