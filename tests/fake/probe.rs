@@ -732,7 +732,7 @@ fn resources(t: &Targets) -> Vec<Act> {
     let path = t.work.join("huge");
     vec![
         limit("core_dump", 4, 0),
-        limit("unlimited_processes", 6, 1 << 20),
+        limit("unlimited_processes", 6, 8192),
         limit("many_files", 7, 4096),
         limit("message_queue_bytes", 12, 0),
         act("memory_of_8_gib", "resource", || {

@@ -1,16 +1,20 @@
 //! The hostile probe, bare and in the cell: what works bare must fail in the cell, and what every
 //! honest server does must work.
 
-use crate::support::{bare, enter, example, planned, skip};
-use cofferdam::cell::{LaunchMessage, LayerState};
-use cofferdam::config::{Cell, EgressRule};
+use crate::support::{bare, cofferdam, enter_as, example, planned, skip};
+use ::cofferdam::cell::{LaunchMessage, LayerState};
+use ::cofferdam::config::{Cell, EgressRule};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::{Child, Command};
 use tempfile::TempDir;
+
+type Acts = BTreeMap<String, (String, bool, i64)>;
 
 /// What the probe tries to reach, all of it alive.
 struct Targets {
@@ -70,7 +74,7 @@ impl Drop for Targets {
 }
 
 /// Each act with its category, whether it got through, and the errno.
-fn acts(stdout: &str) -> BTreeMap<String, (String, bool, i64)> {
+fn acts(stdout: &str) -> Acts {
     let lines = stdout
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -86,7 +90,12 @@ fn acts(stdout: &str) -> BTreeMap<String, (String, bool, i64)> {
         .collect()
 }
 
-fn in_cell(config: &Cell, targets: &Targets) -> BTreeMap<String, (String, bool, i64)> {
+fn in_cell(config: &Cell, targets: &Targets) -> Acts {
+    in_cell_as(None, config, targets)
+}
+
+/// The cell of that user, who owns what was planted: only the cell stands in the way.
+fn in_cell_as(user: Option<u32>, config: &Cell, targets: &Targets) -> Acts {
     let write = vec![targets.work.path().to_owned()];
     let config = Cell {
         write,
@@ -99,7 +108,12 @@ fn in_cell(config: &Cell, targets: &Targets) -> BTreeMap<String, (String, bool, 
         &[probe.to_str().unwrap(), &targets.argument()],
         tmp.path(),
     );
-    let ended = enter(&spec);
+    if let Some(user) = user {
+        for root in [targets.outside.path(), targets.work.path(), tmp.path()] {
+            give(root, user);
+        }
+    }
+    let ended = enter_as(user, &spec);
     let [LaunchMessage::Entered(report)] = ended.messages.as_slice() else {
         panic!("the cell was not entered: {ended:?}");
     };
@@ -116,7 +130,7 @@ fn in_cell(config: &Cell, targets: &Targets) -> BTreeMap<String, (String, bool, 
 
 /// A host that cannot enforce the floor cannot be asked whether it holds.
 fn host_is_able() -> bool {
-    let missing = cofferdam::cell::probe().missing;
+    let missing = ::cofferdam::cell::probe().missing;
     if !missing.is_empty() {
         skip("cell.floor", &format!("{missing:?}"));
     }
@@ -131,15 +145,61 @@ fn nothing_that_works_bare_gets_through() {
     let outside = Targets::plant();
     let bare = acts(&bare(&example("probe"), &[&outside.argument()]));
     let cell = in_cell(&Cell::default(), &Targets::plant());
+    judge(&bare, &cell);
+}
+
+#[test]
+fn an_ordinary_user_is_held_too() {
+    if !host_is_able() {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip(
+            "cell.ordinary_user",
+            "the other tests run as an ordinary user already",
+        );
+    }
+    if !reachable(&example("probe")) || !reachable(&cofferdam()) {
+        return skip(
+            "cell.ordinary_user",
+            "the built programs lie where only root can reach them",
+        );
+    }
+    let outside = Targets::plant();
+    let bare = acts(&bare(&example("probe"), &[&outside.argument()]));
+    let cell = in_cell_as(Some(NOBODY), &Cell::default(), &Targets::plant());
+    judge(&bare, &cell);
+}
+
+const NOBODY: u32 = 65534;
+
+/// Whether every directory above lets others through.
+fn reachable(path: &Path) -> bool {
+    path.ancestors()
+        .all(|path| path.metadata().unwrap().permissions().mode() & 1 == 1)
+}
+
+fn give(path: &Path, user: u32) {
+    chown(path, Some(user), Some(user)).unwrap();
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries
+            .filter(|entry| !entry.is_symlink())
+            .for_each(|entry| give(&entry, user));
+    }
+}
+
+fn judge(bare: &Acts, cell: &Acts) {
     assert_eq!(
         bare.keys().collect::<Vec<_>>(),
         cell.keys().collect::<Vec<_>>()
     );
     assert!(cell.len() > 120, "only {} acts", cell.len());
-
     let mut wrong = Vec::new();
     let mut counts: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
-    for (act, (category, through, errno)) in &cell {
+    for (act, (category, through, errno)) in cell {
         let worked_bare = bare[act].1;
         let count = counts.entry(category).or_default();
         count.0 += u32::from(worked_bare);
@@ -174,7 +234,7 @@ fn an_allowed_port_opens_that_port_and_nothing_else() {
     for act in ["tcp_connect", "ipv6_socket", "netlink_route"] {
         assert!(open[act].1, "{act}: {:?}", open[act]);
     }
-    let through = |acts: &BTreeMap<String, (String, bool, i64)>| -> Vec<String> {
+    let through = |acts: &Acts| -> Vec<String> {
         let hostile = acts.iter().filter(|(_, (category, through, _))| {
             *through && category != "honest" && category != "uncovered"
         });

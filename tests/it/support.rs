@@ -5,6 +5,7 @@ use cofferdam::config::Cell;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -58,6 +59,11 @@ static SPAWNING: Mutex<()> = Mutex::new(());
 /// Runs the launcher with a spec as the spawner would, and waits for its end. The launcher itself
 /// is given a secret and a descriptor that must not reach the server.
 pub(crate) fn enter(spec: &CellSpec) -> Ended {
+    enter_as(None, spec)
+}
+
+/// The same as another user, which only root can ask for.
+pub(crate) fn enter_as(user: Option<u32>, spec: &CellSpec) -> Ended {
     let spec = CellSpec {
         parent: i32::try_from(std::process::id()).unwrap(),
         ..spec.clone()
@@ -70,7 +76,11 @@ pub(crate) fn enter(spec: &CellSpec) -> Ended {
         for fd in [sealed.as_fd(), writer.as_fd(), leaked.as_fd()] {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         }
-        let child = Command::new(cofferdam())
+        let mut command = Command::new(cofferdam());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let child = command
             .arg("__cell")
             .args([
                 sealed.as_raw_fd().to_string(),
