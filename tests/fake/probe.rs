@@ -769,7 +769,19 @@ fn resources(t: &Targets) -> Vec<Act> {
 fn uncovered(t: &Targets) -> Vec<Act> {
     let [own, link] = ["own", "link"].map(|name| t.outside.join(name));
     let (a, b, d) = (own.clone(), own.clone(), c(&t.outside));
+    let work = t.work.clone();
     vec![
+        act("run_by_the_loader", "uncovered", move || {
+            let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+            let loader = loader.iter().find(|path| Path::new(path).exists()).unwrap();
+            let path = work.join("loaded");
+            fs::copy("/proc/self/exe", &path)?;
+            let status = std::process::Command::new(loader)
+                .arg(&path)
+                .arg("--exit")
+                .status()?;
+            if status.success() { Ok(()) } else { refused() }
+        }),
         act("stat", "uncovered", move || fs::metadata(&a).map(drop)),
         act("readlink", "uncovered", move || {
             fs::read_link(&link).map(drop)

@@ -45,6 +45,42 @@ fn a_plain_program_runs_and_every_layer_is_reported() {
 }
 
 #[test]
+fn the_kernel_agrees_with_the_report() {
+    let ended = run(
+        &Cell::default(),
+        &["cat", "/proc/self/status", "/proc/self/limits"],
+    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let words = |key: &str| {
+        let line = ended.stdout.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_else(|| panic!("no {key}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+    };
+    let zero = "0000000000000000";
+    for (key, value) in [
+        ("NoNewPrivs:", "1"),
+        ("Seccomp:", "2"),
+        ("CapEff:", zero),
+        ("CapPrm:", zero),
+        ("CapInh:", zero),
+        ("CapAmb:", zero),
+        ("SigBlk:", zero),
+        ("Threads:", "1"),
+    ] {
+        assert_eq!(words(key), [value], "{key}");
+    }
+    // What the host ignores stays ignored; SIGPIPE, which the Rust runtime ignores, does not.
+    let ignored = u64::from_str_radix(words("SigIgn:")[0], 16).unwrap();
+    assert_eq!(ignored & (1 << (libc::SIGPIPE - 1)), 0);
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(words("CapBnd:"), [zero]);
+    }
+    assert_eq!(words("Max core file size")[..2], ["0", "0"]);
+    assert_eq!(words("Max open files")[..2], ["1024", "1024"]);
+}
+
+#[test]
 fn what_cannot_be_executed_has_the_code_of_a_shell() {
     let tmp = tempfile::tempdir().unwrap();
     let missing = CellSpec {

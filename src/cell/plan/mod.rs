@@ -282,7 +282,7 @@ impl<'a> Planner<'a> {
                     let access = nix::unistd::access(&path, nix::unistd::AccessFlags::W_OK);
                     access.map_err(|error| failed(error.into()))?;
                 }
-                if self.host.too_wide(&path) {
+                if self.host.holds_home(&path) {
                     let path = path.display();
                     let text = "holds the home directory: the server can reach every secret in it";
                     self.spec.warnings.push(format!("{path} {text} ({flag})"));
@@ -310,6 +310,10 @@ impl<'a> Planner<'a> {
         let limits = &table.limits;
         self.spec.memory = self.config.memory.map(|size| size.0).or(limits.memory);
         self.spec.processes = self.config.processes.or(limits.processes);
+        if self.config.processes.is_some() && nix::unistd::getuid().is_root() {
+            let text = "the number of processes is not limited for root: start cofferdam as a user";
+            self.spec.warnings.push(text.to_owned());
+        }
         self.spec.file_size = limits.file_size;
         self.spec.open_files = limits.open_files;
     }
