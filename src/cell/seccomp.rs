@@ -6,12 +6,13 @@
 //! architectures, x32 numbers and numbers that were not assigned when this was written. The kernel
 //! runs all filters on every call and the strictest answer counts.
 
+mod table;
+
 use nix::errno::Errno;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, sock_filter,
 };
-use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The newest system call that was weighed (`file_setattr`, Linux 6.17): a later kernel must not
@@ -51,24 +52,6 @@ pub(super) enum SeccompError {
     Kernel { reason: String },
 }
 
-/// One line of a table.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    x86_64: Option<i64>,
-    aarch64: Option<i64>,
-    errno: String,
-    #[serde(default)]
-    when: Vec<String>,
-    #[expect(
-        dead_code,
-        reason = "for people; its presence is what the parser checks"
-    )]
-    why: String,
-}
-
-type Table = BTreeMap<String, BTreeMap<String, Entry>>;
-
 /// Compiles and installs the filters for this process and its children; `no_new_privs` is set.
 ///
 /// # Errors
@@ -95,20 +78,19 @@ fn host_arch() -> Result<TargetArch, SeccompError> {
 fn compile(network: Network, arch: TargetArch) -> Result<Vec<BpfProgram>, SeccompError> {
     let mut by_errno: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
     for text in [BASE, network.table()] {
-        let table: Table = toml::from_str(text).map_err(|error| SeccompError::Table {
-            reason: error.to_string(),
-        })?;
-        for (call, entry) in table.into_values().flatten() {
+        let entries = table::parse(text).map_err(|reason| SeccompError::Table { reason })?;
+        for entry in entries {
+            let call = entry.call;
             let number = match arch {
                 TargetArch::aarch64 => entry.aarch64,
                 _ => entry.x86_64,
             };
             let Some(number) = number else { continue };
             let wrong = |reason: String| SeccompError::Entry {
-                call: call.clone(),
+                call: call.to_owned(),
                 reason,
             };
-            let errno = errno(&entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
+            let errno = errno(entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
             let mut rules = Vec::new();
             for clause in &entry.when {
                 rules.extend(parse_clause(clause).map_err(&wrong)?);

@@ -300,10 +300,10 @@ fn the_numbers_are_those_of_libc() {
         ("kexec_load", libc::SYS_kexec_load),
         ("finit_module", libc::SYS_finit_module),
     ];
-    let table: Table = toml::from_str(BASE).unwrap();
-    let numbers: BTreeMap<_, _> = table.values().flatten().collect();
+    let entries = table::parse(BASE).unwrap();
+    let numbers: BTreeMap<_, _> = entries.iter().map(|entry| (entry.call, entry)).collect();
     for (name, number) in known {
-        let entry = numbers[&name.to_owned()];
+        let entry = numbers[name];
         let ours = if cfg!(target_arch = "aarch64") {
             entry.aarch64
         } else {
