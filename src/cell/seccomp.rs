@@ -232,5 +232,7 @@ fn number(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| format!("{text:?} is not a number"))
 }
 
+// The verdicts are computed for both architectures, but the numbers come from the libc of one.
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;

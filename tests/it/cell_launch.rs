@@ -109,6 +109,18 @@ fn a_cell_that_does_not_hold_is_not_entered() {
 }
 
 #[test]
+fn a_launcher_whose_parent_is_gone_does_not_start_the_server() {
+    let tmp = tempfile::tempdir().unwrap();
+    let orphan = CellSpec {
+        parent: 1,
+        ..plain(tmp.path())
+    };
+    let (code, text) = refused(&orphan);
+    assert_eq!(code, 70);
+    assert!(text.contains("died"), "{text}");
+}
+
+#[test]
 fn bad_specs_are_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let mut spec = plain(tmp.path());

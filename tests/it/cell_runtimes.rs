@@ -155,7 +155,6 @@ fn git_works_where_it_is_allowed() {
     let git = |args: &[&str]| {
         let config = Cell {
             write: vec![work.path().to_owned()],
-            env: vec![],
             ..Cell::default()
         };
         let mut command = vec!["git", "-C", repo.to_str().unwrap()];
@@ -168,10 +167,6 @@ fn git_works_where_it_is_allowed() {
             "init.defaultBranch=main",
         ]);
         command.extend(args);
-        let config = Cell {
-            execute: vec!["git".into()],
-            ..config
-        };
         run(&config, &command)
     };
     std::fs::create_dir(&repo).unwrap();
@@ -182,6 +177,47 @@ fn git_works_where_it_is_allowed() {
     ok(&git(&["gc", "-q"]));
     assert_eq!(ok(&git(&["log", "--format=%s"])), "first\n");
     assert_eq!(ok(&git(&["status", "--short"])), "");
+}
+
+#[test]
+fn a_server_may_run_git_when_it_was_allowed_and_not_otherwise() {
+    if !has("git") || !has("python3") {
+        return;
+    }
+    let code = "import subprocess; print(subprocess.run(['git', '--version']).returncode)";
+    let allowed = Cell {
+        execute: vec!["git".into()],
+        ..Cell::default()
+    };
+    assert!(ok(&run(&allowed, &["python3", "-uc", code])).ends_with("\n0\n"));
+    let refused = run(&Cell::default(), &["python3", "-uc", code]);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("PermissionError"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn the_jvm_starts() {
+    if !has("java") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("T.java");
+    let code = "public class T { public static void main(String[] a) throws Exception {
+        Thread t = new Thread(() -> System.out.println(Runtime.getRuntime().availableProcessors() > 0));
+        t.start(); t.join(); } }";
+    std::fs::write(&path, code).unwrap();
+    let config = Cell {
+        read: vec![dir.path().to_owned()],
+        ..Cell::default()
+    };
+    assert_eq!(
+        ok(&run(&config, &["java", path.to_str().unwrap()])),
+        "true\n"
+    );
 }
 
 fn executable(path: &Path) {

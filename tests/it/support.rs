@@ -64,8 +64,12 @@ pub(crate) fn enter(spec: &CellSpec) -> Ended {
 
 /// The same as another user, which only root can ask for.
 pub(crate) fn enter_as(user: Option<u32>, spec: &CellSpec) -> Ended {
+    let parent = match spec.parent {
+        0 => i32::try_from(std::process::id()).unwrap(),
+        other => other,
+    };
     let spec = CellSpec {
-        parent: i32::try_from(std::process::id()).unwrap(),
+        parent,
         ..spec.clone()
     };
     let sealed = seal_spec(&spec).unwrap();

@@ -80,6 +80,7 @@ impl<'a> Planner<'a> {
         let private = Private::make(tmp)?;
         self.grant_table(&table);
         self.grant_binary(&program.path);
+        self.grant_needs(&program.path);
         for script in &program.scripts {
             self.spec
                 .read
@@ -117,12 +118,6 @@ impl<'a> Planner<'a> {
 
     /// What the preset lists and this host has.
     fn grant_table(&mut self, table: &preset::Table) {
-        let there = |grants: &[preset::Grant]| {
-            let paths = grants.iter().map(|grant| grant.path.clone());
-            paths
-                .filter(|path| readable(path).is_ok())
-                .collect::<Vec<_>>()
-        };
         self.spec.read.extend(there(&table.read));
         self.spec.write.extend(there(&table.write));
         if !self.config.egress.is_empty() {
@@ -248,17 +243,20 @@ impl<'a> Planner<'a> {
                 "{program} needs a shell, which the server may now use"
             ));
         }
-        if let Some(needs) = name(path).and_then(|name| self.programs.program.get(&name)) {
-            let there = |grants: &[preset::Grant]| {
-                let paths = grants.iter().map(|grant| grant.path.clone());
-                paths
-                    .filter(|path| readable(path).is_ok())
-                    .collect::<Vec<_>>()
-            };
+        self.grant_needs(path);
+        Ok(())
+    }
+
+    /// What the table says about programs of that name.
+    fn grant_needs(&mut self, path: &Path) {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if let Some(needs) = self.programs.program.get(name) {
             self.spec.execute.extend(there(&needs.execute));
             self.spec.read.extend(there(&needs.read));
         }
-        Ok(())
     }
 
     /// What the operator named; it must be there.
@@ -450,6 +448,12 @@ impl Private {
             canary,
         })
     }
+}
+
+/// The grants of a table that this host has.
+fn there(grants: &[preset::Grant]) -> Vec<PathBuf> {
+    let paths = grants.iter().map(|grant| grant.path.clone());
+    paths.filter(|path| readable(path).is_ok()).collect()
 }
 
 /// Whether we ourselves can read that file or list that directory.
