@@ -128,6 +128,11 @@ fn assemble(
     arch: TargetArch,
 ) -> Result<BpfProgram, SeccompError> {
     let failed = |reason: String| SeccompError::Table { reason };
+    // What is refused whatever its arguments takes two instructions of our own; seccompiler spends
+    // five, and the kernel walks the whole filter once for each call number when it is installed.
+    let (always, rules): (BTreeMap<_, _>, BTreeMap<_, _>) = rules
+        .into_iter()
+        .partition(|(_, clauses)| clauses.is_empty());
     let action = SeccompAction::Errno(errno);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch)
         .map_err(|error| failed(error.to_string()))?;
@@ -137,6 +142,11 @@ fn assemble(
     match body.split_at_checked(3) {
         Some(([load, compare, kill], rest)) if is_arch_check(load, compare, kill) => {
             let mut program = prologue(compare.k);
+            for number in always.into_keys() {
+                let number = u32::try_from(number).map_err(|error| failed(error.to_string()))?;
+                program.push(step(JUMP_EQUAL, 0, 1, number));
+                program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno));
+            }
             program.extend_from_slice(rest);
             Ok(program)
         }
@@ -161,10 +171,13 @@ fn is_arch_check(load: &sock_filter, compare: &sock_filter, kill: &sock_filter) 
         && (kill.code, kill.k) == (RETURN, libc::SECCOMP_RET_KILL_PROCESS)
 }
 
+fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
 /// Foreign architecture (`int 0x80` on x86-64), x32 (bit 30 makes the number huge) and numbers
 /// above [`NEWEST`]: ENOSYS.
 fn prologue(arch: u32) -> BpfProgram {
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let absent = libc::SECCOMP_RET_ERRNO | (Errno::ENOSYS as u32);
     vec![
         step(LOAD_WORD, 0, 0, ARCH),

@@ -151,6 +151,12 @@ fn the_working_directory_stays_when_something_in_it_is_granted() {
     assert!(below.read.contains(&docs));
     let none = spec(&Cell::default(), &["cat"], work.path(), tmp.path()).unwrap();
     assert_eq!(none.cwd, tmp.path().join("home"));
+    let above = spec(&Cell::default(), &["cat"], tmp.path(), tmp.path()).unwrap();
+    assert_eq!(
+        above.cwd,
+        tmp.path().join("home"),
+        "its own directories do not count"
+    );
 }
 
 #[test]
