@@ -45,6 +45,8 @@ struct DeniedWays {
     elicitation: Option<&'static str>,
     log_level: Option<&'static str>,
     subscribe: Option<&'static str>,
+    /// `tools/call` itself, asked far more often than all others together.
+    call: Option<&'static str>,
 }
 
 /// How long a request may take.
@@ -68,6 +70,7 @@ impl Policy {
             elicitation: method_rule(&methods, method::ELICITATION_CREATE),
             log_level: method_rule(&methods, method::LOGGING_SET_LEVEL),
             subscribe: method_rule(&methods, method::RESOURCES_SUBSCRIBE),
+            call: method_rule(&methods, method::TOOLS_CALL),
         };
         Self {
             methods,
@@ -275,7 +278,11 @@ impl Policy {
     }
 
     fn check_method(&self, subject: &Subject) -> Option<Refusal> {
-        let rule = self.method_rule(&subject.method)?;
+        let rule = if subject.capability == Capability::Tool {
+            self.denied.call
+        } else {
+            self.method_rule(&subject.method)
+        }?;
         Some(refuse_method(rule, Some(subject), &subject.method))
     }
 
@@ -449,14 +456,18 @@ impl Policy {
                 ));
                 return Arguments::Pass;
             }
-            Checker::Schema { validator, raw } => {
+            Checker::Schema {
+                validator,
+                depth,
+                raw,
+            } => {
                 // Absent and `null` mean no arguments, as in the SDKs of Python.
                 let arguments = params.and_then(|params| params.member("arguments"));
                 let arguments = arguments.map_or(&b"{}"[..], |arguments| match arguments.text {
                     b"null" => b"{}",
                     given => given,
                 });
-                check(validator, raw, arguments)
+                check(validator, depth, raw, arguments)
             }
         };
         match outcome {
@@ -569,7 +580,11 @@ impl Policy {
                 ));
                 return None;
             }
-            Checker::Schema { validator, raw } => check(validator, raw, content?).err()?,
+            Checker::Schema {
+                validator,
+                depth,
+                raw,
+            } => check(validator, depth, raw, content?).err()?,
         };
         if mode == Check::Warn {
             notes.push(warning(SCHEMA_OUTPUT, self.explained(&reason)));
