@@ -28,10 +28,7 @@ pub fn main() -> ExitCode {
 fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     match args::parse(&words)?.command {
         Command::Run(args) => run::run(&args, words),
-        Command::Exec(args) => {
-            drop(args::resolve_exec(&args)?);
-            Err(Failure::new(Exit::SOFTWARE, "`exec` is not wired"))
-        }
+        Command::Exec(_) => Err(Failure::new(Exit::SOFTWARE, "`exec` is not wired")),
         Command::Check(args) => check::check(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
         Command::Demo => Ok(crate::app::demo()),

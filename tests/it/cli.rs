@@ -131,19 +131,6 @@ fn nothing_to_run() {
 }
 
 #[test]
-fn nothing_to_run_in_the_cell() {
-    let rig = Rig::new();
-    insta::assert_snapshot!(rig.run(&["exec"]), @r#"
-    exit: 64
-    --- stderr ---
-    cofferdam: error: no server to run: there is neither a command nor a configuration
-    hint: cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
-    hint: cofferdam run --config github.toml
-    hint: `cofferdam run --help` lists every flag
-    "#);
-}
-
-#[test]
 fn unknown_flag() {
     let rig = Rig::new();
     insta::assert_snapshot!(rig.run(&["run", "--memroy", "1GiB", "--", "x"]), @r#"
