@@ -2,6 +2,7 @@
 
 pub mod args;
 mod check;
+mod demo;
 mod doctor;
 pub mod exit;
 mod out;
@@ -21,6 +22,9 @@ pub fn main() -> ExitCode {
     if let Some(code) = cell() {
         return code;
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == "__demo-server") {
+        return demo::serve();
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     dispatch(words).unwrap_or_else(|failure| report(&failure))
 }
@@ -31,7 +35,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Exec(_) => Err(Failure::new(Exit::SOFTWARE, "`exec` is not wired")),
         Command::Check(args) => check::check(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
-        Command::Demo => Ok(crate::app::demo()),
+        Command::Demo => demo::run(),
         Command::Schema => Ok(out::print(&crate::config::json_schema())),
         Command::Completions { shell } => Ok(completions(shell)),
     }

@@ -1,10 +1,16 @@
-//! One binary for every behaviour that is seen from outside.
-//!
-//! The modules are marked as tests so that the lints know their helpers as such.
+//! Tests of the built program, one module for each behaviour, in one binary.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says no by panicking; helpers are part of the tests"
+)]
 
-#[cfg(test)]
+mod architecture;
 mod cli;
-#[cfg(test)]
 mod config;
-#[cfg(test)]
+mod package_cell;
+mod package_install;
+mod policy_corpus;
+mod policy_props;
 mod rig;

@@ -1,0 +1,117 @@
+//! Packages from the real registries, installed by the real npm and pip in real install cells.
+
+use super::package_cell::{World, closed_cell, start};
+use cofferdam::cell::package::Prepared;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+
+/// The first line that the server answers from a cell without network and without our files.
+fn first_answer(prepared: &Prepared) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = closed_cell(prepared, dir.path());
+    let (mut child, _status) =
+        start(&spec, Stdio::piped(), Stdio::piped(), Stdio::inherit()).unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{INITIALIZE}").unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    drop(stdin);
+    child.kill().ok();
+    child.wait().unwrap();
+    line
+}
+
+#[test]
+fn a_server_from_npm_installs_once_and_answers_from_a_closed_cell() {
+    let mut world = World::new();
+    let line = "npx -y @modelcontextprotocol/server-everything@2026.8.31";
+    let Some((first, said)) = world.online(line) else {
+        return;
+    };
+    assert!(!first.floating);
+    assert_eq!(
+        said.first().unwrap(),
+        "installing @modelcontextprotocol/server-everything@2026.8.31 with npm ..."
+    );
+    assert!(first_answer(&first).contains("serverInfo"));
+
+    world.without_network();
+    let (second, said) = world.prepare(line);
+    assert_eq!(second.unwrap(), first);
+    assert_eq!(
+        (said.len(), world.launcher.runs),
+        (0, 1),
+        "a warm start asks nobody"
+    );
+}
+
+#[test]
+fn a_floating_version_is_named_and_kept_when_nobody_answers() {
+    let mut world = World::new();
+    let Some((first, said)) = world.online("npx -y semver@latest 1.2.3") else {
+        return;
+    };
+    assert!(first.floating);
+    let words = format!(
+        "and is semver {} now; pin it as semver@{}",
+        first.version, first.version
+    );
+    assert!(said.last().unwrap().ends_with(&words), "{said:?}");
+
+    // A day later the tag would be asked for again.
+    let record = world.record("npm");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let start = text.find("\"checked_at\": ").unwrap() + "\"checked_at\": ".len();
+    let end = start + text[start..].find(',').unwrap();
+    std::fs::write(&record, format!("{}1000{}", &text[..start], &text[end..])).unwrap();
+    let runs = world.launcher.runs;
+    let (again, _) = world.prepare("npx -y semver@latest 1.2.3");
+    assert_eq!(
+        (again.unwrap(), world.launcher.runs),
+        (first.clone(), runs + 1)
+    );
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(!text.contains("\"checked_at\": 1000,"), "{text}");
+
+    std::fs::write(&record, format!("{}1000{}", &text[..start], &text[end..])).unwrap();
+    world.without_network();
+    let (offline, said) = world.prepare("npx -y semver@latest 1.2.3");
+    assert_eq!(offline.unwrap(), first);
+    assert!(
+        said.iter()
+            .any(|line| line.ends_with(&format!("using semver@{}", first.version))),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_server_from_pypi_installs_once_and_answers_from_a_closed_cell() {
+    let mut world = World::new();
+    let Some((first, said)) = world.online("uvx mcp-server-time") else {
+        return;
+    };
+    assert!(first.floating);
+    let warning = said.last().unwrap();
+    assert!(
+        warning.starts_with("warning: `mcp-server-time` floats and is mcp-server-time 20"),
+        "{warning}"
+    );
+    assert!(first_answer(&first).contains("serverInfo"));
+
+    world.without_network();
+    let runs = world.launcher.runs;
+    let (second, said) = world.prepare("uvx mcp-server-time");
+    assert_eq!(second.unwrap(), first);
+    assert_eq!(
+        (said.len(), world.launcher.runs),
+        (1, runs),
+        "a warm start asks nobody"
+    );
+
+    let error = world.prepare("uvx mcp-server-git").0.unwrap_err();
+    assert_eq!(error.exit_code(), 69, "{error}");
+}
