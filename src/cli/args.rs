@@ -70,7 +70,10 @@ impl Command {
 const RUN_EXAMPLES: &str = "Examples:
   cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
   cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
-  cofferdam run --config github.toml";
+  cofferdam run --config github.toml
+
+With both a file and flags, a flag replaces a value of the file and adds to a list of it.
+`cofferdam check` takes the same words and shows what they come to.";
 
 /// Flags of `run`.
 #[derive(Debug, Clone, Args)]
