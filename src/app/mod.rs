@@ -3,8 +3,13 @@
 //! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the loop.
 
 mod drain;
+mod exec;
 mod lane;
+mod spawner;
 mod stdio;
+
+pub use exec::{ExecOptions, exec};
+pub use spawner::spawner;
 
 use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};
