@@ -115,3 +115,77 @@ fn a_server_from_pypi_installs_once_and_answers_from_a_closed_cell() {
     let error = world.prepare("uvx mcp-server-git").0.unwrap_err();
     assert_eq!(error.exit_code(), 69, "{error}");
 }
+
+/// A package whose install script is hostile, and what of it reached the world outside.
+#[test]
+fn a_hostile_install_script_reaches_its_own_staging_and_nothing_else() {
+    let mut world = World::new();
+    world.packages.scripts = true;
+    world.without_network();
+    let root = world.dir.path().to_owned();
+    let home = root.join("home");
+    std::fs::create_dir_all(root.join("package")).unwrap();
+    std::fs::create_dir_all(&home).unwrap();
+    std::fs::write(home.join(".npmrc"), "//r.example/:_authToken=hunter2\n").unwrap();
+    world
+        .env
+        .insert("HOME".to_owned(), home.display().to_string());
+    world
+        .env
+        .insert("GITHUB_TOKEN".to_owned(), "hunter2".to_owned());
+    // Another package is there already.
+    let other = world.packages.cache.join("npm/other@1.0.0-000000000000");
+    std::fs::create_dir_all(&other).unwrap();
+    std::fs::write(other.join("index.js"), "good").unwrap();
+    let script = r#"
+const fs = require('fs');
+const tried = {};
+const attempt = (name, act) => { try { act(); tried[name] = 'DONE'; } catch (e) { tried[name] = e.code || 'failed'; } };
+attempt('poison another package', () => fs.writeFileSync('OTHER/index.js', 'evil'));
+attempt('add a record', () => fs.writeFileSync('CACHE/npm/evil@1.0.0-000000000000.json', '{}'));
+attempt('take a lock', () => fs.writeFileSync('CACHE/locks/npm-000000000000', ''));
+attempt('read the token', () => fs.readFileSync('HOME/.npmrc'));
+attempt('write to the home', () => fs.writeFileSync('HOME/.bashrc', 'evil'));
+attempt('write to /tmp', () => fs.writeFileSync('/tmp/cofferdam-test-evil', 'evil'));
+attempt('see a variable', () => { if (!process.env.GITHUB_TOKEN) throw Error('none'); });
+attempt('link out', () => fs.linkSync('OTHER/index.js', 'stolen'));
+fs.writeFileSync('tried.json', JSON.stringify(tried));
+"#;
+    let script = script
+        .replace("OTHER", &other.display().to_string())
+        .replace("CACHE", &world.packages.cache.display().to_string())
+        .replace("HOME/", &format!("{}/", home.display()));
+    std::fs::write(root.join("package/evil.js"), script).unwrap();
+    std::fs::write(
+        root.join("package/package.json"),
+        r#"{"name":"evil","version":"1.0.0","bin":"evil.js","scripts":{"postinstall":"node evil.js"}}"#,
+    )
+    .unwrap();
+    let packed = std::process::Command::new("tar")
+        .args(["-czf", "evil-1.0.0.tgz", "package"])
+        .current_dir(&root)
+        .status()
+        .unwrap();
+    assert!(packed.success());
+
+    let (result, said) = world.prepare("npx -y ./evil-1.0.0.tgz");
+    let prepared = result.unwrap_or_else(|error| panic!("{error} {said:#?}"));
+    let entry = prepared
+        .execute
+        .iter()
+        .find(|path| path.starts_with(&world.packages.cache));
+    let tried =
+        std::fs::read_to_string(entry.unwrap().join("node_modules/evil/tried.json")).unwrap();
+    let tried: std::collections::BTreeMap<String, String> = serde_json::from_str(&tried).unwrap();
+    assert_eq!(tried.len(), 8, "{tried:?}");
+    let done: Vec<_> = tried
+        .iter()
+        .filter(|(_, outcome)| *outcome == "DONE")
+        .collect();
+    assert!(done.is_empty(), "{tried:?}");
+    assert_eq!(
+        std::fs::read_to_string(other.join("index.js")).unwrap(),
+        "good"
+    );
+    assert!(!std::path::Path::new("/tmp/cofferdam-test-evil").exists());
+}

@@ -22,6 +22,7 @@ mod detect;
 mod digest;
 mod entry;
 mod error;
+mod incell;
 mod npm;
 mod python;
 mod python_settings;
@@ -31,6 +32,7 @@ mod tools;
 
 pub use detect::detect;
 pub use error::PackageError;
+pub use incell::InCell;
 pub use request::{Ecosystem, Request, Version, Wanted};
 
 use super::{CellSpec, Layer};

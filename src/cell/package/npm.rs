@@ -153,6 +153,12 @@ impl Node {
         spec.program.clone_from(&self.node);
         spec.args = args;
         spec.execute.push(self.node.clone());
+        // Scripts start `node` by name.
+        if let Some(dir) = self.node.parent() {
+            for (_, value) in spec.env.iter_mut().filter(|(name, _)| name == "PATH") {
+                value.insert_str(0, &format!("{}:", dir.display()));
+            }
+        }
         // npm of a distribution finds its modules beside itself.
         spec.read
             .push(self.npm.parent().unwrap_or(&self.npm).to_owned());

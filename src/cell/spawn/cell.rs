@@ -213,15 +213,38 @@ pub struct Watch<'a> {
     pub(super) reaped: Vec<(Pid, WaitStatus)>,
 }
 
-impl Watch<'_> {
+/// The way to the operator alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Teller<'a> {
+    control: &'a Channel,
+    cell: u32,
+}
+
+impl Teller<'_> {
     /// Shows the operator one line; dropped when the message process does not read.
-    pub fn progress(&self, text: impl Into<String>) {
+    pub fn tell(&self, text: impl Into<String>) {
         let event = Event::Progress {
             cell: self.cell,
             text: text.into(),
         };
         if let Ok((bytes, fds)) = event.encode() {
             drop(self.control.send(&bytes, &fds));
+        }
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Shows the operator one line; dropped when the message process does not read.
+    pub fn progress(&self, text: impl Into<String>) {
+        self.teller().tell(text);
+    }
+
+    /// Shows lines while the watch is lent to [`run_to_completion`].
+    #[must_use]
+    pub fn teller(&self) -> Teller<'a> {
+        Teller {
+            control: self.control,
+            cell: self.cell,
         }
     }
 

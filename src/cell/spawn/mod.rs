@@ -30,7 +30,7 @@ mod stdio;
 pub mod tempdir;
 pub mod tree;
 
-pub use cell::{Completion, StartError, Watch, run_to_completion};
+pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
 pub use client::{SpawnError, Spawner};
 pub use protocol::{Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
 pub use server::{Ended, Planned, Planner, serve};
