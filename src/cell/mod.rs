@@ -10,6 +10,7 @@ mod landlock;
 mod launcher;
 mod limits;
 pub mod package;
+mod plan;
 mod probe;
 pub mod pty;
 mod report;
@@ -21,6 +22,7 @@ mod witness;
 
 pub use descriptors::{SpecError, read_spec, seal_spec};
 pub use launcher::enter;
+pub use plan::{PlanError, plan};
 pub use probe::{HostReport, probe};
 pub use report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState, MESSAGE_LIMIT};
 pub use spec::{CellSpec, SPEC_LIMIT};
