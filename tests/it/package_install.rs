@@ -189,3 +189,57 @@ fs.writeFileSync('tried.json', JSON.stringify(tried));
     );
     assert!(!std::path::Path::new("/tmp/cofferdam-test-evil").exists());
 }
+
+/// Where a uv of the tests lies: `COFFERDAM_TEST_UV`, the test fixtures, or PATH.
+fn uv_dir() -> Option<std::path::PathBuf> {
+    let named = std::env::var("COFFERDAM_TEST_UV")
+        .ok()
+        .map(std::path::PathBuf::from);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let on_path = path.split(':').map(std::path::PathBuf::from);
+    named
+        .into_iter()
+        .chain(on_path)
+        .find(|dir| dir.join("uv").is_file())
+}
+
+#[test]
+fn uv_installs_for_uvx_when_it_is_there() {
+    let Some(dir) = uv_dir() else {
+        println!("SKIPPED: uv is not installed");
+        return;
+    };
+    let mut world = World::new();
+    let path = format!("{}:{}", dir.display(), world.env.get("PATH").unwrap());
+    world.env.insert("PATH".to_owned(), path);
+    let line = "uvx --from idna==3.10 --with six idna";
+    let request_error = match world.prepare(line) {
+        // idna 3.10 has no program: what uv installed is known by that.
+        (Err(error), said) => {
+            assert_eq!(
+                said.first().unwrap(),
+                "installing idna==3.10 with uv ...",
+                "{said:?}"
+            );
+            error
+        }
+        (Ok(prepared), _) => panic!("{prepared:?}"),
+    };
+    if request_error.exit_code() == 69 {
+        println!(
+            "SKIPPED: the registry cannot be reached: {}",
+            request_error.hint()
+        );
+        return;
+    }
+    assert_eq!(request_error.exit_code(), 127, "{request_error}");
+
+    let Some((time, said)) = world.online("uvx mcp-server-time==2026.10.19") else {
+        return;
+    };
+    assert!(
+        said.iter()
+            .any(|line| line.starts_with("installing mcp-server-time==2026.10.19 with uv"))
+    );
+    assert!(first_answer(&time).contains("serverInfo"));
+}
