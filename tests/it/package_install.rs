@@ -11,6 +11,7 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","param
 fn first_answer(prepared: &Prepared) -> String {
     let dir = tempfile::tempdir().unwrap();
     let spec = closed_cell(prepared, dir.path());
+    let began = std::time::Instant::now();
     let (mut child, _status) =
         start(&spec, Stdio::piped(), Stdio::piped(), Stdio::inherit()).unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -20,6 +21,7 @@ fn first_answer(prepared: &Prepared) -> String {
         .read_line(&mut line)
         .unwrap();
     drop(stdin);
+    println!("first answer after {:?}", began.elapsed());
     child.kill().ok();
     child.wait().unwrap();
     line
