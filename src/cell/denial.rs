@@ -228,6 +228,17 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// What was tried, as one word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Execute { .. } => "execute",
+            Self::Connect { .. } => "connect",
+        }
+    }
+
     /// The flag that would allow it, ready for a shell.
     #[must_use]
     pub fn flag(&self) -> String {

@@ -263,11 +263,7 @@ pub fn parse(words: &[OsString]) -> Result<Cli, Error> {
 pub fn to_config(words: &[OsString]) -> Result<Resolved, Error> {
     match parse(words)?.command {
         Command::Run(args) => resolve(&args),
-        Command::Exec(args) => resolve(&RunArgs {
-            shared: args.shared,
-            policy: PolicyArgs::default(),
-            dry_run: false,
-        }),
+        Command::Exec(args) => resolve_exec(&args),
         other => Err(Error::OtherCommand {
             command: format!("{other:?}")
                 .split([' ', '('])
@@ -297,6 +293,18 @@ pub fn resolve(args: &RunArgs) -> Result<Resolved, Error> {
         quiet: shared.quiet,
         dry_run: args.dry_run,
         config_file: shared.config.clone(),
+    })
+}
+
+/// [`resolve`] for the flags of `exec`.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_exec(args: &ExecArgs) -> Result<Resolved, Error> {
+    resolve(&RunArgs {
+        shared: args.shared.clone(),
+        policy: PolicyArgs::default(),
+        dry_run: false,
     })
 }
 

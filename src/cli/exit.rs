@@ -49,6 +49,12 @@ impl Exit {
     }
 }
 
+impl From<u8> for Exit {
+    fn from(code: u8) -> Self {
+        Self(code)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.0)

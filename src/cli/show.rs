@@ -86,6 +86,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
     };
     rows.server();
     rows.cell();
+    rows.packages();
     rows.policy();
     rows.limits();
     rows.outside();
@@ -197,6 +198,10 @@ impl Rows<'_> {
             "every layer that is not optional",
         );
         self.list("cell.optional", &cell.optional, "none");
+    }
+
+    fn packages(&mut self) {
+        self.section = "Packages";
         let packages = &self.resolved.config.packages;
         let scripts = if packages.scripts {
             "run, inside the install cell"
@@ -380,7 +385,7 @@ impl Rows<'_> {
         }
         match &config.admin {
             Some(address) => self.one("admin.listen", address.to_string(), address.to_string()),
-            None => self.one("admin.listen", "none", Value::Null),
+            None => self.one("admin.listen", "no listener", Value::Null),
         }
     }
 }

@@ -1,14 +1,20 @@
-//! Tests of the built program, one module for each behaviour.
-
+//! Tests of the built program, one module for each behaviour, in one binary.
 #![expect(
-    clippy::unwrap_used,
     clippy::panic,
-    reason = "a test that cannot go on fails at the line that says so; helpers are part of the tests"
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says no by panicking; helpers are part of the tests"
 )]
 
+mod architecture;
 mod cell_floor;
 mod cell_launch;
 mod cell_runtimes;
+mod cli;
+mod config;
 mod package_cell;
 mod package_install;
+mod policy_corpus;
+mod policy_props;
+mod rig;
 mod support;
