@@ -98,19 +98,16 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
 fn plan_package(config: &Config, package: &Prepared, tmp: &Path) -> Result<CellSpec, StartError> {
     let mut cell = config.cell.clone();
     cell.read.extend(package.read.iter().cloned());
-    cell.execute.extend(
-        package
-            .execute
-            .iter()
-            .map(|path| path.display().to_string()),
-    );
     cell.env.extend(
         package
             .env
             .iter()
             .map(|(name, value)| EnvRule::Set(name.clone(), value.clone())),
     );
-    plan_command(&cell, &package.command, tmp)
+    let mut spec = plan_command(&cell, &package.command, tmp)?;
+    // The sealed entry and its runtime are trees, and nothing of them can be written in the cell.
+    spec.execute.extend(package.execute.iter().cloned());
+    Ok(spec)
 }
 
 fn plan_command(

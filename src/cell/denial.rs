@@ -36,7 +36,10 @@ enum Kind {
 struct Rule {
     pattern: &'static str,
     kind: Kind,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for readers; a test looks that it is there"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for readers; a test looks that it is there")
+    )]
     reason: &'static str,
 }
 
