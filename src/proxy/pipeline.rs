@@ -367,7 +367,10 @@ impl Session {
         malformed: &Malformed,
         out: &mut Outbox,
     ) {
-        let raw_id = malformed.id.as_ref().map(|(raw, _)| &**raw);
+        // The id of an open request belongs to that request's own answer.
+        let id = malformed.id.as_ref();
+        let free = id.filter(|(_, key)| !self.client.contains(key) && !self.listing.holds(key));
+        let raw_id = free.map(|(raw, _)| &**raw);
         reply::malformed(&mut out.to_client, raw_id, malformed.fault, self.era);
         self.metrics.message(
             Direction::ToServer,

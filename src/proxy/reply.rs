@@ -30,8 +30,12 @@ pub(super) fn malformed(out: &mut Vec<u8>, id: Option<&[u8]>, fault: Fault, era:
 /// A denial carries no `structuredContent`: clients validate it even when `isError` is set, and then
 /// show their own error in place of the denial.
 fn tool_result(refusal: &Refusal, era: Era) -> Value {
+    let mut text = refusal.text.clone();
+    if !text.contains(refusal.rule) {
+        text = format!("{text} (rule {})", refusal.rule);
+    }
     let mut result = json!({
-        "content": [{ "type": "text", "text": format!("{} (rule {})", refusal.text, refusal.rule) }],
+        "content": [{ "type": "text", "text": text }],
         "isError": true,
     });
     if era == Era::Modern {
