@@ -552,6 +552,49 @@ fn network(t: &Targets) -> Vec<Act> {
             }),
         ),
         net(
+            "tcp_fast_open_by_option",
+            Box::new(move || {
+                let fd = socket(AF_INET, SOCK_STREAM, 0)?;
+                let on = 1i32;
+                // TCP_FASTOPEN_CONNECT (30): connect() returns at once, the first write connects.
+                sys(
+                    libc::SYS_setsockopt,
+                    &[fd, 6, 30, &raw const on as usize, 4],
+                )?;
+                connect(fd, &tcp)?;
+                sys(libc::SYS_write, &[fd, data, 1]).map(drop)
+            }),
+        ),
+        net(
+            "tcp_fast_open_by_message",
+            Box::new(move || {
+                let fd = socket(AF_INET, SOCK_STREAM, 0)?;
+                let part = [data, 1];
+                // struct msghdr: name, its length, parts, their number, no control data, flags.
+                let message = [
+                    tcp.as_ptr() as usize,
+                    16,
+                    part.as_ptr() as usize,
+                    1,
+                    0,
+                    0,
+                    0,
+                ];
+                let message = message.as_ptr() as usize;
+                sys(libc::SYS_sendmsg, &[fd, message, 0x2000_0000]).map(drop)
+            }),
+        ),
+        net(
+            "tcp_mapped_connect",
+            Box::new(move || {
+                let mut address = [0u8; 28];
+                address[..2].copy_from_slice(&10u16.to_ne_bytes());
+                address[2..4].copy_from_slice(&tcp[2..4]);
+                address[18..24].copy_from_slice(&[0xff, 0xff, 127, 0, 0, 1]);
+                connect(socket(AF_INET6, SOCK_STREAM, 0)?, &address)
+            }),
+        ),
+        net(
             "udp_send",
             Box::new(move || {
                 let fd = socket(AF_INET, SOCK_DGRAM, 0)?;

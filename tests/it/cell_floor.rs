@@ -231,21 +231,61 @@ fn an_allowed_port_opens_that_port_and_nothing_else() {
         ..Cell::default()
     };
     let open = in_cell(&allow(port), &targets);
-    for act in ["tcp_connect", "ipv6_socket", "netlink_route"] {
-        assert!(open[act].1, "{act}: {:?}", open[act]);
-    }
     let through = |acts: &Acts| -> Vec<String> {
         let hostile = acts.iter().filter(|(_, (category, through, _))| {
             *through && category != "honest" && category != "uncovered"
         });
         hostile.map(|(act, _)| act.clone()).collect()
     };
+    // Every way of connecting that is left is one that landlock sees, and all lead to the port.
+    let honest = [
+        "tcp_connect",
+        "tcp_fast_open_by_option",
+        "tcp_mapped_connect",
+    ];
     assert_eq!(
         through(&open),
-        ["ipv6_socket", "netlink_route", "tcp_connect"]
+        [&["ipv6_socket", "netlink_route"], &honest[..]].concat()
     );
 
     let other = in_cell(&allow(port ^ 1), &Targets::plant());
     assert_eq!(through(&other), ["ipv6_socket", "netlink_route"]);
-    assert_eq!(other["tcp_connect"].2, i64::from(libc::EACCES));
+    for act in honest {
+        assert_eq!(other[act].2, i64::from(libc::EACCES), "{act}");
+    }
+}
+
+#[test]
+fn a_cell_with_datagrams_has_udp_and_still_no_other_way_out() {
+    if !host_is_able() {
+        return;
+    }
+    let targets = Targets::plant();
+    let egress = vec![EgressRule {
+        host: "localhost".into(),
+        port: 443,
+    }];
+    let write = vec![targets.work.path().to_owned()];
+    let tmp = tempfile::tempdir().unwrap();
+    let config = Cell {
+        egress,
+        write,
+        ..Cell::default()
+    };
+    let probe = example("probe");
+    let mut spec = planned(
+        &config,
+        &[probe.to_str().unwrap(), &targets.argument()],
+        tmp.path(),
+    );
+    spec.datagrams = true;
+    let cell = acts(&enter_as(None, &spec).stdout);
+    let network = cell
+        .iter()
+        .filter(|(_, (category, ..))| category == "network");
+    let through: Vec<&String> = network
+        .filter(|(_, act)| act.1)
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(through, ["ipv6_socket", "netlink_route", "udp_send"]);
 }
