@@ -40,7 +40,11 @@ fn log(bytes: usize) -> String {
             line / 60 % 60,
             line % 60,
             line * 7919 % 1000,
-            if line % 4 == 0 { " for \"guest\"" } else { "" },
+            if line.is_multiple_of(4) {
+                " for \"guest\""
+            } else {
+                ""
+            },
         );
         line += 1;
     }
@@ -75,7 +79,7 @@ fn table(bytes: usize) -> String {
             r#"{}{{"id":{row},"name":"user-{}","email":"user{row}@example.com","active":{},"score":{}.{}}}"#,
             if row == 0 { "" } else { "," },
             row * 31 % 997,
-            row % 3 == 0,
+            row.is_multiple_of(3),
             row % 100,
             row % 10,
         );

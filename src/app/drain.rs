@@ -30,7 +30,13 @@ pub(super) struct Drain {
 
 impl Drain {
     pub(super) fn new(from: OwnedFd, now: Instant) -> Self {
-        Self { from, line: Vec::new(), tokens: BURST, refilled: now, dropped: 0 }
+        Self {
+            from,
+            line: Vec::new(),
+            tokens: BURST,
+            refilled: now,
+            dropped: 0,
+        }
     }
 
     /// One `read(2)`: each line within the rate goes to `log`, the number above it to `dropped`.
@@ -66,7 +72,11 @@ impl Drain {
         if self.dropped > before {
             dropped(self.dropped - before);
         }
-        Ok(if got == 0 { Drained::End } else { Drained::More })
+        Ok(if got == 0 {
+            Drained::End
+        } else {
+            Drained::More
+        })
     }
 
     fn emit(&mut self, log: &mut impl FnMut(&[u8])) {
@@ -84,10 +94,16 @@ impl Drain {
 
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.refilled);
-        let earned = u32::try_from(passed.as_millis()).unwrap_or(u32::MAX).saturating_mul(PER_SECOND) / 1000;
+        let earned = u32::try_from(passed.as_millis())
+            .unwrap_or(u32::MAX)
+            .saturating_mul(PER_SECOND)
+            / 1000;
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(BURST);
-            self.refilled = now - passed.saturating_sub(Duration::from_millis(u64::from(earned) * 1000 / u64::from(PER_SECOND)));
+            self.refilled = now
+                - passed.saturating_sub(Duration::from_millis(
+                    u64::from(earned) * 1000 / u64::from(PER_SECOND),
+                ));
         }
     }
 }
@@ -110,21 +126,29 @@ mod tests {
         nix::unistd::write(&write, b"one\r\ntwo\n\nthr").unwrap();
         let mut lines = Vec::new();
         let mut lost = 0;
-        drain.read(start, |line| lines.push(line.to_vec()), |n| lost += n).unwrap();
+        drain
+            .read(start, |line| lines.push(line.to_vec()), |n| lost += n)
+            .unwrap();
         nix::unistd::write(&write, b"ee\n").unwrap();
-        drain.read(start, |line| lines.push(line.to_vec()), |n| lost += n).unwrap();
+        drain
+            .read(start, |line| lines.push(line.to_vec()), |n| lost += n)
+            .unwrap();
         assert_eq!(lines, [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
 
         lines.clear();
         nix::unistd::write(&write, &b"x\n".repeat(1000)).unwrap();
-        drain.read(start, |line| lines.push(line.to_vec()), |n| lost += n).unwrap();
+        drain
+            .read(start, |line| lines.push(line.to_vec()), |n| lost += n)
+            .unwrap();
         assert_eq!(lines.len(), BURST as usize - 3);
         assert_eq!(lines.len() + usize::try_from(lost).unwrap(), 1000);
 
         lines.clear();
         nix::unistd::write(&write, &b"y\n".repeat(1000)).unwrap();
         let later = start + Duration::from_millis(500);
-        drain.read(later, |line| lines.push(line.to_vec()), |n| lost += n).unwrap();
+        drain
+            .read(later, |line| lines.push(line.to_vec()), |n| lost += n)
+            .unwrap();
         assert_eq!(lines.len(), 50);
     }
 
@@ -136,8 +160,12 @@ mod tests {
         nix::unistd::write(&write, b"last words").unwrap();
         drop(write);
         let mut lines = Vec::new();
-        drain.read(now, |line| lines.push(line.to_vec()), |_| {}).unwrap();
-        let end = drain.read(now, |line| lines.push(line.to_vec()), |_| {}).unwrap();
+        drain
+            .read(now, |line| lines.push(line.to_vec()), |_| {})
+            .unwrap();
+        let end = drain
+            .read(now, |line| lines.push(line.to_vec()), |_| {})
+            .unwrap();
         assert_eq!((end, lines), (Drained::End, vec![b"last words".to_vec()]));
     }
 }

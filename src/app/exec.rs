@@ -65,14 +65,22 @@ pub fn exec(config: &Config, options: &ExecOptions) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum ExecError {
     #[error(transparent)]
-    Spawner { #[from] source: SpawnError },
+    Spawner {
+        #[from]
+        source: SpawnError,
+    },
     #[error("cannot relay the program's streams: {source}")]
-    Relay { #[from] source: io::Error },
+    Relay {
+        #[from]
+        source: io::Error,
+    },
 }
 
 impl From<Errno> for ExecError {
     fn from(source: Errno) -> Self {
-        Self::Relay { source: source.into() }
+        Self::Relay {
+            source: source.into(),
+        }
     }
 }
 
@@ -101,9 +109,13 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(options: &'a ExecOptions, grants: Grants) -> Result<Self, ExecError> {
         let mut set = SigSet::empty();
-        for signal in
-            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH]
-        {
+        for signal in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGWINCH,
+        ] {
             set.add(signal);
         }
         set.thread_block().map_err(io::Error::from)?;
@@ -151,7 +163,10 @@ impl<'a> Session<'a> {
             (self.stderr.as_ref().map(AsFd::as_fd), input),
             (reads.then(|| stdin.as_fd()), input),
         ];
-        for (fd, flags) in streams.iter().filter_map(|(fd, flags)| Some(((*fd)?, *flags))) {
+        for (fd, flags) in streams
+            .iter()
+            .filter_map(|(fd, flags)| Some(((*fd)?, *flags)))
+        {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         }
         match poll(&mut fds, None) {
@@ -188,7 +203,9 @@ impl<'a> Session<'a> {
                 }
                 Ok(None)
             }
-            Some(Event::Started { pid, report, fds, .. }) => {
+            Some(Event::Started {
+                pid, report, fds, ..
+            }) => {
                 self.begin(pid, &report, fds)?;
                 Ok(None)
             }
@@ -199,7 +216,9 @@ impl<'a> Session<'a> {
                 }
                 Ok(Some(exit.code()))
             }
-            Some(Event::Failed { exit_code, message, .. }) => {
+            Some(Event::Failed {
+                exit_code, message, ..
+            }) => {
                 say(&format!("error: {message}"));
                 Ok(Some(exit_code))
             }
@@ -275,14 +294,17 @@ impl<'a> Session<'a> {
     fn end(&mut self, how: Stop) -> Result<(), ExecError> {
         let final_ = self.asked && how != Stop::Interrupt;
         self.asked = true;
-        self.spawner.stop(CELL, if final_ { Stop::Kill } else { how })?;
+        self.spawner
+            .stop(CELL, if final_ { Stop::Kill } else { how })?;
         Ok(())
     }
 
     /// Moves what was typed into the cell's terminal and what it shows to ours. False when there is
     /// nothing to read now.
     fn relay_screen(&mut self) -> Result<bool, ExecError> {
-        let Some(master) = &self.master else { return Ok(false) };
+        let Some(master) = &self.master else {
+            return Ok(false);
+        };
         if !self.typed.is_empty() {
             match rustix::io::write(master, &self.typed) {
                 Ok(n) => drop(self.typed.drain(..n)),
@@ -312,7 +334,9 @@ impl<'a> Session<'a> {
     }
 
     fn relay_stderr(&mut self) -> Result<bool, ExecError> {
-        let Some(pipe) = &self.stderr else { return Ok(false) };
+        let Some(pipe) = &self.stderr else {
+            return Ok(false);
+        };
         let mut chunk = vec![0; CHUNK];
         match rustix::io::read(pipe, &mut chunk) {
             Ok(n) if n > 0 => {
@@ -335,7 +359,9 @@ impl<'a> Session<'a> {
     fn read_keys(&mut self) -> Result<(), ExecError> {
         let mut chunk = [0; 4096];
         match rustix::io::read(io::stdin(), &mut chunk) {
-            Ok(n) if n > 0 => self.typed.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            Ok(n) if n > 0 => self
+                .typed
+                .extend_from_slice(chunk.get(..n).unwrap_or_default()),
             Err(Errno::AGAIN | Errno::INTR) => {}
             // The terminal itself is gone.
             Ok(_) | Err(_) => {
@@ -380,14 +406,24 @@ fn start_line(pid: u32, report: &LayerReport) -> String {
             LayerState::Missing(why) => format!("{} MISSING ({why})", layer.name()),
         })
         .collect();
-    format!("process {pid}, landlock ABI {}, in force: {}", report.landlock_abi, words.join(", "))
+    format!(
+        "process {pid}, landlock ABI {}, in force: {}",
+        report.landlock_abi,
+        words.join(", ")
+    )
 }
 
 fn say(text: &str) {
     // A closed stderr must not change the exit code. One write, so that lines do not mix; CR
     // because the terminal may be raw.
-    let end = if rustix::termios::isatty(io::stderr()) { "\r\n" } else { "\n" };
-    let _ = io::stderr().write_all(format!("cofferdam: {text}{end}").as_bytes()).is_ok();
+    let end = if rustix::termios::isatty(io::stderr()) {
+        "\r\n"
+    } else {
+        "\n"
+    };
+    let _ = io::stderr()
+        .write_all(format!("cofferdam: {text}{end}").as_bytes())
+        .is_ok();
 }
 
 /// Writes to a descriptor that may not block (a terminal shared with a shell that set it so).
@@ -397,7 +433,10 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
             Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+                let second = Timespec {
+                    tv_sec: 1,
+                    tv_nsec: 0,
+                };
                 let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
                 poll(&mut fds, Some(&second)).map(drop)?;
             }
@@ -417,7 +456,12 @@ mod tests {
         let (mut line, mut denials) = (Vec::new(), Denials::default());
         assert_eq!(search(&mut line, &mut denials, b"cat: /srv/x: Permis"), []);
         let found = search(&mut line, &mut denials, b"sion denied\nnext");
-        assert_eq!(found, [Denial::Read { path: "/srv/x".into() }]);
+        assert_eq!(
+            found,
+            [Denial::Read {
+                path: "/srv/x".into()
+            }]
+        );
         assert_eq!(search(&mut line, &mut denials, &[b'x'; 100_000]), []);
         assert_eq!(line.len(), LINE_LIMIT);
     }
@@ -428,7 +472,13 @@ mod tests {
             (Layer::Seccomp, LayerState::Enforced),
             (Layer::LandlockNet, LayerState::Missing("kernel 6.1".into())),
         ];
-        let line = start_line(7, &LayerReport { landlock_abi: 2, layers });
+        let line = start_line(
+            7,
+            &LayerReport {
+                landlock_abi: 2,
+                layers,
+            },
+        );
         let expected =
             "process 7, landlock ABI 2, in force: seccomp, landlock-net MISSING (kernel 6.1)";
         assert_eq!(line, expected);

@@ -28,7 +28,10 @@ enum Segment {
 #[derive(Debug)]
 pub(super) enum Incoming<'a> {
     Line(&'a [u8]),
-    TooLong { id: Option<crate::mcp::OversizeId>, bytes: u64 },
+    TooLong {
+        id: Option<crate::mcp::OversizeId>,
+        bytes: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -45,7 +48,13 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(cap: u64) -> Self {
         let cap = usize::try_from(cap).unwrap_or(usize::MAX);
-        Self { frames: FrameBuf::new(cap), segments: VecDeque::new(), own: 0, seen: 0, ended: false }
+        Self {
+            frames: FrameBuf::new(cap),
+            segments: VecDeque::new(),
+            own: 0,
+            seen: 0,
+            ended: false,
+        }
     }
 
     /// One `read(2)`; false at the end of the source.

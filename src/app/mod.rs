@@ -57,7 +57,9 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Admin { .. } => Some("choose another address with --admin, or port 0 for any"),
-            Self::Audit { .. } => Some("name a writable file with --audit, or turn it off with --audit off"),
+            Self::Audit { .. } => {
+                Some("name a writable file with --audit, or turn it off with --audit off")
+            }
             Self::Spawner { .. } | Self::Internal(_) => None,
         }
     }
@@ -73,15 +75,24 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let begun = Instant::now();
     let mut spawner =
         Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;
-    spawner.start(0).map_err(|error| Error::Internal(format!("the spawner is gone: {error}")))?;
+    spawner
+        .start(0)
+        .map_err(|error| Error::Internal(format!("the spawner is gone: {error}")))?;
 
     let config = Arc::new(config);
-    let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &given(&config))));
+    let policy = Arc::new(Policy::new(
+        &config,
+        Scrubber::new(config.scrub, &given(&config)),
+    ));
     let metrics = Metrics::new().map_err(|error| Error::Internal(error.to_string()))?;
     metrics.policy(policy.digest());
     let metrics = Arc::new(metrics);
     let path = config.audit.enabled.then(|| {
-        config.audit.file.clone().unwrap_or_else(|| config.state_dir.join("audit.jsonl"))
+        config
+            .audit
+            .file
+            .clone()
+            .unwrap_or_else(|| config.state_dir.join("audit.jsonl"))
     });
     let audit = Log::open(path.as_deref(), &config.server.name, policy.digest())
         .map_err(|source| Error::Audit { source })?;
@@ -99,7 +110,9 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
         admin::Server::start(address, Arc::clone(&health), Arc::clone(&metrics))
             .inspect(|server| tracing::info!("health and metrics on {}", server.address))
     });
-    let _admin = admin.transpose().map_err(|source| Error::Admin { source })?;
+    let _admin = admin
+        .transpose()
+        .map_err(|source| Error::Admin { source })?;
 
     let failed = |source: LoopError| Error::Internal(source.to_string());
     Loop::new(config, session, spawner, health, metrics, begun)

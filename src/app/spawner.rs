@@ -28,7 +28,10 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.
 fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
-    let mut facts = Facts { name: Some(config.server.name.clone()), version: None };
+    let mut facts = Facts {
+        name: Some(config.server.name.clone()),
+        version: None,
+    };
     let spec = match prepare(config, watch)? {
         Some(package) => {
             facts = Facts {
@@ -49,10 +52,20 @@ fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, S
 fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, StartError> {
     let refused = |error: package::PackageError| {
         let hint = error.hint();
-        let message = if hint.is_empty() { error.to_string() } else { format!("{error}; {hint}") };
-        StartError::Refused { exit_code: error.exit_code(), message }
+        let message = if hint.is_empty() {
+            error.to_string()
+        } else {
+            format!("{error}; {hint}")
+        };
+        StartError::Refused {
+            exit_code: error.exit_code(),
+            message,
+        }
     };
-    let here = |source| StartError::Os { doing: "find the current directory", source };
+    let here = |source| StartError::Os {
+        doing: "find the current directory",
+        source,
+    };
     let cwd = std::env::current_dir().map_err(here)?;
     let Some(request) = package::detect(&config.server.command, &cwd).map_err(refused)? else {
         return Ok(None);
@@ -60,8 +73,12 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
     let env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let optional: Vec<Layer> =
-        config.cell.optional.iter().filter_map(|name| Layer::named(name)).collect();
+    let optional: Vec<Layer> = config
+        .cell
+        .optional
+        .iter()
+        .filter_map(|name| Layer::named(name))
+        .collect();
     let setup = Setup {
         packages: &config.packages,
         env: &env,
@@ -71,19 +88,26 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
         limit: INSTALL_LIMIT,
     };
     let teller = watch.teller();
-    package::prepare(&request, &setup, &mut InCell { watch }, &mut |line| teller.tell(line))
-        .map(Some)
-        .map_err(refused)
+    package::prepare(&request, &setup, &mut InCell { watch }, &mut |line| {
+        teller.tell(line)
+    })
+    .map(Some)
+    .map_err(refused)
 }
 
 fn plan_package(config: &Config, package: &Prepared, tmp: &Path) -> Result<CellSpec, StartError> {
     let mut cell = config.cell.clone();
     cell.read.extend(package.read.iter().cloned());
-    cell.execute.extend(package.execute.iter().map(|path| path.display().to_string()));
     cell.env.extend(
-        package.env.iter().map(|(name, value)| EnvRule::Set(name.clone(), value.clone())),
+        package
+            .env
+            .iter()
+            .map(|(name, value)| EnvRule::Set(name.clone(), value.clone())),
     );
-    plan_command(&cell, &package.command, tmp)
+    let mut spec = plan_command(&cell, &package.command, tmp)?;
+    // The sealed entry and its runtime are trees, and nothing of them can be written in the cell.
+    spec.execute.extend(package.execute.iter().cloned());
+    Ok(spec)
 }
 
 fn plan_command(
@@ -92,7 +116,10 @@ fn plan_command(
     tmp: &Path,
 ) -> Result<CellSpec, StartError> {
     cell::plan(cell, command, tmp, &|name| std::env::var_os(name)).map_err(|error| {
-        StartError::Refused { exit_code: error.exit_code(), message: error.to_string() }
+        StartError::Refused {
+            exit_code: error.exit_code(),
+            message: error.to_string(),
+        }
     })
 }
 

@@ -36,7 +36,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoopError {
     #[error("the event loop cannot {doing}: {source}")]
-    System { doing: &'static str, source: io::Error },
+    System {
+        doing: &'static str,
+        source: io::Error,
+    },
     #[error("the spawner is gone: {source}")]
     Spawner { source: spawn::SpawnError },
 }
@@ -87,8 +90,14 @@ impl Loop {
         begun: Instant,
     ) -> Result<Self, LoopError> {
         let system = |doing| move |source| LoopError::System { doing, source };
-        let client_in = io::stdin().as_fd().try_clone_to_owned().map_err(system("use stdin"))?;
-        let client_out = io::stdout().as_fd().try_clone_to_owned().map_err(system("use stdout"))?;
+        let client_in = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(system("use stdin"))?;
+        let client_out = io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(system("use stdout"))?;
         let client_out = Outlet::new(client_out).map_err(system("use stdout"))?;
         let signals = open_signals().map_err(system("take signals"))?;
         Ok(Self {
@@ -140,7 +149,10 @@ impl Loop {
             }
             if ready.hangup {
                 self.hung_up = true;
-                let act = self.life.end_of_input(now).filter(|act| *act != Act::CloseInput);
+                let act = self
+                    .life
+                    .end_of_input(now)
+                    .filter(|act| *act != Act::CloseInput);
                 self.act(act)?;
             }
             if ready.client_gone {
@@ -214,7 +226,10 @@ impl Loop {
             match poll(&mut polled[..count], timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => {
-                    return Err(LoopError::System { doing: "poll", source: error.into() });
+                    return Err(LoopError::System {
+                        doing: "poll",
+                        source: error.into(),
+                    });
                 }
             }
             for (place, entry) in polled.iter().zip(fds.iter().flatten()) {
@@ -243,7 +258,9 @@ impl Loop {
     /// Until the next deadline; for ever when there is none, so that an idle pair never wakes up.
     fn timeout(&self) -> PollTimeout {
         let due = [self.session.next_due(), self.life.due(), self.rest_at];
-        let Some(due) = due.into_iter().flatten().min() else { return PollTimeout::NONE };
+        let Some(due) = due.into_iter().flatten().min() else {
+            return PollTimeout::NONE;
+        };
         let left = due.saturating_duration_since(Instant::now());
         // Rounded up: waking a fraction of a millisecond early would spin until the deadline.
         let millis = left.as_micros().div_ceil(1000);
@@ -284,7 +301,11 @@ impl Loop {
                 metrics.overhead(Direction::ToServer, clock.lap());
                 passage
             };
-            if ended { self.to_server.finish(ask) } else { self.to_server.process(ask) }
+            if ended {
+                self.to_server.finish(ask)
+            } else {
+                self.to_server.process(ask)
+            }
         }
         if !self.to_server.is_clogged() {
             let ended = self.server_out.is_none() && self.started && !self.to_client.ended();
@@ -299,7 +320,11 @@ impl Loop {
                 metrics.overhead(Direction::ToClient, clock.lap());
                 passage
             };
-            if ended { self.to_client.finish(ask) } else { self.to_client.process(ask) }
+            if ended {
+                self.to_client.finish(ask)
+            } else {
+                self.to_client.process(ask)
+            }
         }
         self.send(out);
         self.write(now)?;
@@ -377,8 +402,12 @@ impl Loop {
     fn rest(&mut self) {
         self.session.audit().flush();
         let (records, lost) = self.session.audit().counts();
-        self.metrics.audit_records.inc_by(records.saturating_sub(self.metrics.audit_records.get()));
-        self.metrics.audit_lost.inc_by(lost.saturating_sub(self.metrics.audit_lost.get()));
+        self.metrics
+            .audit_records
+            .inc_by(records.saturating_sub(self.metrics.audit_records.get()));
+        self.metrics
+            .audit_lost
+            .inc_by(lost.saturating_sub(self.metrics.audit_lost.get()));
         self.to_server.rest();
         self.to_client.rest();
     }
@@ -394,7 +423,10 @@ impl Loop {
             Act::Terminate => self.spawner.stop(CELL, Stop::Terminate),
             Act::Kill => self.spawner.stop(CELL, Stop::Kill),
         };
-        asked.map_err(|source| LoopError::System { doing: "reach the spawner", source })
+        asked.map_err(|source| LoopError::System {
+            doing: "reach the spawner",
+            source,
+        })
     }
 
     fn take_signals(&mut self, now: Instant) -> Result<(), LoopError> {
@@ -408,7 +440,9 @@ impl Loop {
 
     fn drain_stderr(&mut self, now: Instant) {
         let (session, metrics, name) = (&mut self.session, &self.metrics, &self.config.server.name);
-        let Some(stderr) = &mut self.stderr else { return };
+        let Some(stderr) = &mut self.stderr else {
+            return;
+        };
         let drained = stderr.read(
             now,
             |line| {
@@ -434,14 +468,24 @@ impl Loop {
                 }
             };
             match event {
-                Event::Started { pid, report, facts, fds, .. } => {
+                Event::Started {
+                    pid,
+                    report,
+                    facts,
+                    fds,
+                    ..
+                } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
                 Event::Progress { text, .. } => tracing::info!("{text}"),
-                Event::Exited { exit, cause, limit, .. } => {
+                Event::Exited {
+                    exit, cause, limit, ..
+                } => {
                     return Ok(Some(self.end(exit, &cause, limit.as_deref())));
                 }
-                Event::Failed { exit_code, message, .. } => {
+                Event::Failed {
+                    exit_code, message, ..
+                } => {
                     tracing::error!("{message}");
                     self.life.exited(Exit::Code(exit_code));
                     self.farewell();
@@ -459,11 +503,15 @@ impl Loop {
         fds: Vec<OwnedFd>,
         now: Instant,
     ) -> Result<(), LoopError> {
-        let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| {
-            LoopError::System { doing: "use the server's pipes", source: io::ErrorKind::InvalidData.into() }
+        let [stdin, stdout, stderr] =
+            <[OwnedFd; 3]>::try_from(fds).map_err(|_| LoopError::System {
+                doing: "use the server's pipes",
+                source: io::ErrorKind::InvalidData.into(),
+            })?;
+        let stdin = Outlet::new(stdin).map_err(|source| LoopError::System {
+            doing: "use the server's stdin",
+            source,
         })?;
-        let stdin = Outlet::new(stdin)
-            .map_err(|source| LoopError::System { doing: "use the server's stdin", source })?;
         self.server_in = Some(stdin);
         self.server_out = Some(stdout);
         self.stderr = Some(Drain::new(stderr, now));
@@ -480,7 +528,11 @@ impl Loop {
             }
         }
         let what = facts.name.as_deref().unwrap_or(&self.config.server.name);
-        let version = facts.version.as_deref().map(|v| format!("@{v}")).unwrap_or_default();
+        let version = facts
+            .version
+            .as_deref()
+            .map(|v| format!("@{v}"))
+            .unwrap_or_default();
         tracing::debug!(
             "{what}{version} runs as {pid} after {} ms: {}",
             self.begun.elapsed().as_millis(),
@@ -507,7 +559,8 @@ impl Loop {
             }
             (Exit::Signal(_), None) => ("signal", cause.to_owned()),
         };
-        self.metrics.child_exit(if orderly { "end_of_input" } else { kind });
+        self.metrics
+            .child_exit(if orderly { "end_of_input" } else { kind });
         if !orderly {
             tracing::warn!("the server has ended: {how}");
         }
@@ -530,7 +583,10 @@ impl Loop {
                     self.read_server();
                 }
             } else if let Some(client) = &self.client_out {
-                writable(client.as_fd(), until.saturating_duration_since(Instant::now()));
+                writable(
+                    client.as_fd(),
+                    until.saturating_duration_since(Instant::now()),
+                );
             }
             if self.turn(Instant::now()).is_err() {
                 break;
@@ -538,7 +594,10 @@ impl Loop {
         }
         self.server_out = None;
         while self.stderr.is_some() && Instant::now() < until {
-            let more = self.stderr.as_ref().is_some_and(|e| readable(e.as_fd(), Duration::ZERO));
+            let more = self
+                .stderr
+                .as_ref()
+                .is_some_and(|e| readable(e.as_fd(), Duration::ZERO));
             if !more {
                 break;
             }
@@ -624,7 +683,10 @@ fn open_signals() -> io::Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block()?;
-    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+    Ok(SignalFd::with_flags(
+        &set,
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
 }
 
 fn readable(fd: BorrowedFd<'_>, within: Duration) -> bool {

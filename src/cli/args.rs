@@ -52,10 +52,28 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// As it is typed.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Exec(_) => "exec",
+            Self::Check(_) => "check",
+            Self::Doctor(_) => "doctor",
+            Self::Demo => "demo",
+            Self::Schema => "schema",
+            Self::Completions { .. } => "completions",
+        }
+    }
+}
+
 const RUN_EXAMPLES: &str = "Examples:
   cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
   cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
-  cofferdam run --config github.toml";
+  cofferdam run --config github.toml
+
+With both a file and flags, a flag replaces a value of the file and adds to a list of it.
+`cofferdam check` takes the same words and shows what they come to.";
 
 /// Flags of `run`.
 #[derive(Debug, Clone, Args)]
@@ -231,7 +249,7 @@ pub enum Error {
     #[error("no server to run: there is neither a command nor a configuration")]
     Nothing,
     #[error("`{command}` takes no configuration")]
-    OtherCommand { command: String },
+    OtherCommand { command: &'static str },
     #[error("the current directory is not known: {source}")]
     Directory { source: std::io::Error },
 }
@@ -265,11 +283,7 @@ pub fn to_config(words: &[OsString]) -> Result<Resolved, Error> {
         Command::Run(args) => resolve(&args),
         Command::Exec(args) => resolve_exec(&args),
         other => Err(Error::OtherCommand {
-            command: format!("{other:?}")
-                .split([' ', '('])
-                .next()
-                .unwrap_or_default()
-                .to_ascii_lowercase(),
+            command: other.name(),
         }),
     }
 }
@@ -425,6 +439,61 @@ impl Failure {
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn run_and_exec_become_the_same_cell() {
+        let flags =
+            "--read /a --allow-exec git --allow-host x.org:5432 --memory 1GiB -v -- prog -x --y";
+        let run = to_config(&words(&format!("run --dry-run {flags}"))).unwrap();
+        let exec = to_config(&words(&format!("exec {flags}"))).unwrap();
+        assert_eq!(format!("{:?}", run.config), format!("{:?}", exec.config));
+        assert_eq!(run.config.server.command, ["prog", "-x", "--y"]);
+        assert_eq!(run.config.cell.egress[0].port, 5432);
+        assert_eq!((run.verbose, run.dry_run, exec.dry_run), (1, true, false));
+    }
+
+    #[test]
+    fn without_anything_to_run_there_is_no_configuration() {
+        for text in ["run", "exec", "run --read /a"] {
+            let error = to_config(&words(text)).unwrap_err();
+            assert!(matches!(error, Error::Nothing), "{text}");
+            assert_eq!(Failure::from(error).exit(), Exit::USAGE);
+        }
+    }
+
+    #[test]
+    fn other_commands_have_no_configuration() {
+        for text in ["doctor", "schema", "completions bash", "demo"] {
+            let error = to_config(&words(text)).unwrap_err();
+            let name = text.split(' ').next().unwrap();
+            assert_eq!(
+                error.to_string(),
+                format!("`{name}` takes no configuration")
+            );
+        }
+    }
+
+    #[test]
+    fn asking_for_help_is_no_failure() {
+        for text in ["--help", "--version", "run --help"] {
+            let failure = Failure::from(to_config(&words(text)).unwrap_err());
+            assert_eq!(failure.exit(), Exit::OK, "{text}");
         }
     }
 }

@@ -13,8 +13,11 @@ use std::process::ExitCode;
 pub(super) fn exec(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     let resolved = args::to_config(&words)?;
     preflight::first_failure(&resolved.config)?;
-    let options =
-        ExecOptions { words, verbose: resolved.verbose, quiet: resolved.quiet };
+    let options = ExecOptions {
+        words,
+        verbose: resolved.verbose,
+        quiet: resolved.quiet,
+    };
     Ok(app::exec(&resolved.config, &options))
 }
 

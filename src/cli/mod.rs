@@ -23,7 +23,10 @@ pub fn main() -> ExitCode {
     if let Some(code) = cell() {
         return code;
     }
-    if std::env::args_os().nth(1).is_some_and(|word| word == "__demo-server") {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "__demo-server")
+    {
         return demo::serve();
     }
     let mut words = std::env::args_os().skip(1).peekable();

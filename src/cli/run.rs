@@ -1,9 +1,9 @@
 //! `run`: from the command line to the application.
 
 use super::args::{self, RunArgs};
+use super::exit::Exit;
 use super::exit::Failure;
 use super::{out, preflight, show};
-use super::exit::Exit;
 use crate::app;
 use crate::telemetry::logs;
 use std::ffi::OsString;

@@ -2,6 +2,7 @@
 //! shown: they are often secrets.
 
 use super::args::Resolved;
+use super::out::printable;
 use crate::config::{EnvRule, NameRules, Origin, TimeSpan, ToolRule, Word};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -59,16 +60,6 @@ pub(super) fn json(resolved: &Resolved) -> Value {
     rows(resolved)
         .into_iter()
         .map(|row| json!({"key": row.key, "value": row.value, "origin": row.origin.to_string()}))
-        .collect()
-}
-
-/// Control characters would let a file write to the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| match c.is_control() {
-            true => c.escape_debug().collect::<Vec<_>>(),
-            false => vec![c],
-        })
         .collect()
 }
 

@@ -77,7 +77,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes a value that holds no others.
-    #[inline]
+    #[inline(always)]
     fn leaf(&mut self) -> Result<(), Fault> {
         match self.peek() {
             Some(b'"') => self.string().map(|_| ()),
@@ -85,13 +85,22 @@ impl<'a> Cursor<'a> {
             Some(b't') => self.literal(b"true"),
             Some(b'f') => self.literal(b"false"),
             Some(b'n') => self.literal(b"null"),
-            _ => Err(self.unknown()),
+            _ => Err(Self::new(self.bytes, self.at).unknown()),
         }
     }
 
     /// Passes a value whose keys nobody compares, without recursion: what is open is a stack of
     /// bits, 1 for an object.
     fn tree(&mut self, outside: usize) -> Result<(), Fault> {
+        // A cursor whose address nobody takes stays in registers.
+        let mut here = Self::new(self.bytes, self.at);
+        here.pass_tree(outside)?;
+        self.at = here.at;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn pass_tree(&mut self, outside: usize) -> Result<(), Fault> {
         const { assert!(MAX_DEPTH <= u128::BITS as usize) };
         let mut objects = 0_u128;
         let mut depth = outside;
@@ -143,7 +152,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes a key and its colon, up to the value.
-    #[inline]
+    #[inline(always)]
     fn key(&mut self) -> Result<Token<'a>, Fault> {
         let key = self.string()?;
         if key.lone {
@@ -159,7 +168,7 @@ impl<'a> Cursor<'a> {
 
     /// Tells the numbers of other languages from junk.
     #[cold]
-    fn unknown(&self) -> Fault {
+    fn unknown(self) -> Fault {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let numbers: [&[u8]; 4] = [b"NaN", b"Infinity", b"+", b"."];
         if numbers.iter().any(|number| rest.starts_with(number)) {
@@ -226,7 +235,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes a string, which must begin under the cursor.
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self) -> Result<Token<'a>, Fault> {
         if !self.eat(b'"') {
             return Err(Fault::Syntax);
@@ -244,11 +253,15 @@ impl<'a> Cursor<'a> {
                 });
             }
         }
-        self.long_string()
+        let (token, at) = Self::new(self.bytes, self.at).long_string()?;
+        self.at = at;
+        Ok(token)
     }
 
-    /// The rest of a string whose opening quote was passed.
-    fn long_string(&mut self) -> Result<Token<'a>, Fault> {
+    /// The rest of a string whose opening quote was passed, and where it ends. By value, so that a
+    /// caller's cursor can stay in registers.
+    #[inline(never)]
+    fn long_string(mut self) -> Result<(Token<'a>, usize), Fault> {
         let start = self.at;
         let mut escaped = false;
         let mut lone = false;
@@ -264,13 +277,12 @@ impl<'a> Cursor<'a> {
                 None => return Err(Fault::Syntax),
             }
         }
-        let inner = self.since(start);
-        self.at += 1;
-        Ok(Token {
-            inner,
+        let token = Token {
+            inner: self.since(start),
             escaped,
             lone,
-        })
+        };
+        Ok((token, self.at + 1))
     }
 
     /// Passes whole blocks up to the end of the string, an escape that needs a closer look, or the
@@ -325,6 +337,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline]
     fn number(&mut self) -> Result<(), Fault> {
         self.eat(b'-');
         match self.peek() {
@@ -364,6 +377,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    #[inline]
     fn literal(&mut self, word: &[u8]) -> Result<(), Fault> {
         if self.bytes.get(self.at..self.at + word.len()) != Some(word) {
             return Err(Fault::Syntax);

@@ -5,6 +5,7 @@
 //! is 2020-12 unless `$schema` names 2019-09, draft-07, -06 or -04. `format` is an annotation, as
 //! 2020-12 has it: implementations differ too much for a refusal to hang on it.
 
+mod nesting;
 mod reason;
 mod weight;
 
@@ -28,6 +29,8 @@ pub(super) enum Compiled {
         validator: Box<Validator>,
         /// How many subschemas it has; the tool book bounds the sum.
         weight: usize,
+        /// The deepest value that it checks.
+        depth: usize,
     },
     /// Cannot be used.
     Unusable(Unusable),
@@ -89,7 +92,11 @@ fn try_compile(raw: &[u8]) -> Result<Compiled, Unusable> {
             options.with_pattern_options(backtracking).build(&schema)
         });
     let validator = Box::new(built.map_err(|_| Unusable::Invalid)?);
-    Ok(Compiled::Ready { validator, weight })
+    Ok(Compiled::Ready {
+        validator,
+        weight: weight.subschemas,
+        depth: weight.depth,
+    })
 }
 
 /// `true`, `{}` and `{"type":"object"}` with annotations only: the protocol itself says as much.
@@ -144,7 +151,13 @@ pub(super) struct Reason {
 
 /// Checks `value` (raw JSON). `schema` is the text that `validator` was compiled from; names of
 /// properties are only repeated when they stand in it.
-pub(super) fn check(validator: &Validator, schema: &[u8], value: &[u8]) -> Result<(), Reason> {
+/// `depth` is the deepest value that is checked.
+pub(super) fn check(
+    validator: &Validator,
+    depth: usize,
+    schema: &[u8],
+    value: &[u8],
+) -> Result<(), Reason> {
     let Ok(value) = serde_json::from_slice::<Value>(value) else {
         // Proved JSON that is still no `Value`: a number beyond any double, or too many levels.
         return Err(Reason {
@@ -152,6 +165,12 @@ pub(super) fn check(validator: &Validator, schema: &[u8], value: &[u8]) -> Resul
             expected: "numbers and nesting within the limits of a double and 128 levels".to_owned(),
         });
     };
+    if depth < crate::mcp::MAX_DEPTH && levels(&value) > depth {
+        return Err(Reason {
+            path: String::new(),
+            expected: format!("at most {depth} levels of nesting, as the schema branches at each"),
+        });
+    }
     if validator.is_valid(&value) {
         return Ok(());
     }
@@ -161,15 +180,63 @@ pub(super) fn check(validator: &Validator, schema: &[u8], value: &[u8]) -> Resul
     }
 }
 
+/// Objects and arrays inside each other.
+fn levels(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(levels).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(levels).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ready(schema: &str) -> Box<Validator> {
+    fn check(schema: &str, value: &str) -> Result<(), Reason> {
         match compile(schema.as_bytes()) {
-            Compiled::Ready { validator, .. } => validator,
+            Compiled::Ready {
+                validator, depth, ..
+            } => super::check(&validator, depth, schema.as_bytes(), value.as_bytes()),
             other => panic!("{other:?} for {schema}"),
         }
+    }
+
+    #[test]
+    fn a_schema_that_branches_at_each_level_bounds_the_depth() {
+        // Two alternatives that both look into `c`: 2^100 looks without a bound.
+        let bomb = r##"{"$defs":{"n":{"anyOf":[{"properties":{"c":{"$ref":"#/$defs/n"}},"required":["x"]},{"properties":{"c":{"$ref":"#/$defs/n"}},"required":["y"]}]}},"$ref":"#/$defs/n"}"##;
+        let nested =
+            |levels: usize| format!("{}1{}", r#"{"c":"#.repeat(levels), "}".repeat(levels));
+        let start = std::time::Instant::now();
+        let reason = check(bomb, &nested(100)).expect_err("too deep");
+        assert!(reason.expected.contains("levels of nesting"), "{reason:?}");
+        assert!(check(bomb, &nested(9)).is_err());
+        assert!(start.elapsed().as_secs() < 10);
+        // Without a reference the same, level by level.
+        let mut flat = r#"{"type":"string"}"#.to_owned();
+        for _ in 0..10 {
+            flat = format!(r#"{{"anyOf":[{{"properties":{{"c":{flat}}}}},{{"required":["x"]}}]}}"#);
+        }
+        assert!(matches!(compile(flat.as_bytes()), Compiled::Ready { depth, .. } if depth > 126));
+        // Alternatives of different kinds do not multiply.
+        let json = r##"{"$defs":{"j":{"anyOf":[{"type":"string"},{"type":"number"},{"type":"array","items":{"$ref":"#/$defs/j"}},{"type":"object","additionalProperties":{"$ref":"#/$defs/j"}}]}},"properties":{"v":{"$ref":"#/$defs/j"}}}"##;
+        assert!(
+            check(
+                json,
+                &format!(r#"{{"v":{}1{}}}"#, "[".repeat(100), "]".repeat(100))
+            )
+            .is_ok()
+        );
+        // A filter with three ways to nest is fine at every depth that people write.
+        let filter = r##"{"$defs":{"f":{"oneOf":[{"properties":{"and":{"type":"array","items":{"$ref":"#/$defs/f"}}},"required":["and"]},{"properties":{"or":{"type":"array","items":{"$ref":"#/$defs/f"}}},"required":["or"]},{"properties":{"eq":{"type":"string"}},"required":["eq"]}]}},"$ref":"#/$defs/f"}"##;
+        assert!(
+            check(
+                filter,
+                r#"{"and":[{"or":[{"and":[{"eq":"a"},{"or":[{"eq":"b"}]}]}]}]}"#
+            )
+            .is_ok()
+        );
     }
 
     fn unusable(schema: &str) -> Unusable {
@@ -180,7 +247,7 @@ mod tests {
     }
 
     fn accepts(schema: &str, value: &str) -> bool {
-        check(&ready(schema), schema.as_bytes(), value.as_bytes()).is_ok()
+        check(schema, value).is_ok()
     }
 
     #[test]
@@ -310,8 +377,8 @@ mod tests {
             r##"{"properties":{"a":{"dependentSchemas":{"b":{"$ref":"#/properties/a"}}}}}"##,
             r##"{"$schema":"https://json-schema.org/draft/2019-09/schema","$recursiveAnchor":true,"allOf":[{"$recursiveRef":"#"}]}"##,
         ] {
-            if let Compiled::Ready { validator, .. } = compile(schema.as_bytes()) {
-                drop(check(&validator, schema.as_bytes(), br#"{"a":{"b":{}}}"#));
+            if let Compiled::Ready { .. } = compile(schema.as_bytes()) {
+                drop(check(schema, r#"{"a":{"b":{}}}"#));
             }
         }
         // A tree that consumes a level at each turn is a fine schema.
@@ -332,7 +399,7 @@ mod tests {
         let value = format!("{}{{}}{}", r#"{"c":"#.repeat(124), "}".repeat(124));
         let outcome = std::thread::Builder::new()
             .stack_size(8 * 1024 * 1024)
-            .spawn(move || check(&ready(&schema), schema.as_bytes(), value.as_bytes()))
+            .spawn(move || check(&schema, &value))
             .expect("a thread")
             .join()
             .expect("no overflow");

@@ -76,6 +76,8 @@ pub(super) enum Checker<'b> {
     /// This one.
     Schema {
         validator: &'b Validator,
+        /// The deepest value that it checks.
+        depth: usize,
         /// What it was compiled from.
         raw: &'b [u8],
     },
@@ -230,7 +232,13 @@ impl ToolBook {
         });
         match compiled {
             Compiled::Trivial => Checker::None,
-            Compiled::Ready { validator, .. } => Checker::Schema { validator, raw },
+            Compiled::Ready {
+                validator, depth, ..
+            } => Checker::Schema {
+                validator,
+                depth: *depth,
+                raw,
+            },
             Compiled::Unusable(why) => Checker::Unusable(*why),
         }
     }

@@ -69,9 +69,14 @@ impl Listing {
         if self.parked.len() >= PARKED {
             return false;
         }
-        self.parked.push_back(Parked { id, line: envelope.line.into() });
+        self.parked.push_back(Parked {
+            id,
+            line: envelope.line.into(),
+        });
         if self.asking.is_none() {
-            let meta = (era == Era::Modern).then(|| repeated_meta(envelope)).flatten();
+            let meta = (era == Era::Modern)
+                .then(|| repeated_meta(envelope))
+                .flatten();
             self.ask(meta, None, true, now + PATIENCE, to_server);
         }
         true
@@ -104,8 +109,12 @@ impl Listing {
         to_server.extend_from_slice(b"\",\"method\":\"tools/list\",\"params\":{");
         to_server.extend_from_slice(&params);
         to_server.extend_from_slice(b"}}\n");
-        self.asking =
-            Some(Asking { id: RequestId::Text(id.into_boxed_str()), meta, first, until });
+        self.asking = Some(Asking {
+            id: RequestId::Text(id.into_boxed_str()),
+            meta,
+            first,
+            until,
+        });
     }
 
     /// True when an answer with this id is for us, now or once.
@@ -184,7 +193,13 @@ impl Listing {
 
 /// `_meta` with what a modern server needs to see, as the client itself wrote it.
 fn repeated_meta(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
-    let Kind::Request { params: Some(params), .. } = &envelope.kind else { return None };
+    let Kind::Request {
+        params: Some(params),
+        ..
+    } = &envelope.kind
+    else {
+        return None;
+    };
     let meta = params.member("_meta")?;
     let mut out = vec![b'{'];
     for (key, value) in mcp::members(meta.text) {

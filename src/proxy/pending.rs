@@ -126,8 +126,10 @@ impl Pending {
     /// JavaScript answer 2^53 + 1 as 2^53. `None` unless exactly one fits.
     pub(super) fn rounded(&self, id: &RequestId) -> Option<RequestId> {
         let answered = as_float(id)?;
-        let mut fits =
-            self.requests.keys().filter(|open| *open != id && as_float(open) == Some(answered));
+        let mut fits = self
+            .requests
+            .keys()
+            .filter(|open| *open != id && as_float(open) == Some(answered));
         let only = fits.next()?;
         fits.next().is_none().then(|| only.clone())
     }
@@ -151,7 +153,11 @@ impl Pending {
     /// A sign of life: the silence of this request starts anew. True when progress with this token
     /// may pass: the client gave it, now or before (tasks go on after their first answer).
     pub(super) fn progress(&mut self, token: &RequestId, now: Instant) -> bool {
-        if let Some(open) = self.by_token.get(token).and_then(|id| self.requests.get_mut(id)) {
+        if let Some(open) = self
+            .by_token
+            .get(token)
+            .and_then(|id| self.requests.get_mut(id))
+        {
             open.last_sign = now;
             return true;
         }

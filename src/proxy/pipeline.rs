@@ -4,7 +4,7 @@
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
-use crate::mcp::method::{INITIALIZE, CANCELLED, PROGRESS, SUBSCRIPTIONS_LISTEN};
+use crate::mcp::method::{CANCELLED, INITIALIZE, PROGRESS, SUBSCRIPTIONS_LISTEN};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
 use crate::policy::{Decision, Origin, Verdict};
 use crate::telemetry::{Kind as MessageKind, Outcome};
@@ -33,16 +33,29 @@ impl Session {
                 }
                 let subject = Subject::of(&envelope);
                 let decision =
-                    self.policy.client(&envelope, subject.as_ref(), self.era, &mut self.tools);
-                self.apply(Direction::ToServer, MessageKind::Notification, &envelope, decision)
+                    self.policy
+                        .client(&envelope, subject.as_ref(), self.era, &mut self.tools);
+                self.apply(
+                    Direction::ToServer,
+                    MessageKind::Notification,
+                    &envelope,
+                    decision,
+                )
             }
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
                 if !self.server.close(&id.key()) {
                     return self.to_nobody(Direction::ToServer, line);
                 }
                 self.client.excuse_all(now);
-                let decision = self.policy.client(&envelope, None, self.era, &mut self.tools);
-                self.apply(Direction::ToServer, MessageKind::Response, &envelope, decision)
+                let decision = self
+                    .policy
+                    .client(&envelope, None, self.era, &mut self.tools);
+                self.apply(
+                    Direction::ToServer,
+                    MessageKind::Response,
+                    &envelope,
+                    decision,
+                )
             }
             Kind::Error { id: None, .. } => self.to_nobody(Direction::ToServer, line),
         }
@@ -57,11 +70,15 @@ impl Session {
         out: &mut Outbox,
     ) -> Passage {
         let bytes = envelope.line.len();
-        let Some(subject) = Subject::of(envelope) else { return Passage::Stop };
+        let Some(subject) = Subject::of(envelope) else {
+            return Passage::Stop;
+        };
         let key = id.key();
         let era = Era::of(params).unwrap_or(self.era);
         let count = |session: &Self, outcome| {
-            session.metrics.message(Direction::ToServer, MessageKind::Request, outcome, bytes);
+            session
+                .metrics
+                .message(Direction::ToServer, MessageKind::Request, outcome, bytes);
         };
         let arguments = params.filter(|_| subject.capability == mcp::Capability::Tool);
         let arguments = arguments.and_then(|params| params.member("arguments"));
@@ -78,7 +95,9 @@ impl Session {
             self.learn_client(&subject.method, params);
         }
 
-        let decision = self.policy.client(envelope, Some(&subject), era, &mut self.tools);
+        let decision = self
+            .policy
+            .client(envelope, Some(&subject), era, &mut self.tools);
         self.note(&decision.notes);
         let (passage, outcome) = match decision.verdict {
             Verdict::Forward => (Passage::Pass, Outcome::Forward),
@@ -91,7 +110,10 @@ impl Session {
                 return Passage::Stop;
             }
             Verdict::NeedTools => {
-                if !self.listing.park(key, envelope, era, now, &mut out.to_server) {
+                if !self
+                    .listing
+                    .park(key, envelope, era, now, &mut out.to_server)
+                {
                     let refused = own::busy(&subject);
                     reply::refusal(&mut out.to_client, id.raw, &refused, era);
                     self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
@@ -102,9 +124,16 @@ impl Session {
         };
         count(self, outcome);
         // A subscription is answered when it ends, perhaps after days.
-        let limit = (*subject.method != *SUBSCRIPTIONS_LISTEN).then(|| self.policy.deadlines(&subject));
-        let mut open =
-            Open::new(id.raw, Origin { subject, era }, now, bytes, arguments, limit);
+        let limit =
+            (*subject.method != *SUBSCRIPTIONS_LISTEN).then(|| self.policy.deadlines(&subject));
+        let mut open = Open::new(
+            id.raw,
+            Origin { subject, era },
+            now,
+            bytes,
+            arguments,
+            limit,
+        );
         open.token = mcp::wanted_progress(params).map(|token| token.key());
         self.client.insert(key, open);
         self.metrics.in_flight.set(self.client.waiting() as i64);
@@ -127,7 +156,9 @@ impl Session {
     }
 
     fn client_cancels(&mut self, params: Option<Raw<'_>>) {
-        let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else { return };
+        let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
+            return;
+        };
         if !self.listing.cancel(&key) {
             self.client.cancel(&key);
         }
@@ -155,12 +186,22 @@ impl Session {
                     return self.to_nobody(Direction::ToClient, line);
                 }
                 let decision = self.policy.server(&envelope, None, &mut self.tools);
-                self.apply(Direction::ToClient, MessageKind::Notification, &envelope, decision)
+                self.apply(
+                    Direction::ToClient,
+                    MessageKind::Notification,
+                    &envelope,
+                    decision,
+                )
             }
             // Names no request, so it closes none and can be taken for no answer.
             Kind::Error { id: None, .. } => {
                 let decision = self.policy.server(&envelope, None, &mut self.tools);
-                self.apply(Direction::ToClient, MessageKind::Response, &envelope, decision)
+                self.apply(
+                    Direction::ToClient,
+                    MessageKind::Response,
+                    &envelope,
+                    decision,
+                )
             }
         }
     }
@@ -174,7 +215,9 @@ impl Session {
     ) -> Passage {
         let key = id.key();
         if self.listing.is_ours(&key) {
-            let done = self.listing.answered(&key, envelope, &mut self.tools, &mut out.to_server);
+            let done = self
+                .listing
+                .answered(&key, envelope, &mut self.tools, &mut out.to_server);
             for parked in done.unwrap_or_default() {
                 self.resume(&parked.line, now, out);
             }
@@ -190,7 +233,9 @@ impl Session {
             return self.to_nobody(Direction::ToClient, envelope.line);
         }
 
-        let decision = self.policy.server(envelope, Some(&open.origin), &mut self.tools);
+        let decision = self
+            .policy
+            .server(envelope, Some(&open.origin), &mut self.tools);
         self.note(&decision.notes);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {
@@ -207,13 +252,15 @@ impl Session {
             Verdict::Refuse(refused) => {
                 self.answer_for_server(&open, &refused, "refused", now, out);
                 let kind = MessageKind::Response;
-                self.metrics.message(Direction::ToClient, kind, Outcome::Refuse, bytes);
+                self.metrics
+                    .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
                 return Passage::Stop;
             }
             // An answer is never dropped and needs no list: it closes a request that waits.
             _ => (Passage::Pass, Outcome::Forward, "forward"),
         };
-        self.metrics.message(Direction::ToClient, MessageKind::Response, outcome, bytes);
+        self.metrics
+            .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
         passage
     }
@@ -227,8 +274,13 @@ impl Session {
         now: Instant,
         out: &mut Outbox,
     ) -> Passage {
-        let Some(raw) = self.client.raw_id(meant) else { return Passage::Stop };
-        let (before, after) = (&envelope.line[..id.start], &envelope.line[id.start + id.raw.len()..]);
+        let Some(raw) = self.client.raw_id(meant) else {
+            return Passage::Stop;
+        };
+        let (before, after) = (
+            &envelope.line[..id.start],
+            &envelope.line[id.start + id.raw.len()..],
+        );
         let line = [before, raw, after].concat();
         match self.server_line(&line, now, out) {
             Passage::Pass => Passage::Replace(line),
@@ -242,14 +294,30 @@ impl Session {
         if let Verdict::Refuse(refused) = &decision.verdict {
             reply::refusal(&mut out.to_server, id.raw, refused, self.era);
             self.metrics.refusal(Direction::ToClient, refused.rule);
-            self.unread(Direction::ToClient, Some(id.raw), refused.rule, "refused", envelope.line.len() as u64);
-            self.metrics.message(Direction::ToClient, kind, Outcome::Refuse, envelope.line.len());
+            self.unread(
+                Direction::ToClient,
+                Some(id.raw),
+                refused.rule,
+                "refused",
+                envelope.line.len() as u64,
+            );
+            self.metrics.message(
+                Direction::ToClient,
+                kind,
+                Outcome::Refuse,
+                envelope.line.len(),
+            );
             return Passage::Stop;
         }
         if !self.server.open(id.key()) {
             let refused = own::duplicate_id();
             reply::refusal(&mut out.to_server, id.raw, &refused, self.era);
-            self.metrics.message(Direction::ToClient, kind, Outcome::Refuse, envelope.line.len());
+            self.metrics.message(
+                Direction::ToClient,
+                kind,
+                Outcome::Refuse,
+                envelope.line.len(),
+            );
             return Passage::Stop;
         }
         self.apply(Direction::ToClient, kind, envelope, decision)
@@ -281,8 +349,15 @@ impl Session {
     /// An answer (or progress) for an id that is not open goes nowhere.
     fn to_nobody(&mut self, direction: Direction, line: &[u8]) -> Passage {
         self.metrics.answers_to_nobody.inc();
-        self.metrics.message(direction, MessageKind::Response, Outcome::Drop, line.len());
-        self.unread(direction, None, "protocol.unasked", "dropped", line.len() as u64);
+        self.metrics
+            .message(direction, MessageKind::Response, Outcome::Drop, line.len());
+        self.unread(
+            direction,
+            None,
+            "protocol.unasked",
+            "dropped",
+            line.len() as u64,
+        );
         Passage::Stop
     }
 
@@ -292,7 +367,10 @@ impl Session {
         malformed: &Malformed,
         out: &mut Outbox,
     ) {
-        let raw_id = malformed.id.as_ref().map(|(raw, _)| &**raw);
+        // The id of an open request belongs to that request's own answer.
+        let id = malformed.id.as_ref();
+        let free = id.filter(|(_, key)| !self.client.contains(key) && !self.listing.holds(key));
+        let raw_id = free.map(|(raw, _)| &**raw);
         reply::malformed(&mut out.to_client, raw_id, malformed.fault, self.era);
         self.metrics.message(
             Direction::ToServer,
@@ -300,7 +378,8 @@ impl Session {
             Outcome::Refuse,
             line.len(),
         );
-        self.metrics.refusal(Direction::ToServer, "protocol.malformed");
+        self.metrics
+            .refusal(Direction::ToServer, "protocol.malformed");
         self.unread(
             Direction::ToServer,
             raw_id,
@@ -350,8 +429,12 @@ impl Session {
 /// log: there the flag is looked for where serialisers put it, next to the ends.
 fn is_tool_error(result: Raw<'_>) -> bool {
     if result.text.len() <= COMPLAINT {
-        return result.member("isError").is_some_and(|flag| flag.text == b"true");
+        return result
+            .member("isError")
+            .is_some_and(|flag| flag.text == b"true");
     }
     let (head, tail) = (&result.text[..64], &result.text[result.text.len() - 64..]);
-    [head, tail].into_iter().any(|end| memchr::memmem::find(end, b"\"isError\":true").is_some())
+    [head, tail]
+        .into_iter()
+        .any(|end| memchr::memmem::find(end, b"\"isError\":true").is_some())
 }

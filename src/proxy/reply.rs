@@ -30,8 +30,12 @@ pub(super) fn malformed(out: &mut Vec<u8>, id: Option<&[u8]>, fault: Fault, era:
 /// A denial carries no `structuredContent`: clients validate it even when `isError` is set, and then
 /// show their own error in place of the denial.
 fn tool_result(refusal: &Refusal, era: Era) -> Value {
+    let mut text = refusal.text.clone();
+    if !text.contains(refusal.rule) {
+        text = format!("{text} (rule {})", refusal.rule);
+    }
     let mut result = json!({
-        "content": [{ "type": "text", "text": format!("{} (rule {})", refusal.text, refusal.rule) }],
+        "content": [{ "type": "text", "text": text }],
         "isError": true,
     });
     if era == Era::Modern {
@@ -86,7 +90,9 @@ pub(super) mod own {
         let mut refusal = make(
             "limits.request",
             Shape::Error(-32600),
-            format!("The request has {bytes} bytes and the limit is {cap}; it was not passed on. Send less, or in parts."),
+            format!(
+                "The request has {bytes} bytes and the limit is {cap}; it was not passed on. Send less, or in parts."
+            ),
         );
         refusal.operator_hint = Some("limits.request, or --request-limit".to_owned());
         refusal
@@ -98,7 +104,9 @@ pub(super) mod own {
             subject,
             "limits.response",
             4130,
-            format!("The server's answer has {bytes} bytes and the limit is {cap}; it was withheld. Ask for less: a narrower query, a filter or a page."),
+            format!(
+                "The server's answer has {bytes} bytes and the limit is {cap}; it was withheld. Ask for less: a narrower query, a filter or a page."
+            ),
         );
         refusal.operator_hint = Some("limits.response, or --response-limit".to_owned());
         refusal
@@ -115,7 +123,8 @@ pub(super) mod own {
                 waited.as_secs_f32().round()
             ),
         );
-        refusal.operator_hint = Some("limits.timeout and limits.timeout_total, or timeout of the tool".to_owned());
+        refusal.operator_hint =
+            Some("limits.timeout and limits.timeout_total, or timeout of the tool".to_owned());
         refusal
     }
 
@@ -126,7 +135,12 @@ pub(super) mod own {
         } else {
             "Nothing was answered; ask again when the server is back."
         };
-        about(subject, "server.gone", 5030, format!("The server ended ({how}) before it answered. {advice}"))
+        about(
+            subject,
+            "server.gone",
+            5030,
+            format!("The server ended ({how}) before it answered. {advice}"),
+        )
     }
 
     /// The server could not be started, or is no longer there to be asked.
@@ -145,7 +159,9 @@ pub(super) mod own {
             subject,
             "server.malformed",
             5020,
-            format!("The server's answer was withheld because it is not a valid message: {why}. The call may have run."),
+            format!(
+                "The server's answer was withheld because it is not a valid message: {why}. The call may have run."
+            ),
         )
     }
 
@@ -172,7 +188,13 @@ pub(super) mod own {
     }
 
     fn make(rule: &'static str, shape: Shape, text: String) -> Refusal {
-        Refusal { rule, shape, text, retry_after_ms: None, operator_hint: None }
+        Refusal {
+            rule,
+            shape,
+            text,
+            retry_after_ms: None,
+            operator_hint: None,
+        }
     }
 }
 
@@ -182,7 +204,11 @@ mod tests {
     use crate::mcp::{Capability, Subject};
 
     fn subject(capability: Capability) -> Subject {
-        Subject { capability, method: "tools/call".into(), name: Some("x".into()) }
+        Subject {
+            capability,
+            method: "tools/call".into(),
+            name: Some("x".into()),
+        }
     }
 
     fn parsed(out: &[u8]) -> Value {
@@ -193,7 +219,10 @@ mod tests {
     #[test]
     fn a_refused_call_is_a_result_without_structured_content() {
         let mut out = Vec::new();
-        let refused = own::timeout(&subject(Capability::Tool), std::time::Duration::from_secs(3));
+        let refused = own::timeout(
+            &subject(Capability::Tool),
+            std::time::Duration::from_secs(3),
+        );
         refusal(&mut out, b"\"7\"", &refused, Era::Modern);
         let answer = parsed(&out);
         assert_eq!(answer["id"], "7");
@@ -201,14 +230,25 @@ mod tests {
         assert_eq!(answer["result"]["resultType"], "complete");
         assert!(answer["result"].get("structuredContent").is_none());
         let text = answer["result"]["content"][0]["text"].as_str().unwrap();
-        assert!(text.contains("3 s") && text.ends_with("(rule limits.timeout)"), "{text}");
-        assert!(!text.contains("--"), "the model is not told the setting: {text}");
+        assert!(
+            text.contains("3 s") && text.ends_with("(rule limits.timeout)"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("--"),
+            "the model is not told the setting: {text}"
+        );
     }
 
     #[test]
     fn a_refused_method_is_an_error_outside_the_reserved_codes() {
         let mut out = Vec::new();
-        refusal(&mut out, b"7", &own::server_gone(&subject(Capability::Method), "killed"), Era::Legacy);
+        refusal(
+            &mut out,
+            b"7",
+            &own::server_gone(&subject(Capability::Method), "killed"),
+            Era::Legacy,
+        );
         let answer = parsed(&out);
         let code = answer["error"]["code"].as_i64().unwrap();
         assert!(!(-32768..=-32000).contains(&code));

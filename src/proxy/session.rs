@@ -90,7 +90,10 @@ impl Session {
             client_named: false,
             audit,
             payloads: config.audit.payloads,
-            caps: Caps { request: config.limits.request.0, response: config.limits.response.0 },
+            caps: Caps {
+                request: config.limits.request.0,
+                response: config.limits.response.0,
+            },
             noise_shown: false,
             explained: HashSet::new(),
         }
@@ -128,13 +131,19 @@ impl Session {
                 br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
             );
             out.to_server.extend_from_slice(&expired.raw_id);
-            out.to_server.extend_from_slice(b",\"reason\":\"timeout\"}}\n");
+            out.to_server
+                .extend_from_slice(b",\"reason\":\"timeout\"}}\n");
             if !expired.wanted {
                 continue;
             }
             let refused = own::timeout(&expired.origin.subject, expired.waited);
             let before = out.to_client.len();
-            reply::refusal(&mut out.to_client, &expired.raw_id, &refused, expired.origin.era);
+            reply::refusal(
+                &mut out.to_client,
+                &expired.raw_id,
+                &refused,
+                expired.origin.era,
+            );
             let response_bytes = out.to_client.len() - before;
             self.explain(&refused, &expired.origin.subject);
             self.metrics.refusal(Direction::ToClient, refused.rule);
@@ -170,7 +179,13 @@ impl Session {
         // limits of its own for how long it waits.
         if let Some(id) = id.filter(|id| id.request) {
             reply::refusal(&mut out.to_client, &id.raw, &refused, self.era);
-            self.unread(Direction::ToServer, Some(&id.raw), refused.rule, "refused", bytes);
+            self.unread(
+                Direction::ToServer,
+                Some(&id.raw),
+                refused.rule,
+                "refused",
+                bytes,
+            );
         } else {
             self.unread(Direction::ToServer, None, refused.rule, "dropped", bytes);
         }
@@ -193,7 +208,8 @@ impl Session {
         let answer = id.filter(|id| !id.request);
         match answer.and_then(|id| self.client.close(&id.key)) {
             Some(open) => {
-                let refused = own::response_too_large(&open.origin.subject, bytes, self.caps.response);
+                let refused =
+                    own::response_too_large(&open.origin.subject, bytes, self.caps.response);
                 self.answer_for_server(&open, &refused, "refused", now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
@@ -218,8 +234,12 @@ impl Session {
             Ok(envelope) => envelope,
             Err(malformed) => return self.malformed_from_client(line, &malformed, out),
         };
-        let Kind::Request { id, params, .. } = &envelope.kind else { return };
-        let Some(subject) = Subject::of(&envelope) else { return };
+        let Kind::Request { id, params, .. } = &envelope.kind else {
+            return;
+        };
+        let Some(subject) = Subject::of(&envelope) else {
+            return;
+        };
         let era = Era::of(*params).unwrap_or(self.era);
         let refused = own::unavailable(&subject);
         reply::refusal(&mut out.to_client, id.raw, &refused, era);
@@ -337,7 +357,11 @@ impl Session {
 
     /// Only names that are known become label values.
     fn observe(&self, subject: &Subject, error: &'static str, took: std::time::Duration) {
-        let method = if Method::find(&subject.method).is_some() { &*subject.method } else { "_other" };
+        let method = if Method::find(&subject.method).is_some() {
+            &*subject.method
+        } else {
+            "_other"
+        };
         let tool = match (&subject.name, subject.capability) {
             (Some(name), crate::mcp::Capability::Tool) if self.tools.knows(name) => name,
             (Some(_), crate::mcp::Capability::Tool) => "_other",
@@ -384,14 +408,23 @@ impl Session {
                 subject.method,
                 refused.rule
             ),
-            None => tracing::warn!("refused {} {shown} by rule {}", subject.method, refused.rule),
+            None => tracing::warn!(
+                "refused {} {shown} by rule {}",
+                subject.method,
+                refused.rule
+            ),
         }
     }
 
     /// A line on the server's stdout that is no message: counted, and shown once.
     pub(super) fn noise(&mut self, line: &[u8]) {
         self.metrics.stdout_noise.inc();
-        self.metrics.message(Direction::ToClient, MessageKind::Malformed, Outcome::Drop, line.len());
+        self.metrics.message(
+            Direction::ToClient,
+            MessageKind::Malformed,
+            Outcome::Drop,
+            line.len(),
+        );
         if !self.noise_shown {
             self.noise_shown = true;
             let start = self.clean(&line[..line.len().min(200)]);

@@ -2,8 +2,22 @@
 
 /// Words of a variable's name that announce a secret.
 const WORDS: [&str; 16] = [
-    "TOKEN", "KEY", "APIKEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "PWD", "CREDENTIAL",
-    "CREDENTIALS", "AUTH", "PAT", "COOKIE", "DSN", "PRIVATE",
+    "TOKEN",
+    "KEY",
+    "APIKEY",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "PASS",
+    "PWD",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "AUTH",
+    "PAT",
+    "COOKIE",
+    "DSN",
+    "PRIVATE",
 ];
 /// A value of this many letters and digits without a blank or a slash is taken for a secret whatever
 /// its name is: it is no path, no sentence and no locale.
@@ -12,27 +26,36 @@ const OPAQUE: usize = 20;
 /// True when what the server is given under `name` must not come back out of it.
 #[must_use]
 pub fn looks_secret(name: &str, value: &[u8]) -> bool {
-    let named = name.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| {
-        WORDS.iter().any(|known| word.eq_ignore_ascii_case(known))
-    });
+    let named = name
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)));
     named || has_userinfo(value) || is_opaque(value)
 }
 
 /// `scheme://user:password@host`.
 fn has_userinfo(value: &[u8]) -> bool {
-    let Some(at) = memchr::memmem::find(value, b"://") else { return false };
+    let Some(at) = memchr::memmem::find(value, b"://") else {
+        return false;
+    };
     let rest = &value[at + 3..];
     let host = rest.split(|byte| *byte == b'/').next().unwrap_or(rest);
-    host.iter().position(|byte| *byte == b'@').is_some_and(|end| host[..end].contains(&b':'))
+    host.iter()
+        .position(|byte| *byte == b'@')
+        .is_some_and(|end| host[..end].contains(&b':'))
 }
 
 fn is_opaque(value: &[u8]) -> bool {
     let digits = value.iter().filter(|byte| byte.is_ascii_digit()).count();
-    let letters = value.iter().filter(|byte| byte.is_ascii_alphabetic()).count();
+    let letters = value
+        .iter()
+        .filter(|byte| byte.is_ascii_alphabetic())
+        .count();
     value.len() >= OPAQUE
         && digits >= 2
         && letters >= 2
-        && !value.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'/' | b':' | b','))
+        && !value
+            .iter()
+            .any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'/' | b':' | b','))
 }
 
 #[cfg(test)]

@@ -51,7 +51,12 @@ pub struct Life {
 
 impl Default for Life {
     fn default() -> Self {
-        Self { state: State::Starting, due: None, ours: false, exit: None }
+        Self {
+            state: State::Starting,
+            due: None,
+            ours: false,
+            exit: None,
+        }
     }
 }
 
@@ -86,7 +91,10 @@ impl Life {
     }
 
     fn terminate(&mut self, now: Instant) -> Option<Act> {
-        if matches!(self.state, State::Terminating | State::Killing | State::Gone) {
+        if matches!(
+            self.state,
+            State::Terminating | State::Killing | State::Gone
+        ) {
             return None;
         }
         self.state = State::Terminating;
@@ -133,7 +141,10 @@ impl Life {
     /// True while the end was asked for and the server is still there.
     #[must_use]
     pub fn ending(&self) -> bool {
-        matches!(self.state, State::Ending | State::Terminating | State::Killing)
+        matches!(
+            self.state,
+            State::Ending | State::Terminating | State::Killing
+        )
     }
 
     /// The code that cofferdam exits with: the server's own, but 0 where we had to end a server
@@ -171,7 +182,11 @@ mod tests {
 
     #[test]
     fn the_server_s_own_end_is_passed_on() {
-        for (exit, code) in [(Exit::Code(0), 0), (Exit::Code(3), 3), (Exit::Signal(11), 139)] {
+        for (exit, code) in [
+            (Exit::Code(0), 0),
+            (Exit::Code(3), 3),
+            (Exit::Signal(11), 139),
+        ] {
             let mut life = Life::default();
             life.started();
             life.exited(exit);

@@ -58,7 +58,11 @@ impl Outlet {
             SFlag::S_IFSOCK => (fd, Way::Socket),
             _ => (fd, Way::Plain),
         };
-        Ok(Self { fd, way, grown: false })
+        Ok(Self {
+            fd,
+            way,
+            grown: false,
+        })
     }
 
     /// Writes as much as the descriptor takes now; 0 when it takes nothing.
@@ -186,7 +190,11 @@ mod tests {
     #[test]
     fn a_pipe_that_cannot_be_reopened_is_written_in_steps() {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
-        let mut outlet = Outlet { fd: write, way: Way::SharedPipe, grown: false };
+        let mut outlet = Outlet {
+            fd: write,
+            way: Way::SharedPipe,
+            grown: false,
+        };
         let run = vec![b'\n'; 60 << 10];
         assert_eq!(outlet.write(&run).unwrap(), run.len());
         assert_eq!(outlet.write(&run).unwrap(), 4 << 10);

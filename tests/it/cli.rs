@@ -131,19 +131,6 @@ fn nothing_to_run() {
 }
 
 #[test]
-fn nothing_to_run_in_the_cell() {
-    let rig = Rig::new();
-    insta::assert_snapshot!(rig.run(&["exec"]), @r#"
-    exit: 64
-    --- stderr ---
-    cofferdam: error: no server to run: there is neither a command nor a configuration
-    hint: cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
-    hint: cofferdam run --config github.toml
-    hint: `cofferdam run --help` lists every flag
-    "#);
-}
-
-#[test]
 fn unknown_flag() {
     let rig = Rig::new();
     insta::assert_snapshot!(rig.run(&["run", "--memroy", "1GiB", "--", "x"]), @r#"
@@ -880,6 +867,9 @@ fn help_of_run() {
       cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
       cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
       cofferdam run --config github.toml
+
+    With both a file and flags, a flag replaces a value of the file and adds to a list of it.
+    `cofferdam check` takes the same words and shows what they come to.
     "#);
 }
 

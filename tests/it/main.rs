@@ -3,10 +3,14 @@
     clippy::panic,
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "a test says no by panicking; helpers are part of the tests"
+    clippy::print_stdout,
+    reason = "a test says no by panicking and shows what it skipped; helpers are part of the tests"
 )]
 
 mod architecture;
+mod cell_floor;
+mod cell_launch;
+mod cell_runtimes;
 mod cli;
 mod config;
 mod exec;
@@ -17,3 +21,4 @@ mod policy_props;
 mod rig;
 mod spawn_cells;
 mod spawn_tree;
+mod support;

@@ -11,6 +11,7 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","param
 fn first_answer(prepared: &Prepared) -> String {
     let dir = tempfile::tempdir().unwrap();
     let spec = closed_cell(prepared, dir.path());
+    let began = std::time::Instant::now();
     let (mut child, _status) =
         start(&spec, Stdio::piped(), Stdio::piped(), Stdio::inherit()).unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -20,6 +21,7 @@ fn first_answer(prepared: &Prepared) -> String {
         .read_line(&mut line)
         .unwrap();
     drop(stdin);
+    println!("first answer after {:?}", began.elapsed());
     child.kill().ok();
     child.wait().unwrap();
     line
@@ -188,4 +190,58 @@ fs.writeFileSync('tried.json', JSON.stringify(tried));
         "good"
     );
     assert!(!std::path::Path::new("/tmp/cofferdam-test-evil").exists());
+}
+
+/// Where a uv of the tests lies: `COFFERDAM_TEST_UV`, the test fixtures, or PATH.
+fn uv_dir() -> Option<std::path::PathBuf> {
+    let named = std::env::var("COFFERDAM_TEST_UV")
+        .ok()
+        .map(std::path::PathBuf::from);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let on_path = path.split(':').map(std::path::PathBuf::from);
+    named
+        .into_iter()
+        .chain(on_path)
+        .find(|dir| dir.join("uv").is_file())
+}
+
+#[test]
+fn uv_installs_for_uvx_when_it_is_there() {
+    let Some(dir) = uv_dir() else {
+        println!("SKIPPED: uv is not installed");
+        return;
+    };
+    let mut world = World::new();
+    let path = format!("{}:{}", dir.display(), world.env.get("PATH").unwrap());
+    world.env.insert("PATH".to_owned(), path);
+    let line = "uvx --from idna==3.10 --with six idna";
+    let request_error = match world.prepare(line) {
+        // idna 3.10 has no program: what uv installed is known by that.
+        (Err(error), said) => {
+            assert_eq!(
+                said.first().unwrap(),
+                "installing idna==3.10 with uv ...",
+                "{said:?}"
+            );
+            error
+        }
+        (Ok(prepared), _) => panic!("{prepared:?}"),
+    };
+    if request_error.exit_code() == 69 {
+        println!(
+            "SKIPPED: the registry cannot be reached: {}",
+            request_error.hint()
+        );
+        return;
+    }
+    assert_eq!(request_error.exit_code(), 127, "{request_error}");
+
+    let Some((time, said)) = world.online("uvx mcp-server-time==2026.10.19") else {
+        return;
+    };
+    assert!(
+        said.iter()
+            .any(|line| line.starts_with("installing mcp-server-time==2026.10.19 with uv"))
+    );
+    assert!(first_answer(&time).contains("serverInfo"));
 }

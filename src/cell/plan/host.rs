@@ -21,22 +21,48 @@ const SHIMS: [(&str, &str, &str); 3] = [
     (".rbenv", "RBENV_VERSION", ".ruby-version"),
 ];
 
+/// Directories that hold more than one thing on every host. What lies directly in one of them is
+/// granted as a file; so it is in any `bin`.
+const SHARED: [&str; 16] = [
+    "/tmp",
+    "/var/tmp",
+    "/dev/shm",
+    "/var",
+    "/etc",
+    "/opt",
+    "/srv",
+    "/usr",
+    "/usr/local",
+    "/usr/share",
+    "/home",
+    "/run",
+    "/mnt",
+    "/media",
+    "/proc",
+    "/var/lib",
+];
+
 impl Host<'_> {
     /// A variable as text.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         (self.env)(name)?.into_string().ok()
     }
 
-    /// The home directory of the operator.
+    /// The home directory of the operator: the variable, or what the account says.
     pub(super) fn home(&self) -> Option<PathBuf> {
-        (self.env)("HOME")
-            .map(PathBuf::from)
-            .filter(|home| home.is_absolute())
+        let account = || {
+            Some(
+                nix::unistd::User::from_uid(nix::unistd::getuid())
+                    .ok()??
+                    .dir,
+            )
+        };
+        let home = (self.env)("HOME").map(PathBuf::from).or_else(account);
+        home.filter(|home| home.is_absolute() && home.parent().is_some())
     }
 
-    /// Whether granting this by ourselves would grant far more than a server: the root, the home
-    /// directory or anything above it.
-    pub(super) fn too_wide(&self, path: &Path) -> bool {
+    /// Whether a grant of this directory would hold the home directory.
+    pub(super) fn holds_home(&self, path: &Path) -> bool {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let homes = self
             .home()
@@ -46,6 +72,14 @@ impl Host<'_> {
             || homes
                 .flatten()
                 .any(|home| home.starts_with(path) || home.starts_with(&real))
+    }
+
+    /// Whether granting this by ourselves would grant far more than one server: the home directory
+    /// or anything above it, and the directories that everything shares.
+    pub(super) fn too_wide(&self, path: &Path) -> bool {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let shared = SHARED.iter().any(|dir| real == Path::new(dir));
+        shared || real.ends_with("bin") || real.ends_with("sbin") || self.holds_home(path)
     }
 
     /// A program by path or by its name on PATH, with shims resolved to what they would run.

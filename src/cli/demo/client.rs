@@ -12,11 +12,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("cannot start {what}: {source}")]
-    Start { what: &'static str, source: io::Error },
+    Start {
+        what: &'static str,
+        source: io::Error,
+    },
     #[error("cannot write to the server: {source}")]
     Write { source: io::Error },
     #[error("no answer to {method}: {reason}")]
-    Answer { method: String, reason: &'static str },
+    Answer {
+        method: String,
+        reason: &'static str,
+    },
     #[error("the process did not end: {source}")]
     End { source: io::Error },
 }
@@ -57,10 +63,16 @@ impl Client {
         let mut command = Command::new(&own);
         arguments(&own, &mut command);
         command.env("DEMO_SECRET", "in everybody's environment");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().map_err(failed)?;
         let stdin = child.stdin.take();
-        let stdout = child.stdout.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
@@ -70,21 +82,34 @@ impl Client {
                 }
             }
         });
-        Ok(Self { child, stdin, lines, next_id: 0, last_line: String::new(), last_len: 0 })
+        Ok(Self {
+            child,
+            stdin,
+            lines,
+            next_id: 0,
+            last_line: String::new(),
+            last_len: 0,
+        })
     }
 
     pub(super) fn initialize(&mut self) -> Result<(), Error> {
-        self.ask("initialize", &json!({
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": { "name": "cofferdam-demo", "version": env!("CARGO_PKG_VERSION") },
-        }))?;
+        self.ask(
+            "initialize",
+            &json!({
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": { "name": "cofferdam-demo", "version": env!("CARGO_PKG_VERSION") },
+            }),
+        )?;
         self.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }))
     }
 
     /// Calls a tool: its result.
     pub(super) fn call(&mut self, tool: &str, arguments: &Value) -> Result<Value, Error> {
-        self.ask("tools/call", &json!({ "name": tool, "arguments": arguments }))
+        self.ask(
+            "tools/call",
+            &json!({ "name": tool, "arguments": arguments }),
+        )
     }
 
     fn ask(&mut self, method: &str, params: &Value) -> Result<Value, Error> {
@@ -92,14 +117,19 @@ impl Client {
         let id = self.next_id;
         self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }))?;
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).map_err(|error| Error::Answer {
-                method: method.to_owned(),
-                reason: match error {
-                    RecvTimeoutError::Timeout => "it took too long",
-                    RecvTimeoutError::Disconnected => "the process ended",
-                },
-            })?;
-            let Ok(mut message) = serde_json::from_str::<Value>(&line) else { continue };
+            let line = self
+                .lines
+                .recv_timeout(PATIENCE)
+                .map_err(|error| Error::Answer {
+                    method: method.to_owned(),
+                    reason: match error {
+                        RecvTimeoutError::Timeout => "it took too long",
+                        RecvTimeoutError::Disconnected => "the process ended",
+                    },
+                })?;
+            let Ok(mut message) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
             if message["id"] == id {
                 self.last_len = line.len();
                 self.last_line = line.chars().take(4096).collect();
@@ -109,7 +139,9 @@ impl Client {
     }
 
     fn send(&mut self, message: &Value) -> Result<(), Error> {
-        let Some(stdin) = &mut self.stdin else { return Ok(()) };
+        let Some(stdin) = &mut self.stdin else {
+            return Ok(());
+        };
         writeln!(stdin, "{message}").map_err(|source| Error::Write { source })
     }
 

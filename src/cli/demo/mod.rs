@@ -24,14 +24,21 @@ const OFF: &str = "\x1b[0m";
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("{doing}: {source}")]
-    System { doing: &'static str, source: io::Error },
+    System {
+        doing: &'static str,
+        source: io::Error,
+    },
     #[error("{0}")]
     Conversation(#[from] client::Error),
 }
 
 /// Shows everything; exit 0 when all of it held, 70 when something did not.
 pub(super) fn run() -> Result<ExitCode, Failure> {
-    let mut stage = Stage { out: anstream::stdout(), held: 0, shown: 0 };
+    let mut stage = Stage {
+        out: anstream::stdout(),
+        held: 0,
+        shown: 0,
+    };
     stage.play().map_err(|error| {
         Failure::new(Exit::SOFTWARE, format!("the demo broke off: {error}"))
             .hint("`cofferdam doctor` shows what this host can enforce")
@@ -56,28 +63,44 @@ impl<W: Write> Stage<W> {
         std::fs::write(outside.path.join("secret.txt"), "the crown jewels")
             .map_err(system("plant a file"))?;
         let listener = TcpListener::bind("127.0.0.1:0").map_err(system("listen on loopback"))?;
-        let address = listener.local_addr().map_err(system("listen on loopback"))?.to_string();
+        let address = listener
+            .local_addr()
+            .map_err(system("listen on loopback"))?
+            .to_string();
         let escape = json!({ "directory": outside.path, "address": address });
 
-        self.say(format_args!("{BOLD}cofferdam demo{OFF}: a hostile MCP server, first bare, then enclosed\n"));
+        self.say(format_args!(
+            "{BOLD}cofferdam demo{OFF}: a hostile MCP server, first bare, then enclosed\n"
+        ));
         let begun = Instant::now();
         let mut client = Client::enclosed()?;
         client.initialize()?;
         let took = begun.elapsed().as_millis();
-        self.say(format_args!("{DIM}$ cofferdam run -- hostile-server     answered after {took} ms{OFF}"));
+        self.say(format_args!(
+            "{DIM}$ cofferdam run -- hostile-server     answered after {took} ms{OFF}"
+        ));
 
         self.title("A normal call passes, byte for byte");
         let answer = client.call("greet", &json!({ "name": "Ada" }))?;
         self.show("client", &client.last_line);
-        self.verdict(text(&answer) == "Hello, Ada!", "the answer is the server's own line");
+        self.verdict(
+            text(&answer) == "Hello, Ada!",
+            "the answer is the server's own line",
+        );
 
         self.title("A leak is scrubbed");
         // Built here, so that no scanner takes this source for a leak.
-        let token = ["gh", "p_", &"C0fferDamDem0".repeat(3)[..36]].concat();
-        self.show("server", &format!("deploy notes: token {token} works everywhere"));
+        let token = ["glp", "at-", "x7Qm3vR9sLw2KpT5bYcZ"].concat();
+        self.show(
+            "server",
+            &format!("deploy notes: token {token} works everywhere"),
+        );
         let answer = client.call("notes", &json!({ "token": token }))?;
         self.show("client", text(&answer));
-        self.verdict(!client.last_line.contains(&token[..12]), "the token never reached the client");
+        self.verdict(
+            !client.last_line.contains(&token[..12]),
+            "the token never reached the client",
+        );
 
         self.title("An escape is blocked");
         let bare = {
@@ -90,11 +113,18 @@ impl<W: Write> Stage<W> {
         for ((name, was), (_, is)) in bare.iter().zip(&enclosed) {
             let mark = |through: bool| if through { "got through" } else { "refused" };
             let colour = if *is { RED } else { GREEN };
-            self.say(format_args!("   {name:<42} bare: {:<12} in the cell: {colour}{}{OFF}", mark(*was), mark(*is)));
+            self.say(format_args!(
+                "   {name:<42} bare: {:<12} in the cell: {colour}{}{OFF}",
+                mark(*was),
+                mark(*is)
+            ));
         }
         let through = |acts: &[(String, bool)]| acts.iter().filter(|(_, through)| *through).count();
         let (before, after) = (through(&bare), through(&enclosed));
-        let line = format!("{before} of {} got through bare, {after} in the cell", bare.len());
+        let line = format!(
+            "{before} of {} got through bare, {after} in the cell",
+            bare.len()
+        );
         self.verdict(after == 0 && before > 0 && !enclosed.is_empty(), &line);
 
         self.title("A flood is capped, and the session goes on");
@@ -102,18 +132,30 @@ impl<W: Write> Stage<W> {
         self.show("client", text(&answer));
         let alive = text(&client.call("greet", &json!({ "name": "Ada" }))?) == "Hello, Ada!";
         let refused = answer["isError"] == true && client.last_len < 64 * 1024;
-        self.verdict(refused && alive, "3 MiB withheld, the next call was answered");
+        self.verdict(
+            refused && alive,
+            "3 MiB withheld, the next call was answered",
+        );
 
         self.title("A crash is survived: no call is left without an answer");
         let answer = client.call("crash", &json!({}))?;
         self.show("client", text(&answer));
         let code = client.finish()?;
-        self.verdict(answer["isError"] == true && code == 134, &format!("answered, then cofferdam passed on exit code {code}"));
+        self.verdict(
+            answer["isError"] == true && code == 134,
+            &format!("answered, then cofferdam passed on exit code {code}"),
+        );
         let begun = Instant::now();
         let mut client = Client::enclosed()?;
         client.initialize()?;
         let again = text(&client.call("greet", &json!({ "name": "again" }))?) == "Hello, again!";
-        self.verdict(again, &format!("a new start answers after {} ms", begun.elapsed().as_millis()));
+        self.verdict(
+            again,
+            &format!(
+                "a new start answers after {} ms",
+                begun.elapsed().as_millis()
+            ),
+        );
 
         let (held, shown) = (self.held, self.shown);
         let colour = if held == shown { GREEN } else { RED };

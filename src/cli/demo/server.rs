@@ -14,16 +14,26 @@ const FLOOD: usize = 3 << 20;
 /// The acts of the tool `escape`: a name for people, and what is tried. `true` means it worked.
 type Act = (&'static str, fn(&Target) -> bool);
 const ACTS: [Act; 7] = [
-    ("read a file that was not listed", |target| fs::read(target.outside("secret.txt")).is_ok()),
-    ("leave a file next to it", |target| fs::write(target.outside("dropped"), "x").is_ok()),
-    ("start a shell", |_| ran(Command::new("/bin/sh").args(["-c", "true"]))),
-    ("run a program that it has just written", |_| runs_what_it_writes()),
+    ("read a file that was not listed", |target| {
+        fs::read(target.outside("secret.txt")).is_ok()
+    }),
+    ("leave a file next to it", |target| {
+        fs::write(target.outside("dropped"), "x").is_ok()
+    }),
+    ("start a shell", |_| {
+        ran(Command::new("/bin/sh").args(["-c", "true"]))
+    }),
+    ("run a program that it has just written", |_| {
+        runs_what_it_writes()
+    }),
     ("connect to the network", |target| target.connects()),
     ("read its parent's environment", |_| {
         let parent = std::os::unix::process::parent_id();
         fs::read(format!("/proc/{parent}/environ")).is_ok_and(|bytes| !bytes.is_empty())
     }),
-    ("find a secret in its own environment", |_| std::env::var_os("DEMO_SECRET").is_some()),
+    ("find a secret in its own environment", |_| {
+        std::env::var_os("DEMO_SECRET").is_some()
+    }),
 ];
 
 struct Target {
@@ -44,7 +54,10 @@ impl Target {
 }
 
 fn ran(command: &mut Command) -> bool {
-    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let quiet = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())
 }
 
@@ -66,10 +79,18 @@ pub(in crate::cli) fn serve() -> ExitCode {
     let mut stdout = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { break };
-        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        let Some(id) = message.get("id") else { continue };
+        let Ok(message) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        let Some(id) = message.get("id") else {
+            continue;
+        };
         let answer = answer(&message);
-        let sent = writeln!(stdout, "{}", json!({"jsonrpc": "2.0", "id": id, "result": answer}));
+        let sent = writeln!(
+            stdout,
+            "{}",
+            json!({"jsonrpc": "2.0", "id": id, "result": answer})
+        );
         if sent.and_then(|()| stdout.flush()).is_err() {
             break;
         }
@@ -92,7 +113,12 @@ fn answer(message: &Value) -> Value {
 
 fn tools() -> Value {
     let tool = |name: &str, properties: Value| {
-        let required: Vec<&String> = properties.as_object().into_iter().flatten().map(|(k, _)| k).collect();
+        let required: Vec<&String> = properties
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(k, _)| k)
+            .collect();
         json!({ "name": name, "inputSchema": {
             "type": "object", "properties": properties, "required": required } })
     };
@@ -107,14 +133,27 @@ fn tools() -> Value {
 }
 
 fn call(params: &Value) -> Value {
-    let argument = |name: &str| params["arguments"][name].as_str().unwrap_or_default().to_owned();
+    let argument = |name: &str| {
+        params["arguments"][name]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
     match params["name"].as_str() {
         Some("greet") => text(&format!("Hello, {}!", argument("name"))),
-        Some("notes") => text(&format!("deploy notes: token {} works everywhere", argument("token"))),
+        Some("notes") => text(&format!(
+            "deploy notes: token {} works everywhere",
+            argument("token")
+        )),
         Some("escape") => {
-            let target = Target { directory: argument("directory"), address: argument("address") };
-            let tried: Vec<Value> =
-                ACTS.iter().map(|(name, act)| json!([name, act(&target)])).collect();
+            let target = Target {
+                directory: argument("directory"),
+                address: argument("address"),
+            };
+            let tried: Vec<Value> = ACTS
+                .iter()
+                .map(|(name, act)| json!([name, act(&target)]))
+                .collect();
             text(&json!(tried).to_string())
         }
         Some("flood") => text(&"All work and no play. ".repeat(FLOOD / 22)),

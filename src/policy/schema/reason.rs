@@ -133,10 +133,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn refused(schema: &str, value: &str) -> String {
-        let Compiled::Ready { validator, .. } = compile(schema.as_bytes()) else {
+        let Compiled::Ready {
+            validator, depth, ..
+        } = compile(schema.as_bytes())
+        else {
             panic!("{schema} does not compile");
         };
-        let reason = check(&validator, schema.as_bytes(), value.as_bytes())
+        let reason = check(&validator, depth, schema.as_bytes(), value.as_bytes())
             .expect_err("the value must be refused");
         format!("{}: {}", reason.path, reason.expected)
     }

@@ -1,6 +1,6 @@
 //! Weighs a schema before it is compiled: what compiling and checking may cost at most.
 
-use super::Unusable;
+use super::{Unusable, nesting};
 use crate::policy::uris::percent_decoded;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -12,14 +12,23 @@ const MAX_SUBSCHEMAS: usize = 4096;
 /// Regular expressions in one schema.
 const MAX_PATTERNS: usize = 256;
 /// Ways through the schema that one place of a value may have to try, references included.
-const MAX_PATHS: u64 = 65_536;
+pub(super) const MAX_PATHS: u64 = 65_536;
 
 /// Longest chain of applicators and references at one place of a value. Checking recurses once for
 /// each, times the levels of the value, so this is what keeps the stack small.
 const MAX_CHAIN: usize = 32;
 
-/// Returns how many subschemas there are, or why the schema cannot be used.
-pub(super) fn weigh(schema: &Value) -> Result<usize, Unusable> {
+/// What a schema weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// How many subschemas there are.
+    pub(super) subschemas: usize,
+    /// The deepest value that can be checked, in levels of JSON.
+    pub(super) depth: usize,
+}
+
+/// Weighs a schema, or says why it cannot be used.
+pub(super) fn weigh(schema: &Value) -> Result<Weight, Unusable> {
     let mut tally = Tally::default();
     tally.walk(schema, 0, Place::Schema)?;
     let mut paths = Paths {
@@ -32,7 +41,10 @@ pub(super) fn weigh(schema: &Value) -> Result<usize, Unusable> {
             return Err(Unusable::TooLarge);
         }
     }
-    Ok(tally.subschemas.len())
+    Ok(Weight {
+        subschemas: tally.subschemas.len(),
+        depth: nesting::deepest(schema, &paths)?,
+    })
 }
 
 /// What a JSON value inside a schema is.
@@ -127,7 +139,7 @@ struct Load {
 
 /// Follows the keywords that look at the *same* place of a value; `properties` and `items` go one
 /// level down, where the count starts again.
-struct Paths<'s> {
+pub(super) struct Paths<'s> {
     root: &'s Value,
     /// Finished subschemas by address.
     known: HashMap<*const Value, Load>,
@@ -150,30 +162,10 @@ impl<'s> Paths<'s> {
         }
         self.open.push(address);
         let mut load = Load { ways: 1, chain: 1 };
-        if let Value::Object(members) = schema {
-            for (key, value) in members {
-                match (key.as_str(), value) {
-                    ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(target)) => {
-                        if let Some(target) = self.target(target) {
-                            self.add(&mut load, target)?;
-                        }
-                    }
-                    ("allOf" | "anyOf" | "oneOf", Value::Array(items)) => {
-                        for item in items {
-                            self.add(&mut load, item)?;
-                        }
-                    }
-                    ("not" | "if" | "then" | "else" | "extends", value) => {
-                        self.add(&mut load, value)?;
-                    }
-                    ("dependentSchemas" | "dependencies", Value::Object(named)) => {
-                        for value in named.values() {
-                            self.add(&mut load, value)?;
-                        }
-                    }
-                    _ => {}
-                }
-            }
+        for below in self.same_place(schema) {
+            let more = self.count(below)?;
+            load.ways = load.ways.saturating_add(more.ways);
+            load.chain = load.chain.max(more.chain + 1);
         }
         self.open.pop();
         if load.chain > MAX_CHAIN {
@@ -183,11 +175,32 @@ impl<'s> Paths<'s> {
         Ok(load)
     }
 
-    fn add(&mut self, load: &mut Load, below: &'s Value) -> Result<(), Unusable> {
-        let more = self.count(below)?;
-        load.ways = load.ways.saturating_add(more.ways);
-        load.chain = load.chain.max(more.chain + 1);
-        Ok(())
+    /// The subschemas that are tried at the place where `schema` is.
+    pub(super) fn same_place(&self, schema: &'s Value) -> Vec<&'s Value> {
+        let mut found = Vec::new();
+        let Value::Object(members) = schema else {
+            return found;
+        };
+        for (key, value) in members {
+            match (key.as_str(), value) {
+                ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(target)) => {
+                    found.extend(self.target(target));
+                }
+                ("allOf" | "anyOf" | "oneOf", Value::Array(items)) => found.extend(items),
+                ("not" | "if" | "then" | "else" | "extends", value) => found.push(value),
+                ("dependentSchemas" | "dependencies", Value::Object(named)) => {
+                    found.extend(named.values());
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// How many subschemas are tried at the place of a subschema that was counted.
+    pub(super) fn ways(&self, schema: &Value) -> u64 {
+        let address: *const Value = schema;
+        self.known.get(&address).map_or(1, |load| load.ways)
     }
 
     /// Resolves `#`, `#/pointer` and `#anchor` within the document.

@@ -7,7 +7,6 @@
 use super::table::{Role, Table, is_token};
 use super::value::{Frame, is_password, is_secret, read};
 use super::{Finding, Kind};
-use memchr::memmem;
 use std::ops::Range;
 
 /// How far a value may reach back before its first long run, and the longest name.
@@ -20,8 +19,16 @@ const WORDS: usize = 12;
 pub(super) const NAMES: [&str; 3] = ["password", "named-secret", "authorization"];
 
 /// The value that the run at `start` belongs to, when a secret's name is before it.
-pub(super) fn assigned(bytes: &[u8], kind: Kind, table: &Table, run: usize) -> Option<Finding> {
-    let start = value_start(bytes, run)?;
+///
+/// `past` is the end of the run before: a value that reaches back into it has been judged with it.
+pub(super) fn assigned(
+    bytes: &[u8],
+    kind: Kind,
+    table: &Table,
+    run: usize,
+    past: usize,
+) -> Option<Finding> {
+    let start = value_start(bytes, run, past)?;
     let (open, operator_end) = quote_before(bytes, start);
     let spaced = skip_back(bytes, operator_end, |b| b == b' ');
     let operator = byte_before(bytes, spaced)?;
@@ -44,7 +51,7 @@ pub(super) fn assigned(bytes: &[u8], kind: Kind, table: &Table, run: usize) -> O
 }
 
 /// The start of the value around the run: its characters may also be those of base64 and passwords.
-fn value_start(bytes: &[u8], run: usize) -> Option<usize> {
+fn value_start(bytes: &[u8], run: usize, past: usize) -> Option<usize> {
     let punctuation = |b: u8| {
         matches!(
             b,
@@ -53,8 +60,11 @@ fn value_start(bytes: &[u8], run: usize) -> Option<usize> {
     };
     match byte_before(bytes, run)? {
         b if punctuation(b) => {
-            let start = skip_back(bytes, run, |b| punctuation(b) || is_token(b));
-            (run - start < REACH).then_some(start)
+            let limit = past.max(run.saturating_sub(REACH));
+            let before = bytes.get(limit..run)?;
+            let part = |b: &&u8| punctuation(**b) || is_token(**b);
+            let start = run - before.iter().rev().take_while(part).count();
+            (start > limit || limit == 0).then_some(start)
         }
         b' ' | b'"' | b'\'' | b'`' | b'=' | b':' | b'>' => Some(run),
         _ => None,
@@ -63,7 +73,7 @@ fn value_start(bytes: &[u8], run: usize) -> Option<usize> {
 
 /// Passwords of any length: looks for the word and then for what is assigned to it.
 pub(super) fn passwords(bytes: &[u8], kind: Kind, table: &Table, found: &mut Vec<Finding>) {
-    for finder in &table.password {
+    for finder in &table.finders.password {
         for hit in finder.find_iter(bytes) {
             let start = skip_back(bytes, hit, is_name);
             let rest = bytes.get(hit..).unwrap_or_default();
@@ -176,11 +186,7 @@ fn name_before(bytes: &[u8], end: usize) -> Option<Range<usize>> {
     let end = skip_back(bytes, end, |b| b == b' ');
     let end = end - usize::from(byte_before(bytes, end) == Some(b']'));
     let (_, end) = quote_before(bytes, end);
-    // Most names end like no secret's name does; leave before anything is split.
-    let tail = bytes.get(end.checked_sub(2)?..end)?;
-    let &[a, b] = tail else { return None };
-    let pair = [a | 0x20, b | 0x20];
-    if !TAILS.contains(&&pair) {
+    if !ends_like_a_secret(bytes.get(..end)?) {
         return None;
     }
     let mut start = skip_back(bytes, end, is_name);
@@ -190,11 +196,37 @@ fn name_before(bytes: &[u8], end: usize) -> Option<Range<usize>> {
     (end - start <= REACH).then_some(start..end)
 }
 
-/// The last two letters of the words in `names.toml` that decide; a test compares.
-const TAILS: [&[u8; 2]; 20] = [
-    b"rd", b"wd", b"se", b"de", b"ss", b"et", b"ts", b"en", b"ns", b"ey", b"on", b"al", b"ls",
-    b"ie", b"id", b"at", b"sn", b"ig", b"th", b"ue",
-];
+/// Most names end like no secret's name does; they are left before anything is split. The endings
+/// are those of the words in `names.toml` that decide, which a test compares, and of `value`.
+fn ends_like_a_secret(text: &[u8]) -> bool {
+    let lower = |b: u8| b | 0x20;
+    let Some(&[a, b, c]) = text.last_chunk::<3>() else {
+        return false;
+    };
+    match &[lower(a), lower(b), lower(c)] {
+        b"key" | b"pwd" | b"pat" | b"dsn" | b"sig" => true,
+        [b, c, d] => {
+            let before = text.len().checked_sub(4).and_then(|at| text.get(at));
+            matches!(
+                &[before.map_or(0, |a| lower(*a)), *b, *c, *d],
+                b"word"
+                    | b"sswd"
+                    | b"rase"
+                    | b"code"
+                    | b"pass"
+                    | b"cret"
+                    | b"rets"
+                    | b"oken"
+                    | b"tial"
+                    | b"ials"
+                    | b"okie"
+                    | b"onid"
+                    | b"auth"
+                    | b"alue"
+            )
+        }
+    }
+}
 
 /// The name in `"name":"X",` before a member `"value":` whose name starts at `value`.
 fn sibling(bytes: &[u8], value: usize) -> Option<Range<usize>> {
@@ -277,11 +309,6 @@ fn skip(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
     at + rest.iter().take(8).take_while(|b| over(**b)).count()
 }
 
-/// The finders of `passwords`.
-pub(super) fn finders() -> [memmem::Finder<'static>; 2] {
-    [memmem::Finder::new("assw"), memmem::Finder::new("ASSW")]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,8 +357,7 @@ mod tests {
     fn every_deciding_word_passes_the_quick_look() {
         for (word, role) in &table().names {
             if matches!(role, Role::Password | Role::Secret | Role::Weak) {
-                let tail: [u8; 2] = word.as_bytes()[word.len() - 2..].try_into().unwrap();
-                assert!(TAILS.contains(&&tail), "{word}");
+                assert!(ends_like_a_secret(word.as_bytes()), "{word}");
             }
         }
     }

@@ -97,10 +97,57 @@ fn word_mask(block: &[u8; 64]) -> u64 {
 }
 
 /// Where a candidate may start inside a run: at its start and behind each `-` and `_`.
-pub(super) fn word_starts(bytes: &[u8], start: usize, end: usize) -> impl Iterator<Item = usize> {
-    let run = bytes.get(start..end).unwrap_or_default();
-    let inner = memchr::memchr2_iter(b'-', b'_', run).map(move |at| start + at + 1);
-    std::iter::once(start).chain(inner)
+///
+/// Eight bytes at a time: most runs are so short that calling `memchr` would take longer.
+pub(super) fn word_starts(bytes: &[u8], start: usize, end: usize) -> WordStarts<'_> {
+    WordStarts {
+        run: bytes.get(..end).unwrap_or(bytes),
+        next: Some(start),
+        at: start,
+        hits: 0,
+    }
+}
+
+/// See [`word_starts`].
+#[derive(Debug)]
+pub(super) struct WordStarts<'a> {
+    run: &'a [u8],
+    /// The start itself, given first.
+    next: Option<usize>,
+    /// Where the next eight bytes are.
+    at: usize,
+    /// The high bit of each of the last eight bytes that is a separator.
+    hits: u64,
+}
+
+impl Iterator for WordStarts<'_> {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        const LOW: u64 = 0x0101_0101_0101_0101;
+        const HIGH: u64 = LOW << 7;
+        if let Some(start) = self.next.take() {
+            return Some(start);
+        }
+        while self.hits == 0 {
+            let rest = self.run.get(self.at..).filter(|rest| !rest.is_empty())?;
+            let eight = match rest.first_chunk::<8>() {
+                Some(eight) => u64::from_le_bytes(*eight),
+                None => rest
+                    .iter()
+                    .rev()
+                    .fold(0, |word, b| word << 8 | u64::from(*b)),
+            };
+            // A byte of a run is ASCII, so adding 0x7f sets its high bit unless it is zero.
+            let differs = |b: u8| (eight ^ LOW * u64::from(b)) + (HIGH - LOW);
+            self.hits = !(differs(b'-') & differs(b'_')) & HIGH;
+            self.at += 8;
+        }
+        let bit = self.hits.trailing_zeros() as usize;
+        self.hits &= self.hits - 1;
+        Some(self.at - 8 + bit / 8 + 1)
+    }
 }
 
 /// The same as [`long_runs`], one byte at a time; what the tests compare with.
@@ -140,6 +187,13 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn words_start_behind_separators() {
+        let text = b"..ab-cd_e-fghijklmnop-_q";
+        let starts: Vec<_> = word_starts(text, 2, text.len()).collect();
+        assert_eq!(starts, [2, 5, 8, 10, 22, 23]);
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use super::{Finding, Kind};
 /// Failed attempts may look at this many bytes for each byte of the line. Real text stays far below;
 /// past it, what starts like a credential is taken for one without a closer look, so that a line made
 /// to be slow costs its sender precision and nobody time.
-const FUEL: usize = 4;
+const FUEL: usize = 2;
 
 /// Bodies that vendors print in their documentation; agents need to read that.
 const DOCUMENTED: [&[u8]; 2] = [b"AKIAIOSFODNN7EXAMPLE", b"ASIAIOSFODNN7EXAMPLE"];
@@ -22,11 +22,13 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, found: &mut Vec<Finding>) {
         bytes,
         kind,
         table: table(),
+        past: 0,
         fuel: bytes.len().saturating_mul(FUEL).saturating_add(64 << 10),
         found,
     };
-    structure::keys(bytes, scan.found);
-    structure::urls(bytes, scan.found);
+    let escapes = memchr::memchr(b'\\', bytes).is_some();
+    structure::keys(bytes, &scan.table.finders, scan.found);
+    structure::urls(bytes, escapes, &scan.table.finders, scan.found);
     named::passwords(bytes, kind, scan.table, scan.found);
     long_runs(bytes, |start, end| scan.visit(start, end));
 }
@@ -35,6 +37,8 @@ struct Scan<'a> {
     bytes: &'a [u8],
     kind: Kind,
     table: &'static Table,
+    /// The end of the run before this one.
+    past: usize,
     fuel: usize,
     found: &'a mut Vec<Finding>,
 }
@@ -47,7 +51,7 @@ impl Scan<'_> {
             Some(b'\\' | b'%') => self.unescaped(start),
             _ => (start, None),
         };
-        if placeholder::covers(self.bytes, start) {
+        if self.bytes.get(start) == Some(&b'C') && placeholder::covers(self.bytes, start) {
             return start;
         }
         if let Some(finding) = also.and_then(|at| self.token(at)) {
@@ -71,7 +75,8 @@ impl Scan<'_> {
             }
             _ => {}
         }
-        match named::assigned(self.bytes, self.kind, self.table, start) {
+        let past = std::mem::replace(&mut self.past, end);
+        match named::assigned(self.bytes, self.kind, self.table, start, past) {
             Some(finding) => self.keep(finding),
             None => start,
         }
@@ -112,8 +117,18 @@ impl Scan<'_> {
     }
 
     /// A credential whose prefix starts at `at`.
+    #[inline]
     fn token(&mut self, at: usize) -> Option<Finding> {
         let key = *self.bytes.get(at..)?.first_chunk::<3>()?;
+        if self.table.may_start(key) {
+            self.prefixed(key, at)
+        } else {
+            None
+        }
+    }
+
+    #[cold]
+    fn prefixed(&mut self, key: [u8; 3], at: usize) -> Option<Finding> {
         let mut best: Option<Finding> = None;
         for detector in self.table.starting(key) {
             let prefix = detector.shape.prefix.as_bytes();

@@ -4,6 +4,9 @@
 //! takes as much as it may, so a match costs one look at each byte and nothing is compiled. That is
 //! why the table of detectors loads in microseconds where 150 regexes took milliseconds.
 
+use super::runs::run_end;
+use super::table::is_token;
+
 /// A class without an upper count may take this much; longer tokens are followed to their end by
 /// the caller once the match has succeeded.
 pub(super) const ENDLESS: u16 = u16::MAX;
@@ -11,15 +14,33 @@ pub(super) const ENDLESS: u16 = u16::MAX;
 /// One class and how often it may repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// Bit `b` is set when ASCII byte `b` belongs to the class.
-    pub(super) set: u128,
+    /// Bit `b` is set when ASCII byte `b` belongs to the class; two halves, because a shift of 128
+    /// bits takes several steps.
+    set: [u64; 2],
+    /// The class is that of word runs, whose end is found 64 bytes at a time.
+    word: bool,
     pub(super) min: u16,
     pub(super) max: u16,
 }
 
 impl Piece {
+    fn new(set: u128, min: u16, max: u16) -> Self {
+        let low = u64::try_from(set & u128::from(u64::MAX)).unwrap_or(0);
+        let high = u64::try_from(set >> 64).unwrap_or(0);
+        let mut piece = Self {
+            set: [low, high],
+            word: false,
+            min,
+            max,
+        };
+        piece.word = (0..=255).all(|b| piece.has(b) == is_token(b));
+        piece
+    }
+
     pub(super) fn has(&self, byte: u8) -> bool {
-        byte < 128 && self.set >> byte & 1 == 1
+        let [low, high] = self.set;
+        let half = if byte & 64 == 0 { low } else { high };
+        byte < 128 && half >> (byte & 63) & 1 == 1
     }
 }
 
@@ -45,7 +66,7 @@ impl Shape {
                 (bits(first, first)?, tail)
             };
             let (min, max, after) = parse_count(after)?;
-            pieces.push(Piece { set, min, max });
+            pieces.push(Piece::new(set, min, max));
             rest = after;
         }
         Some(Self {
@@ -62,6 +83,14 @@ impl Shape {
     pub(super) fn ends(&self, bytes: &[u8], at: usize) -> Result<usize, usize> {
         let mut end = at;
         for piece in &self.pieces {
+            if piece.word && piece.max == ENDLESS {
+                let stop = run_end(bytes, end);
+                if stop - end < usize::from(piece.min) {
+                    return Err(stop);
+                }
+                end = stop;
+                continue;
+            }
             let mut count = 0;
             while count < piece.max {
                 let Some(width) = width(piece, bytes, end) else {

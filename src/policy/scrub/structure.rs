@@ -1,5 +1,6 @@
 //! Secrets with a frame around them: private keys between their lines, passwords in URLs.
 
+use super::table::Finders;
 use super::{Finding, placeholder};
 use memchr::memmem;
 use std::ops::Range;
@@ -46,13 +47,13 @@ const FILLER: [&[u8]; 14] = [
 
 /// Private keys in PEM and OpenPGP armour (RFC 7468, RFC 9580 §6.2): from the first line to the last,
 /// or to the end of the string when the last is missing; the header alone would leave the key.
-pub(super) fn keys(bytes: &[u8], found: &mut Vec<Finding>) {
+pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
     let mut at = 0;
-    while let Some(start) = next(bytes, at, b"-----BEGIN ") {
+    while let Some(start) = next(bytes, at, &finders.key) {
         let body = start + "-----BEGIN ".len();
         at = body;
         let label = window(bytes, body, LABEL);
-        let Some(close) = memmem::find(label, b"-----") else {
+        let Some(close) = dashes(label) else {
             continue;
         };
         let label = label.get(..close).unwrap_or_default();
@@ -66,7 +67,7 @@ pub(super) fn keys(bytes: &[u8], found: &mut Vec<Finding>) {
             Some(last) => {
                 let last = text + last + "-----END ".len();
                 let tail = bytes.get(last..stop.min(last + LABEL)).unwrap_or_default();
-                memmem::find(tail, b"-----").map_or(stop, |dash| last + dash + 5)
+                dashes(tail).map_or(stop, |dash| last + dash + 5)
             }
             None => stop,
         };
@@ -92,12 +93,12 @@ fn string_end(bytes: &[u8], from: usize) -> usize {
 }
 
 /// Passwords between a URL's `//user:` and `@` (RFC 3986 §3.2.1), and webhooks.
-pub(super) fn urls(bytes: &[u8], found: &mut Vec<Finding>) {
-    // PHP writes `:\/\/` in its JSON.
-    for mark in [b"://".as_slice(), br":\/\/"] {
+pub(super) fn urls(bytes: &[u8], escapes: bool, finders: &Finders, found: &mut Vec<Finding>) {
+    for mark in [Some(&finders.url), escapes.then_some(&finders.escaped_url)] {
+        let Some(mark) = mark else { continue };
         let mut at = 0;
         while let Some(start) = next(bytes, at, mark) {
-            at = start + mark.len();
+            at = start + mark.needle().len();
             let rest = window(bytes, at, AUTHORITY);
             let found_here = password(rest)
                 .map(|span| (span, "url-password"))
@@ -150,8 +151,13 @@ fn webhook(rest: &[u8]) -> Option<(Range<usize>, &'static str)> {
     real.then(|| (host.len()..host.len() + length, *name))
 }
 
-fn next(bytes: &[u8], from: usize, needle: &[u8]) -> Option<usize> {
-    memmem::find(bytes.get(from..)?, needle).map(|at| from + at)
+fn next(bytes: &[u8], from: usize, needle: &memmem::Finder<'_>) -> Option<usize> {
+    needle.find(bytes.get(from..)?).map(|at| from + at)
+}
+
+/// Where five hyphens start in a short text.
+fn dashes(text: &[u8]) -> Option<usize> {
+    text.windows(5).position(|five| five == b"-----")
 }
 
 fn window(bytes: &[u8], from: usize, length: usize) -> &[u8] {

@@ -6,6 +6,7 @@
 use super::check::Check;
 use super::runs::RUN;
 use super::shape::Shape;
+use memchr::memmem::Finder;
 use std::sync::OnceLock;
 
 const FILES: [&str; 5] = [
@@ -19,6 +20,9 @@ const NAMES: &str = include_str!("../../../policy/detectors/names.toml");
 
 /// Buckets of the index; a power of two well above the number of prefixes.
 const BUCKETS: usize = 4096;
+
+/// Buckets of what stands before a run.
+const DOTS: usize = 1024;
 
 /// One kind of credential.
 #[derive(Debug)]
@@ -36,8 +40,9 @@ pub(super) struct Detector {
 pub(super) struct Table {
     pub(super) detectors: Vec<Detector>,
     pub(super) names: Vec<(&'static str, Role)>,
-    /// Finds the names of passwords.
-    pub(super) password: [memchr::memmem::Finder<'static>; 2],
+    /// Finds what has no word run to start from; made once, because making one takes longer than
+    /// reading a small message.
+    pub(super) finders: Finders,
     /// The first entry of each bucket's chain, plus one; zero is none.
     heads: Box<[u16; BUCKETS]>,
     /// Entries: detector and the next entry of the chain, plus one.
@@ -45,6 +50,8 @@ pub(super) struct Table {
     /// Detectors whose prefix has a byte outside of word runs (`SG.`), and where the run starts in it:
     /// they are found by what stands before a run.
     dotted: Vec<(u16, usize)>,
+    /// For each bucket of the three bytes before a run: whether one of `dotted` may end there.
+    dots: [bool; DOTS],
 }
 
 /// What a word in a name says about the value.
@@ -62,6 +69,29 @@ pub(super) enum Role {
     Veto,
 }
 
+/// Literal searches over whole lines.
+#[derive(Debug)]
+pub(super) struct Finders {
+    pub(super) key: Finder<'static>,
+    pub(super) url: Finder<'static>,
+    pub(super) escaped_url: Finder<'static>,
+    pub(super) unicode: Finder<'static>,
+    pub(super) password: [Finder<'static>; 2],
+}
+
+impl Finders {
+    fn new() -> Self {
+        Self {
+            key: Finder::new("-----BEGIN "),
+            url: Finder::new("://"),
+            // PHP writes its slashes so.
+            escaped_url: Finder::new(r":\/\/"),
+            unicode: Finder::new(r"\u00"),
+            password: [Finder::new("assw"), Finder::new("ASSW")],
+        }
+    }
+}
+
 /// The one table of this process; built at first use.
 pub(super) fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
@@ -73,10 +103,11 @@ impl Table {
         let mut table = Self {
             detectors: Vec::with_capacity(256),
             names: Vec::with_capacity(192),
-            password: super::named::finders(),
+            finders: Finders::new(),
             heads: Box::new([0; BUCKETS]),
             chain: Vec::with_capacity(512),
             dotted: Vec::new(),
+            dots: [false; DOTS],
         };
         for file in files {
             for entry in entries(file) {
@@ -97,6 +128,11 @@ impl Table {
         let prefix = detector.shape.prefix.as_bytes();
         if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
             self.dotted.push((index, last + 1));
+            if let Some(&key) = prefix.get(..=last).and_then(<[u8]>::last_chunk::<3>) {
+                if let Some(dot) = self.dots.get_mut(bucket(key) % DOTS) {
+                    *dot = true;
+                }
+            }
         } else {
             // A shorter prefix is completed from the first class: `SK[0-9a-f]{32}` has 16 keys.
             let mut keys = vec![prefix.iter().copied().take(3).collect::<Vec<u8>>()];
@@ -131,8 +167,13 @@ impl Table {
         }
     }
 
-    /// The detectors that may start with `key`; most answers are empty.
+    /// Whether any detector may start with `key`; mostly not.
     #[inline]
+    pub(super) fn may_start(&self, key: [u8; 3]) -> bool {
+        self.heads.get(bucket(key)) != Some(&0)
+    }
+
+    /// The detectors that may start with `key`.
     pub(super) fn starting(&self, key: [u8; 3]) -> impl Iterator<Item = &Detector> {
         let mut next = self.heads.get(bucket(key)).copied().unwrap_or(0);
         std::iter::from_fn(move || {

@@ -1,7 +1,7 @@
 //! Strings in which printable ASCII is written as `\u0067`: decoded, searched, and mapped back.
 
+use super::table::table;
 use super::{Finding, Kind};
-use memchr::memmem;
 use std::ops::Range;
 
 /// How much before a string is part of its view: the name that it is assigned to.
@@ -21,8 +21,9 @@ pub(super) fn search(
     found: &mut Vec<Finding>,
     mut search: impl FnMut(&[u8], &mut Vec<Finding>),
 ) {
+    let finder = &table().finders.unicode;
     let mut at = 0;
-    while let Some(hit) = memmem::find(line.get(at..).unwrap_or_default(), b"\\u00") {
+    while let Some(hit) = finder.find(line.get(at..).unwrap_or_default()) {
         let hit = at + hit;
         if unescape(line, hit).is_none() {
             at = hit + 4;

@@ -204,6 +204,11 @@ fn a_script_in_the_home_directory_grants_only_itself() {
             [script]
         );
     });
+    for path in ["/tmp", "/usr/bin", "/etc", "/", "/opt/x/bin"] {
+        rig.with(&[], "", |host| {
+            assert!(host.too_wide(Path::new(path)), "{path}");
+        });
+    }
     let script = rig.file("work/app/src/main.py", b"", 0o644);
     rig.with(&[], "", |host| {
         let roots = script_roots(host, Preset::Python, &script);
