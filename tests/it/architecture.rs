@@ -92,7 +92,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 25] = [
+const OWNERS: [(&str, &[&str]); 26] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
@@ -107,6 +107,8 @@ const OWNERS: [(&str, &[&str]); 25] = [
     ("landlock", &["cell/"]),
     // Constants that nix does not name.
     ("libc", &["cell/", "transport/"]),
+    // Pidfds, descriptor passing and terminals, without a block of unsafe for each.
+    ("rustix", &["app/", "cell/"]),
     // Safe system calls, for every room that touches the system.
     (
         "nix",
