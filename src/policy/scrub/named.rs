@@ -44,7 +44,7 @@ pub(super) fn assigned(
     let name = name_before(bytes, before)?;
     // `"name":"DB_PASSWORD","value":"…"`: the name is in the member before.
     let name = match bytes.get(name.clone())? {
-        b"value" | b"Value" => sibling(bytes, name.start).unwrap_or(name),
+        [b'v' | b'V', b'a', b'l', b'u', b'e'] => sibling(bytes, name.start).unwrap_or(name),
         _ => name,
     };
     finding(bytes, kind, table, name, start, open)
@@ -52,17 +52,11 @@ pub(super) fn assigned(
 
 /// The start of the value around the run: its characters may also be those of base64 and passwords.
 fn value_start(bytes: &[u8], run: usize, past: usize) -> Option<usize> {
-    let punctuation = |b: u8| {
-        matches!(
-            b,
-            b'+' | b'/' | b'.' | b'~' | b'%' | b'!' | b'@' | b'#' | b'^' | b'*'
-        )
-    };
     match byte_before(bytes, run)? {
-        b if punctuation(b) => {
+        b if is_punctuation(b) => {
             let limit = past.max(run.saturating_sub(REACH));
             let before = bytes.get(limit..run)?;
-            let part = |b: &&u8| punctuation(**b) || is_token(**b);
+            let part = |b: &&u8| IN_VALUE.get(usize::from(**b)) == Some(&true);
             let start = run - before.iter().rev().take_while(part).count();
             (start > limit || limit == 0).then_some(start)
         }
@@ -70,6 +64,24 @@ fn value_start(bytes: &[u8], run: usize, past: usize) -> Option<usize> {
         _ => None,
     }
 }
+
+const fn is_punctuation(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'+' | b'/' | b'.' | b'~' | b'%' | b'!' | b'@' | b'#' | b'^' | b'*'
+    )
+}
+
+/// Which bytes a value may have before its first long run.
+const IN_VALUE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = is_punctuation(byte) || is_token(byte);
+        byte += 1;
+    }
+    table
+};
 
 /// Passwords of any length: looks for the word and then for what is assigned to it.
 pub(super) fn passwords(bytes: &[u8], kind: Kind, table: &Table, found: &mut Vec<Finding>) {
@@ -118,7 +130,6 @@ fn finding(
     start: usize,
     open: Option<Frame>,
 ) -> Option<Finding> {
-    let role = role(table, bytes.get(name.clone())?)?;
     if kind == Kind::Json {
         // A member's name wants a whole string behind it: a bare number or word is not text.
         let bare = |at: usize, quote: Option<&u8>| {
@@ -132,9 +143,15 @@ fn finding(
     }
     let span = read(bytes, start, open);
     let value = bytes.get(span.clone())?;
-    let (holds, detector) = match role {
-        Role::Password => (is_password(value, open.is_some()), "password"),
-        _ => (is_secret(value, open.is_some()), "named-secret"),
+    // The value is judged before the name is split: that takes longer.
+    let quoted = open.is_some();
+    let (password, secret) = (is_password(value, quoted), is_secret(value, quoted));
+    if !password && !secret {
+        return None;
+    }
+    let (holds, detector) = match role(table, bytes.get(name)?)? {
+        Role::Password => (password, "password"),
+        _ => (secret, "named-secret"),
     };
     holds.then_some(Finding { span, detector })
 }

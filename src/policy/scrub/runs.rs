@@ -64,7 +64,7 @@ pub(super) fn run_end(bytes: &[u8], mut from: usize) -> usize {
 }
 
 /// One bit for each of the 64 bytes at `from`; beyond the end there is no word.
-#[inline]
+#[inline(always)]
 fn mask_at(bytes: &[u8], from: usize) -> u64 {
     let rest = bytes.get(from..).unwrap_or_default();
     match rest.first_chunk::<64>() {

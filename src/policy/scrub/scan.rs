@@ -11,7 +11,7 @@ use super::{Finding, Kind};
 /// Failed attempts may look at this many bytes for each byte of the line. Real text stays far below;
 /// past it, what starts like a credential is taken for one without a closer look, so that a line made
 /// to be slow costs its sender precision and nobody time.
-const FUEL: usize = 2;
+const FUEL: usize = 1;
 
 /// Bodies that vendors print in their documentation; agents need to read that.
 const DOCUMENTED: [&[u8]; 2] = [b"AKIAIOSFODNN7EXAMPLE", b"ASIAIOSFODNN7EXAMPLE"];

@@ -45,8 +45,11 @@ pub(super) fn read(bytes: &[u8], start: usize, frame: Option<Frame>) -> Range<us
 
 /// Something random under the name of a secret?
 pub(super) fn is_secret(value: &[u8], quoted: bool) -> bool {
+    if value.len() < 12 || !is_varied(value, (value.len() / 2).min(10)) {
+        return false;
+    }
     let counts = Counts::of(value);
-    if value.len() < 12 || counts.spaces > 0 || is_reference(value, quoted) {
+    if counts.spaces > 0 || is_reference(value, quoted) {
         return false;
     }
     // Random text changes between letters and digits all the time, words joined by hyphens seldom do.
@@ -55,15 +58,18 @@ pub(super) fn is_secret(value: &[u8], quoted: bool) -> bool {
     } else {
         counts.lower + counts.upper > 0 && counts.changes * 6 >= value.len()
     };
-    restless && is_varied(value, (value.len() / 2).min(10))
+    restless
 }
 
 /// Something that a person would choose, or a program would draw, under the name of a password?
 ///
 /// Plain words are left: `"password": "required"` is documentation far more often than a secret.
 pub(super) fn is_password(value: &[u8], quoted: bool) -> bool {
+    if value.len() < 6 {
+        return false;
+    }
     let counts = Counts::of(value);
-    if value.len() < 6 || counts.spaces > 0 || is_reference(value, quoted) {
+    if counts.spaces > 0 || is_reference(value, quoted) {
         return false;
     }
     let kinds = [counts.lower, counts.upper, counts.digits, counts.symbols];
@@ -76,7 +82,6 @@ pub(super) fn is_password(value: &[u8], quoted: bool) -> bool {
 
 /// A reference, a template, a call or a path: it says where the secret is, and is none.
 fn is_reference(value: &[u8], quoted: bool) -> bool {
-    let has = |part: &[u8]| memchr::memmem::find(value, part).is_some();
     let path = match value {
         [b'/', ..] | [b'.' | b'~', b'/', ..] | [b'.', b'.', b'/', ..] => {
             !value.iter().any(u8::is_ascii_digit) || !value.iter().any(u8::is_ascii_uppercase)
@@ -84,17 +89,24 @@ fn is_reference(value: &[u8], quoted: bool) -> bool {
         _ => false,
     };
     path || placeholder::covers(value, 0)
-        || matches!(value, [b'$' | b'{' | b'<' | b'[' | b'(' | b'*', ..])
-        || matches!(value, [b'%', b's' | b'd' | b'v' | b'(' | b'{', ..])
-        || has(b"${")
-        || has(b"{{")
-        || has(b"://")
-        || has(b"***")
-        || has(b"...")
-        || has(b"process.env")
-        || has(b"os.environ")
-        || has(b"secrets.")
-        || !quoted && has(b"(")
+        || matches!(
+            value,
+            [b'$' | b'{' | b'<' | b'[' | b'(' | b'*', ..]
+                | [b'%', b's' | b'd' | b'v' | b'(' | b'{', ..]
+        )
+        || (0..value.len()).any(|at| match value.get(at..) {
+            Some([b'$' | b'{', b'{', ..] | [b':', b'/', b'/', ..] | [b'*', b'*', b'*', ..]) => true,
+            // `...`, `process.env.X`, `os.environ`, `secrets.X`
+            Some([b'.', rest @ ..]) => {
+                rest.starts_with(b"..") || rest.starts_with(b"env") || {
+                    value
+                        .get(..at)
+                        .is_some_and(|head| head.ends_with(b"secrets"))
+                }
+            }
+            Some([b'(', ..]) => !quoted,
+            _ => false,
+        })
 }
 
 /// How many bytes of each kind there are.
