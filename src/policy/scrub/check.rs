@@ -36,15 +36,18 @@ pub(super) enum Check {
     AfterDigits(usize),
     /// Upper case, lower case and digits all occur.
     Mixed,
+    /// The same, and it is no part of a base64 text: the prefix is so short that it happens there.
+    Alone,
 }
 
 impl Check {
-    /// `crc-github`, `jwt-header`, `mixed`, `contains:X`, `decodes:X`, `holds:X`, `after-digits:N`.
+    /// `crc-github`, `jwt-header`, `mixed`, `alone`, `contains:X`, `decodes:X`, `holds:X`, `after-digits:N`.
     pub(super) fn parse(text: &'static str) -> Option<Self> {
         Some(match text {
             "crc-github" => Self::GithubCrc,
             "jwt-header" => Self::JwtHeader,
             "mixed" => Self::Mixed,
+            "alone" => Self::Alone,
             _ => match text.split_once(':')? {
                 ("contains", part) => Self::Contains(part),
                 ("decodes", part) => Self::Decodes(part),
@@ -78,6 +81,9 @@ impl Check {
             Self::Decodes(start) => decode(body).starts_with(start.as_bytes()),
             Self::Holds(part) => memchr::memmem::find(&decode(token), part.as_bytes()).is_some(),
             Self::Mixed => mixed(body),
+            Self::Alone => {
+                mixed(body) && !matches!(before.last(), Some(b'+' | b'/' | b'=' | b'-' | b'_'))
+            }
         }
     }
 }

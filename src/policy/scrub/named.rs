@@ -106,6 +106,7 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
     at += usize::from(bytes.get(at) == Some(&b']'));
     at = skip(bytes, at, |b| b == b' ');
     at = match bytes.get(at..)? {
+        [b':', b':', ..] => return None,
         [b':' | b'=', b'=' | b'>', ..] => at + 2,
         [b':' | b'=' | b'>', ..] => at + 1,
         _ if flag && at > name.end => at,
@@ -210,7 +211,9 @@ fn name_before(bytes: &[u8], end: usize) -> Option<Range<usize>> {
     if byte_before(bytes, start) == Some(b'\\') && end - start > 1 {
         start += 1;
     }
-    (end - start <= REACH).then_some(start..end)
+    // `AWS::IAM::AccessKey` is a type.
+    let typed = byte_before(bytes, start) == Some(b':');
+    (end - start <= REACH && !typed).then_some(start..end)
 }
 
 /// Most names end like no secret's name does; they are left before anything is split. The endings

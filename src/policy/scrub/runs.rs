@@ -140,7 +140,7 @@ impl Iterator for WordStarts<'_> {
                     .fold(0, |word, b| word << 8 | u64::from(*b)),
             };
             // A byte of a run is ASCII, so adding 0x7f sets its high bit unless it is zero.
-            let differs = |b: u8| (eight ^ LOW * u64::from(b)) + (HIGH - LOW);
+            let differs = |b: u8| (eight ^ (LOW * u64::from(b))) + (HIGH - LOW);
             self.hits = !(differs(b'-') & differs(b'_')) & HIGH;
             self.at += 8;
         }

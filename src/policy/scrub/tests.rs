@@ -74,11 +74,11 @@ fn example(detector: &Detector, dice: &mut Dice) -> String {
                 token = STANDARD.encode(format!("-----BEGIN {part}-----\n{tail}"));
             }
             Check::AfterDigits(count) => token.insert_str(0, &"7".repeat(count)),
-            Check::None | Check::Mixed => {}
+            Check::None | Check::Mixed | Check::Alone => {}
         }
         let body = token.as_bytes()[prefix.len()..].to_vec();
         let good = match detector.check {
-            Check::Mixed | Check::AfterDigits(_) => {
+            Check::Mixed | Check::Alone | Check::AfterDigits(_) => {
                 body.iter().any(u8::is_ascii_uppercase)
                     && body.iter().any(u8::is_ascii_lowercase)
                     && body.iter().any(u8::is_ascii_digit)
@@ -240,7 +240,7 @@ fn placements(token: &str, pad: usize) -> Vec<String> {
         format!(r#"{{"text":"{x}{unicode}"}}"#),
         format!(r#"{{"text":"{x}{first}"}}"#),
         format!(r#"{{"{x}{token}":["{token}","{token}, and more"]}}"#),
-        format!(r#"{{"text":"{x}x={token}&y=1 ({token}) `{token}`"}}"#),
+        format!(r#"{{"text":"{x}x: {token}&y=1 ({token}) `{token}`"}}"#),
         format!(r#"{{"text":"{x}é{token}é"}}"#),
     ]
 }

@@ -53,12 +53,13 @@ pub(super) fn is_secret(value: &[u8], quoted: bool) -> bool {
         return false;
     }
     // Random text changes between letters and digits all the time, words joined by hyphens seldom do.
-    let restless = if counts.digits == 0 {
+    if counts.digits == 0 {
         quoted && value.len() >= 20 && counts.changes * 3 >= value.len()
     } else {
-        counts.lower + counts.upper > 0 && counts.changes * 6 >= value.len()
-    };
-    restless
+        // `X509CertificateOptions` has digits too, but all in one place.
+        let borders = if quoted && value.len() < 20 { 2 } else { 3 };
+        counts.borders >= borders && counts.changes * 6 >= value.len()
+    }
 }
 
 /// Something that a person would choose, or a program would draw, under the name of a password?
@@ -88,7 +89,14 @@ fn is_reference(value: &[u8], quoted: bool) -> bool {
         }
         _ => false,
     };
-    path || placeholder::covers(value, 0)
+    // `DEFAULT_PASSWORD_V2`
+    let constant = !quoted
+        && value.contains(&b'_')
+        && value
+            .iter()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
+    path || constant
+        || placeholder::covers(value, 0)
         || matches!(
             value,
             [b'$' | b'{' | b'<' | b'[' | b'(' | b'*', ..]
@@ -96,6 +104,7 @@ fn is_reference(value: &[u8], quoted: bool) -> bool {
         )
         || (0..value.len()).any(|at| match value.get(at..) {
             Some([b'$' | b'{', b'{', ..] | [b':', b'/', b'/', ..] | [b'*', b'*', b'*', ..]) => true,
+            Some([b':', b':', ..]) => !quoted,
             // `...`, `process.env.X`, `os.environ`, `secrets.X`
             Some([b'.', rest @ ..]) => {
                 rest.starts_with(b"..") || rest.starts_with(b"env") || {
@@ -120,6 +129,8 @@ struct Counts {
     spaces: usize,
     /// Neighbours of different kinds among letters and digits.
     changes: usize,
+    /// Those of them between a letter and a digit.
+    borders: usize,
 }
 
 impl Counts {
@@ -143,12 +154,9 @@ impl Counts {
                 6 => counts.symbols += 1,
                 _ => {}
             }
-            let alphanumeric = 1..=3;
-            counts.changes += usize::from(
-                kind != previous
-                    && alphanumeric.contains(&kind)
-                    && alphanumeric.contains(&previous),
-            );
+            let change = kind != previous && (1..=3).contains(&kind) && (1..=3).contains(&previous);
+            counts.changes += usize::from(change);
+            counts.borders += usize::from(change && (kind == 3 || previous == 3));
             previous = kind;
         }
         counts
