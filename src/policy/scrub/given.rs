@@ -216,6 +216,7 @@ fn spell(value: &[u8], add: &mut impl FnMut(Vec<u8>, Form)) {
             Escapes::Slash,
             Escapes::Html,
             Escapes::Ascii,
+            Escapes::Dotnet,
         ] {
             let once = escape(text, style);
             let twice = escape(&once, Escapes::Least);
@@ -260,7 +261,7 @@ fn spell(value: &[u8], add: &mut impl FnMut(Vec<u8>, Form)) {
 }
 
 /// How far a JSON writer escapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Escapes {
     /// What RFC 8259 §7 demands.
     Least,
@@ -270,12 +271,18 @@ enum Escapes {
     Html,
     /// All that is not ASCII too, as Python does.
     Ascii,
+    /// All that means something in HTML, quotes too, in upper case hex, as .NET does.
+    Dotnet,
 }
 
 fn escape(text: &str, style: Escapes) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
+            '"' | '&' | '\'' | '+' | '<' | '>' | '`' if style == Escapes::Dotnet => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
@@ -286,11 +293,14 @@ fn escape(text: &str, style: Escapes) -> String {
             '/' if style == Escapes::Slash => out.push_str("\\/"),
             c if c < ' '
                 || style == Escapes::Html && matches!(c, '<' | '>' | '&')
-                || style == Escapes::Ascii && !c.is_ascii() =>
+                || style >= Escapes::Ascii && !c.is_ascii() =>
             {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a String cannot fail.
-                    let _ = write!(out, "\\u{unit:04x}");
+                    let _ = if style == Escapes::Dotnet {
+                        write!(out, "\\u{unit:04X}")
+                    } else {
+                        write!(out, "\\u{unit:04x}")
+                    };
                 }
             }
             c => out.push(c),

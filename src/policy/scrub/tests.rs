@@ -378,6 +378,29 @@ fn decoded(text: &str) -> String {
 }
 
 #[test]
+fn given_values_are_found_as_other_languages_escape_them() {
+    let value = "pa\"ss<w>&'ör+d/42";
+    let scrubber = Scrubber::new(
+        SecretsMode::Redact,
+        &[Secret::new("v", value.as_bytes().to_vec())],
+    );
+    for written in [
+        r#"pa\"ss<w>&'ör+d\/42"#,
+        r#"pa\"ss\u003cw\u003e\u0026'ör+d/42"#,
+        r#"pa\"ss<w>&'\u00f6r+d/42"#,
+        r#"pa\u0022ss\u003Cw\u003E\u0026\u0027\u00F6r\u002Bd/42"#,
+    ] {
+        let line = format!(r#"{{"text":"is {written}, yes"}}"#);
+        let before: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(before["text"].as_str().unwrap().contains(value), "{line}");
+        let (out, found) = redacted(&scrubber, &line);
+        assert_eq!(found.len(), 1, "{line}");
+        outside_is_kept(&line, &out, &found);
+        serde_json::from_str::<serde_json::Value>(&out).unwrap();
+    }
+}
+
+#[test]
 fn short_values_need_word_boundaries_and_shorter_ones_are_ignored() {
     let secret = |name: &str, value: &str| Secret::new(name, value.as_bytes().to_vec());
     let scrubber = Scrubber::new(
