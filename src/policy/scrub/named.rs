@@ -45,7 +45,9 @@ pub(super) fn assigned(
         [b'v' | b'V', b'a', b'l', b'u', b'e'] => sibling(bytes, name.start).unwrap_or(name),
         _ => name,
     };
+    let tag = operator == b'>' && byte_before(bytes, spaced - 1) != Some(b'=');
     finding(bytes, kind, table, name, start, open)
+        .filter(|found| !tag || is_closed(bytes, found.span.end))
 }
 
 /// The start of the value around the run: its characters may also be those of base64 and passwords.
@@ -103,9 +105,10 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
     at += usize::from(quoted);
     at += usize::from(bytes.get(at) == Some(&b']'));
     at = skip(bytes, at, |b| b == b' ');
+    let tag = bytes.get(at) == Some(&b'>');
     at = match bytes.get(at..)? {
-        [b':', b':', ..] => return None,
-        [b':' | b'=', b'=' | b'>', ..] => at + 2,
+        [b':', b':', ..] | [b'=', b'=', ..] => return None,
+        [b':', b'=', ..] | [b'=', b'>', ..] => at + 2,
         [b':' | b'=' | b'>', ..] => at + 1,
         _ if flag && at > name.end => at,
         _ => return None,
@@ -118,6 +121,13 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
         .map(|quote| Frame { quote, slashes });
     let start = at + open.map_or(0, |_| slashes + 1);
     finding(bytes, kind, table, name, start, open)
+        .filter(|found| !tag || is_closed(bytes, found.span.end))
+}
+
+/// The value of an XML element ends where its closing tag starts.
+fn is_closed(bytes: &[u8], end: usize) -> bool {
+    let rest = bytes.get(end..).unwrap_or_default();
+    rest.starts_with(b"</") || rest.starts_with(br"<\/")
 }
 
 /// Judges name and value.

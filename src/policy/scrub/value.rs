@@ -97,6 +97,7 @@ fn is_reference(value: &[u8], quoted: bool) -> bool {
             .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
     path || constant
         || placeholder::covers(value, 0)
+        || value.starts_with(b"arn:")
         || matches!(
             value,
             [b'$' | b'{' | b'<' | b'[' | b'(' | b'*', ..]
@@ -113,7 +114,7 @@ fn is_reference(value: &[u8], quoted: bool) -> bool {
                         .is_some_and(|head| head.ends_with(b"secrets"))
                 }
             }
-            Some([b'(', ..]) => !quoted,
+            Some([b'(' | b'[', ..]) => !quoted,
             _ => false,
         })
 }
