@@ -62,7 +62,9 @@ impl Policy {
         {
             return Some(refuse_method(rule, Some(subject), LOG_LEVEL_KEY));
         }
+        // Only a modern request can answer a question of the server.
         if self.denied.asking
+            && era == Era::Modern
             && let Some(rule) = asks::denied_answer(params, |method| self.method_rule(method))
         {
             return Some(refuse_method(rule, Some(subject), "inputResponses"));
