@@ -18,7 +18,7 @@
 
 use super::cursor::{Cursor, Token};
 use super::keys::is_case_variant;
-use super::strings::has_control;
+use super::strings::extremes;
 use super::{Direction, Fault, Id, Malformed, json};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -97,10 +97,11 @@ pub fn parse(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Malforme
 }
 
 fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
-    if has_control(line) {
+    let (lowest, highest) = extremes(line);
+    if lowest < 0x20 {
         return Err(Fault::Control);
     }
-    if std::str::from_utf8(line).is_err() {
+    if highest > 0x7F && std::str::from_utf8(line).is_err() {
         return Err(Fault::Encoding);
     }
     let mut cursor = Cursor::new(line, 0);
@@ -110,7 +111,7 @@ fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
         other => return Err(not_an_object(&mut cursor, other)),
     }
     let mut parts = Parts::default();
-    cursor.object(0, true, |cursor, key| parts.member(cursor, key, direction))?;
+    cursor.object(0, |cursor, key| parts.member(cursor, key, direction))?;
     cursor.blanks();
     if cursor.peek().is_some() {
         return Err(Fault::Trailing);
@@ -138,7 +139,9 @@ fn not_an_object(cursor: &mut Cursor<'_>, first: Option<u8>) -> Fault {
 struct Parts<'a> {
     version: Option<Raw<'a>>,
     id: Option<Raw<'a>>,
-    method: Option<Raw<'a>>,
+    method: Option<Token<'a>>,
+    /// There is a method, and it is no string.
+    no_text: bool,
     params: Option<Raw<'a>>,
     result: Option<Raw<'a>>,
     error: Option<Raw<'a>>,
@@ -168,7 +171,15 @@ impl<'a> Parts<'a> {
         let slot = match name {
             b"jsonrpc" => &mut self.version,
             b"id" => &mut self.id,
-            b"method" => &mut self.method,
+            b"method" => {
+                if cursor.peek() != Some(b'"') {
+                    cursor.value(1, 0)?;
+                    self.no_text = true;
+                    return Ok(());
+                }
+                self.method = Some(cursor.string()?);
+                return Ok(());
+            }
             b"params" => {
                 params(cursor)?;
                 &mut self.params
@@ -202,6 +213,9 @@ impl<'a> Parts<'a> {
             Some(version) if version.as_text().as_deref() == Some("2.0") => {}
             _ => return Err(Fault::Version),
         }
+        if self.no_text {
+            return Err(Fault::Method);
+        }
         match (self.method, self.result, self.error) {
             (Some(method), None, None) => Self::asks(method, self.params, self.id),
             (None, Some(result), None) => {
@@ -219,14 +233,14 @@ impl<'a> Parts<'a> {
     }
 
     fn asks(
-        method: Raw<'a>,
+        method: Token<'a>,
         params: Option<Raw<'a>>,
         id: Option<Raw<'a>>,
     ) -> Result<Kind<'a>, Fault> {
-        let (method, lone) = json::text_and_lone(method.text).ok_or(Fault::Method)?;
-        if lone {
+        if method.lone {
             return Err(Fault::Surrogate);
         }
+        let method = json::decode(method).ok_or(Fault::Encoding)?;
         let params = params.filter(|params| params.text != b"null");
         if params.is_some_and(|params| params.text.first() != Some(&b'{')) {
             return Err(Fault::Params);
@@ -274,7 +288,7 @@ fn named_members<'a>(
     depth: usize,
     mut value: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    cursor.object(depth, true, |cursor, key| {
+    cursor.object(depth, |cursor, key| {
         let decoded;
         let name = if key.escaped {
             decoded = json::unescape(key.inner).0;
@@ -283,15 +297,11 @@ fn named_members<'a>(
             key.inner
         };
         match name {
-            b"name" | b"uri" => {
-                let start = cursor.at();
-                value(cursor, name)?;
-                match json::text_and_lone(cursor.since(start)) {
-                    Some((_, true)) => Err(Fault::Surrogate),
-                    _ => Ok(()),
-                }
-            }
-            b"arguments" | b"_meta" => value(cursor, name),
+            b"name" | b"uri" if cursor.peek() == Some(b'"') => match cursor.string()?.lone {
+                true => Err(Fault::Surrogate),
+                false => Ok(()),
+            },
+            b"name" | b"uri" | b"arguments" | b"_meta" => value(cursor, name),
             _ => {
                 refuse_variants(name, &PARAMS)?;
                 value(cursor, name)

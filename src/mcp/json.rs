@@ -4,7 +4,7 @@
 //! loop: it ends early.
 
 use super::Raw;
-use super::cursor::{Cursor, unit};
+use super::cursor::{Cursor, Token, unit};
 use std::borrow::Cow;
 
 /// The members of an object, in order: decoded key, raw value (offsets relative to the slice given).
@@ -28,11 +28,7 @@ impl<'a> Iterator for Members<'a> {
         let inner = &mut self.inner;
         let found = inner.advance(b'}').then(|| {
             let key = inner.cursor.string().ok()?;
-            let key = if key.escaped {
-                Cow::Owned(unescape(key.inner).0)
-            } else {
-                Cow::Borrowed(std::str::from_utf8(key.inner).ok()?)
-            };
+            let key = decode(key)?;
             inner.cursor.blanks();
             if !inner.cursor.eat(b':') {
                 return None;
@@ -155,12 +151,17 @@ pub(super) fn text_and_lone(raw: &[u8]) -> Option<(Cow<'_, str>, bool)> {
     if cursor.at() != raw.len() {
         return None;
     }
-    if token.escaped {
-        std::str::from_utf8(token.inner).ok()?;
-        return Some((Cow::Owned(unescape(token.inner).0), token.lone));
-    }
+    Some((decode(token)?, token.lone))
+}
+
+/// The text of a string that was passed; `None` when it is not UTF-8.
+pub(super) fn decode(token: Token<'_>) -> Option<Cow<'_, str>> {
     let text = std::str::from_utf8(token.inner).ok()?;
-    Some((Cow::Borrowed(text), false))
+    Some(if token.escaped {
+        Cow::Owned(unescape(token.inner).0)
+    } else {
+        Cow::Borrowed(text)
+    })
 }
 
 /// Undoes the escapes of what stands between the quotes; true when half a surrogate pair was met.

@@ -5,7 +5,7 @@ use super::{Fault, json};
 use std::hash::{BuildHasher, RandomState};
 
 /// Objects with more keys than this are checked by hash; almost all have fewer.
-const INLINE: usize = 12;
+const INLINE: usize = 8;
 
 /// The keys of one object, as far as they have been read.
 #[derive(Debug, Default)]
@@ -27,6 +27,19 @@ struct Many {
 impl Many {
     fn add(&mut self, decoded: &[u8]) {
         self.hashes.push(self.state.hash_one(decoded));
+    }
+
+    #[cold]
+    fn unique(&mut self) -> Result<(), Fault> {
+        self.hashes.sort_unstable();
+        if self
+            .hashes
+            .windows(2)
+            .any(|pair| pair.first() == pair.last())
+        {
+            return Err(Fault::DuplicateKey);
+        }
+        Ok(())
     }
 }
 
@@ -69,21 +82,12 @@ impl<'a> Keys<'a> {
 
     /// At the end of the object.
     #[inline]
-    pub(super) fn finish(self) -> Result<(), Fault> {
-        match self.many {
-            Some(many) => unique(many.hashes),
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        match &mut self.many {
+            Some(many) => many.unique(),
             None => Ok(()),
         }
     }
-}
-
-#[cold]
-fn unique(mut hashes: Vec<u64>) -> Result<(), Fault> {
-    hashes.sort_unstable();
-    if hashes.windows(2).any(|pair| pair.first() == pair.last()) {
-        return Err(Fault::DuplicateKey);
-    }
-    Ok(())
 }
 
 /// True when `key` is not `name` and a parser that ignores case takes it for `name`.

@@ -9,6 +9,9 @@ use super::{Id, MAX_ID_BYTES, Raw, RequestId, json};
 /// Longest raw key that is kept: `"method"` with each letter as a `\uXXXX` fits, quotes included.
 const MAX_KEY_BYTES: usize = 48;
 
+/// The raw token of an id, quotes included, and its key.
+type RawAndKey = (Box<[u8]>, RequestId);
+
 /// Fed with the pieces of one line; bounded memory whatever the line holds.
 #[derive(Debug, Default)]
 pub struct IdScan {
@@ -42,9 +45,9 @@ enum State {
     /// In a string of an object or array; true after a backslash.
     NestedText(bool),
     Comma,
-    /// After the outer object, or after the first break between its members.
+    /// After the outer object.
     End,
-    /// The outer object was followed by more: no id is certain.
+    /// After a break: nothing more is read.
     Junk,
 }
 
@@ -215,7 +218,7 @@ impl IdScan {
     }
 
     /// The id, and whether there was a `method`, each by itself.
-    pub(super) fn into_parts(self) -> (Option<(Box<[u8]>, RequestId)>, bool) {
+    pub(super) fn into_parts(self) -> (Option<RawAndKey>, bool) {
         let id = match self.id {
             Found::One(raw, key) => Some((raw, key)),
             Found::Nothing | Found::Unusable => None,
