@@ -2,8 +2,8 @@
 //!
 //! One pass over the line finds word runs of twelve bytes and more (`runs`); what starts like a
 //! detector's prefix is matched and verified there (`scan`, `shape`, `check`, data in
-//! `policy/detectors/`). Beside it: values behind a secret's name (`named`), private keys and URL
-//! passwords (`structure`), and the values that the server was given (`given`). Strings that hide
+//! `policy/detectors/`). Beside it: values behind a secret's name (`named`, `words`, `value`), private keys and URL
+//! passwords (`structure`), and the values that the server was given (`given`, `spell`). Strings that hide
 //! ASCII behind `\u0067` are decoded and searched again (`view`). There is no tree, no regex, no
 //! state between lines, and no allocation while nothing is found.
 //!
@@ -17,10 +17,12 @@ mod placeholder;
 mod runs;
 mod scan;
 mod shape;
+mod spell;
 mod structure;
 mod table;
 mod value;
 mod view;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -74,11 +74,11 @@ fn example(detector: &Detector, dice: &mut Dice) -> String {
                 token = STANDARD.encode(format!("-----BEGIN {part}-----\n{tail}"));
             }
             Check::AfterDigits(count) => token.insert_str(0, &"7".repeat(count)),
-            Check::None | Check::Mixed => {}
+            Check::None | Check::Mixed | Check::Alone => {}
         }
         let body = token.as_bytes()[prefix.len()..].to_vec();
         let good = match detector.check {
-            Check::Mixed | Check::AfterDigits(_) => {
+            Check::Mixed | Check::Alone | Check::AfterDigits(_) => {
                 body.iter().any(u8::is_ascii_uppercase)
                     && body.iter().any(u8::is_ascii_lowercase)
                     && body.iter().any(u8::is_ascii_digit)
@@ -240,7 +240,7 @@ fn placements(token: &str, pad: usize) -> Vec<String> {
         format!(r#"{{"text":"{x}{unicode}"}}"#),
         format!(r#"{{"text":"{x}{first}"}}"#),
         format!(r#"{{"{x}{token}":["{token}","{token}, and more"]}}"#),
-        format!(r#"{{"text":"{x}x={token}&y=1 ({token}) `{token}`"}}"#),
+        format!(r#"{{"text":"{x}x: {token}&y=1 ({token}) `{token}`"}}"#),
         format!(r#"{{"text":"{x}é{token}é"}}"#),
     ]
 }
@@ -375,6 +375,29 @@ fn decoded(text: &str) -> String {
         .map(|p| p.get(10..).unwrap_or(p))
         .collect();
     String::from_utf8_lossy(&check::decode(kept.as_bytes())).into_owned()
+}
+
+#[test]
+fn given_values_are_found_as_other_languages_escape_them() {
+    let value = "pa\"ss<w>&'ör+d/42";
+    let scrubber = Scrubber::new(
+        SecretsMode::Redact,
+        &[Secret::new("v", value.as_bytes().to_vec())],
+    );
+    for written in [
+        r#"pa\"ss<w>&'ör+d\/42"#,
+        r#"pa\"ss\u003cw\u003e\u0026'ör+d/42"#,
+        r#"pa\"ss<w>&'\u00f6r+d/42"#,
+        r#"pa\u0022ss\u003Cw\u003E\u0026\u0027\u00F6r\u002Bd/42"#,
+    ] {
+        let line = format!(r#"{{"text":"is {written}, yes"}}"#);
+        let before: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(before["text"].as_str().unwrap().contains(value), "{line}");
+        let (out, found) = redacted(&scrubber, &line);
+        assert_eq!(found.len(), 1, "{line}");
+        outside_is_kept(&line, &out, &found);
+        serde_json::from_str::<serde_json::Value>(&out).unwrap();
+    }
 }
 
 #[test]
