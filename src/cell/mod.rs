@@ -1,9 +1,28 @@
 //! The enclosure: what a server may touch, who starts it, and how the whole tree ends.
+//!
+//! `plan` turns config into a [`CellSpec`], the spawner seals it and starts `cofferdam __cell`,
+//! and `launcher` enters the cell and becomes the server.
 
+mod caps;
+pub mod denial;
+mod descriptors;
+mod landlock;
+mod launcher;
+mod limits;
 pub mod package;
+mod plan;
+mod probe;
+pub mod pty;
 mod report;
+mod seccomp;
 pub mod spawn;
 mod spec;
+mod sys;
+mod witness;
 
-pub use report::{Layer, LayerReport, LayerState};
-pub use spec::CellSpec;
+pub use descriptors::{SpecError, read_spec, seal_spec};
+pub use launcher::enter;
+pub use plan::{PlanError, plan};
+pub use probe::{HostReport, probe};
+pub use report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState, MESSAGE_LIMIT};
+pub use spec::{CellSpec, SPEC_LIMIT};

@@ -3,8 +3,12 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Written by the spawner into a sealed memfd, read by `cofferdam __cell`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The largest spec that the launcher reads, in bytes. Thousands of granted paths fit.
+pub const SPEC_LIMIT: u64 = 1 << 20;
+
+/// Written by the spawner into a sealed memfd (all four of `F_SEAL_WRITE`, `F_SEAL_GROW`,
+/// `F_SEAL_SHRINK`, `F_SEAL_SEAL`), read by `cofferdam __cell SPEC_FD STATUS_FD`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellSpec {
     /// Absolute path of what is executed.
     pub program: PathBuf,
@@ -20,16 +24,30 @@ pub struct CellSpec {
     pub write: Vec<PathBuf>,
     /// Landlock: read and execute.
     pub execute: Vec<PathBuf>,
-    /// TCP ports that may be connected to; empty: no IP sockets at all.
+    /// TCP ports that may be connected to; empty: no sockets at all.
     pub connect_ports: Vec<u16>,
     /// Datagram sockets for name resolution (install cells only).
     pub datagrams: bool,
-    /// RLIMIT_DATA in bytes.
+    /// RLIMIT_DATA in bytes, for each process.
     pub memory: Option<u64>,
-    /// RLIMIT_NPROC.
+    /// How many tasks the server may add to those that the system runs when it starts. RLIMIT_NPROC
+    /// counts all tasks of the user, so the launcher adds what is there. It does not bind uid 0.
     pub processes: Option<u64>,
+    /// RLIMIT_FSIZE in bytes: the largest file that may be written.
+    pub file_size: Option<u64>,
+    /// RLIMIT_NOFILE, soft and hard.
+    pub open_files: Option<u64>,
     /// Layers that may be missing; every other one is required.
     pub optional: Vec<super::Layer>,
     /// Take stdin as the controlling terminal (the slave of our own pty).
     pub terminal: bool,
+    /// The process that must be our parent: when it is not, it died before we could ask for the
+    /// parent-death signal. The spawner fills in its own pid; 0 skips the check.
+    pub parent: i32,
+    /// A file next to the granted ones that nothing grants: the launcher tries to open it at the
+    /// end and refuses to start if it can.
+    pub canary: Option<PathBuf>,
+    /// What the operator should hear about this cell; stays with whoever planned it.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }

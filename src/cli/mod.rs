@@ -1,7 +1,70 @@
 //! One file for each command: parse, call, explain.
 
+pub mod args;
+mod check;
+mod demo;
+mod doctor;
+mod exec;
+pub mod exit;
+mod out;
+mod preflight;
+mod run;
+mod show;
+
+pub use exit::{Exit, Failure, report};
+
+use args::Command;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 /// The program.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    if let Some(code) = cell() {
+        return code;
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "__demo-server")
+    {
+        return demo::serve();
+    }
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.next_if(|word| word == "__spawn").is_some() {
+        return exec::spawn(words).unwrap_or_else(|failure| report(&failure));
+    }
+    let words: Vec<OsString> = words.collect();
+    dispatch(words).unwrap_or_else(|failure| report(&failure))
+}
+
+fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
+    match args::parse(&words)?.command {
+        Command::Run(args) => run::run(&args, words),
+        Command::Exec(_) => exec::exec(words),
+        Command::Check(args) => check::check(&args),
+        Command::Doctor(args) => Ok(doctor::doctor(args.format)),
+        Command::Demo => demo::run(),
+        Command::Schema => Ok(out::print(&crate::config::json_schema())),
+        Command::Completions { shell } => Ok(completions(shell)),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "cofferdam", &mut script);
+    out::print(&String::from_utf8_lossy(&script))
+}
+
+/// `__cell SPEC_FD STATUS_FD`, before anything else is set up: no thread, no signal handler, no
+/// parser of flags may come between the spawner and the cell.
+fn cell() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != "__cell" {
+        return None;
+    }
+    let mut number = || args.next()?.to_str()?.parse().ok();
+    Some(crate::cell::enter(
+        number().unwrap_or(-1),
+        number().unwrap_or(-1),
+    ))
 }

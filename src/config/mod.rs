@@ -1,16 +1,49 @@
 //! What the user wrote, turned into types that are valid by construction.
 //!
-//! `raw` is the serde twin of the file and `cli::args` the twin of the flags; both become this one
-//! [`Config`], and the conversion is the only place that fails.
+//! `raw` is the serde twin of the file and [`Overrides`] the twin of the flags; both become this
+//! one [`Config`], and the conversion ([`build`]) is the only place that fails.
 
+mod diagnose;
+mod entries;
+mod load;
+mod name;
+mod origin;
+mod raw;
 mod units;
+mod validate;
 
-pub use units::ByteSize;
+pub use diagnose::{Place, Problem};
+pub use entries::{EntryError, Word};
+pub use load::{Error, File, load};
+pub use origin::{Origin, Origins};
+pub use units::{ByteSize, TimeSpan, UnitError};
+pub use validate::{AuditTo, Effective, Overrides, Surroundings, build};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Names of the layers of the cell, as `cell.require` and `cell.optional` write them.
+pub const LAYERS: [&str; 9] = [
+    "no-new-privs",
+    "landlock",
+    "landlock-net",
+    "landlock-scopes",
+    "seccomp",
+    "capabilities",
+    "rlimits",
+    "environment",
+    "descriptors",
+];
+
+/// The JSON Schema of the configuration file, for editors; ends with a line feed.
+#[must_use]
+pub fn json_schema() -> String {
+    raw::json_schema()
+}
 
 /// One server and everything around it.
 #[derive(Debug, Clone)]
@@ -36,10 +69,13 @@ pub struct Config {
 pub struct Server {
     /// Letters, digits, `-`, `_`, `.`; from the file, `--name`, or the command.
     pub name: String,
-    /// Program and arguments, as written.
+    /// Program and arguments, as written; a program with a `/` in it is absolute. Never empty.
     pub command: Vec<String>,
     pub owner: Option<String>,
+    /// A date, `2027-02-01`.
     pub review_by: Option<String>,
+    /// Absolute. `None`: the directory that cofferdam was started in.
+    pub cwd: Option<PathBuf>,
 }
 
 /// Where `/health` and `/metrics` listen.
@@ -88,7 +124,8 @@ pub struct EgressRule {
     pub port: u16,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Preset {
     Node,
     Python,
@@ -108,7 +145,8 @@ pub struct Limits {
     pub timeout_total: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum SecretsMode {
     #[default]
     Redact,
@@ -117,7 +155,8 @@ pub enum SecretsMode {
     Off,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Check {
     Refuse,
     Warn,
@@ -147,7 +186,7 @@ pub struct Tools {
     pub named: BTreeMap<String, ToolRule>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolRule {
     pub allow: Option<bool>,
     pub timeout: Option<Duration>,
@@ -164,7 +203,8 @@ pub struct Audit {
     pub payloads: Payloads,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Payloads {
     None,
     #[default]

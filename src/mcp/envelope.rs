@@ -1,8 +1,31 @@
 //! One line of JSON-RPC, proved and borrowed: who it is for and where its parts lie.
+//!
+//! What is proved, and why, so that the bytes themselves may travel on:
+//!
+//! - UTF-8, no byte below 0x20, one JSON object by RFC 8259 and only blanks after it. Python servers
+//!   split lines at a raw CR, so a byte less strict would be a tool call that policy never saw.
+//! - No key twice (compared decoded): in the envelope; at any depth of `params`; at any depth of an
+//!   answer that goes to the server; in the outer [`ANSWER_LEVELS`] levels of an answer that goes to
+//!   the client, which is where policy reads. Parsers differ in which of two members counts.
+//! - No key that only case tells from an envelope member, or in `params` and `params.ref` from a
+//!   member that policy reads: Go's `encoding/json` and .NET match keys without case.
+//! - No half of a surrogate pair in keys, the method, the id, `params.name` and `params.uri`. In
+//!   other strings it travels on: JavaScript sends it for a text cut inside an emoji.
+//!
+//! Left alone: members of the envelope that JSON-RPC does not know (a differential needs two that
+//! are alike), U+2028 and U+0085 inside strings (no SDK splits there), and `"params":null`, which
+//! counts as absent (some clients write it, every server that accepts it agrees).
 
-use super::{Direction, Id, Malformed};
+use super::cursor::{Cursor, Token};
+use super::keys::is_case_variant;
+use super::strings::extremes;
+use super::{Direction, Fault, Id, Malformed, json};
 use std::borrow::Cow;
 use std::ops::Range;
+
+/// How deep keys are unique in `result` and `error` towards the client: the object itself, its
+/// members, and the elements of those (`result.tools[0]`, `result.content[0]`).
+pub const ANSWER_LEVELS: usize = 3;
 
 /// A JSON value inside a line, kept as the bytes that the peer wrote.
 #[derive(Clone, Copy, Debug)]
@@ -35,23 +58,262 @@ pub struct Envelope<'a> {
 pub enum Kind<'a> {
     /// Wants exactly one answer.
     Request {
+        /// Chosen by the sender.
         id: Id<'a>,
+        /// Decoded.
         method: Cow<'a, str>,
+        /// An object, when there is one.
         params: Option<Raw<'a>>,
     },
     /// Wants none.
     Notification {
+        /// Decoded.
         method: Cow<'a, str>,
+        /// An object, when there is one.
         params: Option<Raw<'a>>,
     },
     /// An answer that succeeded.
-    Result { id: Id<'a>, result: Raw<'a> },
-    /// An answer that failed; some servers leave the id out.
-    Error { id: Option<Id<'a>>, error: Raw<'a> },
+    Result {
+        /// Of the request that it answers.
+        id: Id<'a>,
+        /// Any value; MCP wants an object.
+        result: Raw<'a>,
+    },
+    /// An answer that failed; some servers leave the id out or write null.
+    Error {
+        /// Of the request that it answers.
+        id: Option<Id<'a>>,
+        /// Any value; JSON-RPC wants an object.
+        error: Raw<'a>,
+    },
 }
 
 /// Proves `line` (no LF at its end) and borrows its parts.
+///
+/// # Errors
+/// The first fault that was met, with the id to answer if a lenient scan could read one.
 pub fn parse(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Malformed> {
-    let _ = (line, direction);
-    todo!()
+    prove(line, direction).map_err(|fault| Malformed::new(fault, line))
+}
+
+fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
+    let (lowest, highest) = extremes(line);
+    if lowest < 0x20 {
+        return Err(Fault::Control);
+    }
+    if highest > 0x7F && std::str::from_utf8(line).is_err() {
+        return Err(Fault::Encoding);
+    }
+    let mut cursor = Cursor::new(line, 0);
+    cursor.blanks();
+    match cursor.peek() {
+        Some(b'{') => {}
+        other => return Err(not_an_object(&mut cursor, other)),
+    }
+    let mut parts = Parts::default();
+    cursor.object(0, |cursor, key| parts.member(cursor, key, direction))?;
+    cursor.blanks();
+    if cursor.peek().is_some() {
+        return Err(Fault::Trailing);
+    }
+    let kind = parts.finish()?;
+    Ok(Envelope { line, kind })
+}
+
+/// Tells a batch and a lone value from junk.
+#[cold]
+fn not_an_object(cursor: &mut Cursor<'_>, first: Option<u8>) -> Fault {
+    if let Err(fault) = cursor.value(0, 0) {
+        return fault;
+    }
+    cursor.blanks();
+    match (cursor.peek(), first) {
+        (Some(_), _) => Fault::Trailing,
+        (None, Some(b'[')) => Fault::Batch,
+        (None, _) => Fault::NotObject,
+    }
+}
+
+/// The members of the envelope, as they are met.
+#[derive(Debug, Default)]
+struct Parts<'a> {
+    version: Option<Raw<'a>>,
+    id: Option<Raw<'a>>,
+    method: Option<Token<'a>>,
+    /// There is a method, and it is no string.
+    no_text: bool,
+    params: Option<Raw<'a>>,
+    result: Option<Raw<'a>>,
+    error: Option<Raw<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    /// Passes the value of one member and keeps where it is.
+    #[inline]
+    fn member(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        key: Token<'a>,
+        direction: Direction,
+    ) -> Result<(), Fault> {
+        let decoded;
+        let name = if key.escaped {
+            decoded = json::unescape(key.inner).0;
+            decoded.as_bytes()
+        } else {
+            key.inner
+        };
+        let start = cursor.at();
+        let answer_levels = match direction {
+            Direction::ToServer => usize::MAX,
+            Direction::ToClient => ANSWER_LEVELS,
+        };
+        let slot = match name {
+            b"jsonrpc" => &mut self.version,
+            b"id" => &mut self.id,
+            b"method" => {
+                if cursor.peek() != Some(b'"') {
+                    cursor.value(1, 0)?;
+                    self.no_text = true;
+                    return Ok(());
+                }
+                self.method = Some(cursor.string()?);
+                return Ok(());
+            }
+            b"params" => {
+                params(cursor)?;
+                &mut self.params
+            }
+            b"result" => {
+                cursor.value(1, answer_levels)?;
+                &mut self.result
+            }
+            b"error" => {
+                cursor.value(1, answer_levels)?;
+                &mut self.error
+            }
+            other => {
+                refuse_variants(other, &ENVELOPE)?;
+                return cursor.value(1, 0);
+            }
+        };
+        if cursor.at() == start {
+            cursor.value(1, 0)?;
+        }
+        *slot = Some(Raw {
+            start,
+            text: cursor.since(start),
+        });
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Kind<'a>, Fault> {
+        match self.version {
+            Some(version) if version.text == b"\"2.0\"" => {}
+            Some(version) if version.as_text().as_deref() == Some("2.0") => {}
+            _ => return Err(Fault::Version),
+        }
+        if self.no_text {
+            return Err(Fault::Method);
+        }
+        match (self.method, self.result, self.error) {
+            (Some(method), None, None) => Self::asks(method, self.params, self.id),
+            (None, Some(result), None) => {
+                let id = Id::read(self.id.ok_or(Fault::IdMissing)?)?;
+                Ok(Kind::Result { id, result })
+            }
+            (None, None, Some(error)) => {
+                let id = self.id.filter(|id| id.text != b"null");
+                let id = id.map(Id::read).transpose()?;
+                Ok(Kind::Error { id, error })
+            }
+            (None, None, None) => Err(Fault::Shapeless),
+            _ => Err(Fault::Mixed),
+        }
+    }
+
+    fn asks(
+        method: Token<'a>,
+        params: Option<Raw<'a>>,
+        id: Option<Raw<'a>>,
+    ) -> Result<Kind<'a>, Fault> {
+        if method.lone {
+            return Err(Fault::Surrogate);
+        }
+        let method = json::decode(method).ok_or(Fault::Encoding)?;
+        let params = params.filter(|params| params.text != b"null");
+        if params.is_some_and(|params| params.text.first() != Some(&b'{')) {
+            return Err(Fault::Params);
+        }
+        Ok(match id.map(Id::read).transpose()? {
+            Some(id) => Kind::Request { id, method, params },
+            None => Kind::Notification { method, params },
+        })
+    }
+}
+
+/// Members of the envelope.
+const ENVELOPE: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
+
+/// Members of `params` that policy, correlation or the era is read from.
+const PARAMS: [&str; 9] = [
+    "name",
+    "arguments",
+    "uri",
+    "_meta",
+    "ref",
+    "requestId",
+    "progressToken",
+    "taskId",
+    "protocolVersion",
+];
+
+/// Passes the value of `params`.
+fn params(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+    if cursor.peek() != Some(b'{') {
+        return cursor.value(1, usize::MAX);
+    }
+    named_members(cursor, 1, |cursor, inner| match cursor.peek() {
+        Some(b'{') if inner == b"ref" => {
+            named_members(cursor, 2, |cursor, _| cursor.value(3, usize::MAX))
+        }
+        _ => cursor.value(2, usize::MAX),
+    })
+}
+
+/// Passes an object whose keys policy reads by name.
+#[inline]
+fn named_members<'a>(
+    cursor: &mut Cursor<'a>,
+    depth: usize,
+    mut value: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    cursor.object(depth, |cursor, key| {
+        let decoded;
+        let name = if key.escaped {
+            decoded = json::unescape(key.inner).0;
+            decoded.as_bytes()
+        } else {
+            key.inner
+        };
+        match name {
+            b"name" | b"uri" if cursor.peek() == Some(b'"') => match cursor.string()?.lone {
+                true => Err(Fault::Surrogate),
+                false => Ok(()),
+            },
+            b"name" | b"uri" | b"arguments" | b"_meta" => value(cursor, name),
+            _ => {
+                refuse_variants(name, &PARAMS)?;
+                value(cursor, name)
+            }
+        }
+    })
+}
+
+fn refuse_variants(key: &[u8], names: &[&str]) -> Result<(), Fault> {
+    let key = std::str::from_utf8(key).map_err(|_| Fault::Encoding)?;
+    if names.iter().any(|name| is_case_variant(key, name)) {
+        return Err(Fault::CaseVariant);
+    }
+    Ok(())
 }

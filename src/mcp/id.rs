@@ -1,5 +1,7 @@
 //! Request ids: the raw token travels, the key is what tables compare.
 
+use super::{Fault, MAX_ID_BYTES, Raw, json};
+
 /// An id as it stands on the wire: `7`, `"7"`.
 #[derive(Clone, Copy, Debug)]
 pub struct Id<'a> {
@@ -20,10 +22,94 @@ pub enum RequestId {
     Text(Box<str>),
 }
 
-impl Id<'_> {
+impl<'a> Id<'a> {
+    /// Takes a raw value as an id (request ids and progress tokens follow the same rule): an
+    /// integer without fraction, exponent, leading zero or minus zero, or a string without half a
+    /// surrogate pair; at most [`MAX_ID_BYTES`] long.
+    pub fn read(value: Raw<'a>) -> Result<Self, Fault> {
+        let id = Self {
+            start: value.start,
+            raw: value.text,
+        };
+        if value.text.len() > MAX_ID_BYTES {
+            return Err(Fault::IdLength);
+        }
+        match value.text.first() {
+            Some(b'"') => match json::text_and_lone(value.text) {
+                Some((_, false)) => Ok(id),
+                Some((_, true)) => Err(Fault::Surrogate),
+                None => Err(Fault::IdForm),
+            },
+            _ if is_integer(value.text) => Ok(id),
+            _ => Err(Fault::IdForm),
+        }
+    }
+
     /// The key under which tables keep this id.
     #[must_use]
     pub fn key(&self) -> RequestId {
-        todo!()
+        if let Some(text) = json::text(self.raw) {
+            return RequestId::Text(text.into());
+        }
+        let digits = String::from_utf8_lossy(self.raw);
+        match digits.parse() {
+            Ok(number) => RequestId::Number(number),
+            Err(_) => RequestId::Wide(digits.into()),
+        }
+    }
+}
+
+/// Minus zero is out: JavaScript and Python answer it with 0, which is another id on the wire.
+fn is_integer(raw: &[u8]) -> bool {
+    let digits = raw.strip_prefix(b"-").unwrap_or(raw);
+    match digits {
+        b"0" => raw.len() == 1,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+
+    fn read(text: &str) -> Result<RequestId, Fault> {
+        Id::read(Raw {
+            start: 0,
+            text: text.as_bytes(),
+        })
+        .map(|id| id.key())
+    }
+
+    #[test]
+    fn numbers_and_strings_are_different_ids() {
+        assert_eq!(read("7"), Ok(RequestId::Number(7)));
+        assert_eq!(read("-7"), Ok(RequestId::Number(-7)));
+        assert_eq!(read("\"7\""), Ok(RequestId::Text("7".into())));
+        assert_eq!(read(r#""\u0037""#), Ok(RequestId::Text("7".into())));
+        assert_eq!(read("0"), Ok(RequestId::Number(0)));
+        assert_eq!(read("\"\""), Ok(RequestId::Text("".into())));
+    }
+
+    #[test]
+    fn integers_beyond_64_bits_keep_their_digits() {
+        assert_eq!(read("9223372036854775807"), Ok(RequestId::Number(i64::MAX)));
+        assert_eq!(
+            read("9223372036854775808"),
+            Ok(RequestId::Wide("9223372036854775808".into()))
+        );
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for text in [
+            "null", "true", "1.0", "1e3", "-0", "01", "-", "", "+1", "{}", "[]", "0x1", "\"", "1 ",
+        ] {
+            assert_eq!(read(text), Err(Fault::IdForm), "{text}");
+        }
+        assert_eq!(read(r#""\ud800""#), Err(Fault::Surrogate));
+        assert_eq!(read(&"1".repeat(MAX_ID_BYTES)).is_ok(), true);
+        assert_eq!(read(&"1".repeat(MAX_ID_BYTES + 1)), Err(Fault::IdLength));
     }
 }

@@ -1,13 +1,55 @@
-//! The stages of a decision, in order.
+//! The stages of a decision, in order. [`Policy::client`] and [`Policy::server`] read top to bottom.
 
-use super::{Decision, Origin, ToolBook, scrub::Scrubber};
-use crate::config::Config;
-use crate::mcp::{Envelope, Era, Subject};
+mod answers;
+mod denials;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use self::denials::method_rule;
+use self::requests::Arguments;
+use self::words::{refuse_method, refuse_question};
+use super::names::NameList;
+use super::rules::LISTS_HIDDEN;
+use super::toolbook::Side;
+use super::tools::ToolRules;
+use super::uris::UriList;
+use super::{Decision, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
+use crate::config::{Check, Config, Limits, SchemaChecks, SecretsMode};
+use crate::mcp::{Capability, Envelope, Era, Kind, Subject, method};
 use std::time::Duration;
+
+/// A listen stream is silent for hours by design: this long, in place of "never".
+const LISTEN: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The immutable policy of one configuration; swapped whole on reload.
 #[derive(Debug)]
-pub struct Policy {}
+pub struct Policy {
+    methods: NameList,
+    tools: ToolRules,
+    resources: UriList,
+    prompts: NameList,
+    schema: SchemaChecks,
+    secrets: SecretsMode,
+    limits: Limits,
+    scrubber: Scrubber,
+    digest: String,
+    /// Asked once here, so that no message pays for a rule that is not there.
+    denied: DeniedWays,
+}
+
+/// Methods that can also be reached by another way, and whether that way must be watched.
+#[derive(Debug)]
+struct DeniedWays {
+    /// One of the server's questions is denied, so results have to be searched for questions.
+    asking: bool,
+    elicitation: Option<&'static str>,
+    log_level: Option<&'static str>,
+    subscribe: Option<&'static str>,
+    /// `tools/call` itself, asked far more often than all others together.
+    call: Option<&'static str>,
+}
 
 /// How long a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,27 +64,82 @@ impl Policy {
     /// Builds the engine; everything that can fail has failed in `config` already.
     #[must_use]
     pub fn new(config: &Config, scrubber: Scrubber) -> Self {
-        let _ = (config, scrubber);
-        todo!()
+        let methods = NameList::new(&config.methods);
+        let denied = DeniedWays {
+            asking: asks::ASKING
+                .iter()
+                .any(|method| method_rule(&methods, method).is_some()),
+            elicitation: method_rule(&methods, method::ELICITATION_CREATE),
+            log_level: method_rule(&methods, method::LOGGING_SET_LEVEL),
+            subscribe: method_rule(&methods, method::RESOURCES_SUBSCRIBE),
+            call: method_rule(&methods, method::TOOLS_CALL),
+        };
+        Self {
+            methods,
+            tools: ToolRules::new(&config.tools),
+            resources: UriList::new(&config.resources),
+            prompts: NameList::new(&config.prompts),
+            schema: config.schema,
+            secrets: config.scrub,
+            limits: config.limits.clone(),
+            scrubber,
+            digest: digest::of(config),
+            denied,
+        }
     }
 
     /// SHA-256 of the effective policy in hex, for audit and `/health`.
     #[must_use]
     pub fn digest(&self) -> &str {
-        todo!()
+        &self.digest
     }
 
     /// The scrubber, for stderr lines and logs.
     #[must_use]
     pub fn scrubber(&self) -> &Scrubber {
-        todo!()
+        &self.scrubber
     }
 
-    /// How long this request may take.
+    /// How long this request may take. A listen stream has no limit worth the name, and waiting for
+    /// the result of a task is silent by nature, so only the whole time counts there.
     #[must_use]
     pub fn deadlines(&self, subject: &Subject) -> Deadlines {
-        let _ = subject;
-        todo!()
+        let Limits {
+            timeout,
+            timeout_total,
+            ..
+        } = self.limits;
+        let (idle, hard) = match (&*subject.method, subject.name.as_deref()) {
+            (method::SUBSCRIPTIONS_LISTEN, _) => (LISTEN, LISTEN),
+            (method::TASKS_RESULT, _) => (timeout_total, timeout_total),
+            (method::TOOLS_CALL, Some(name)) => (
+                self.tools
+                    .setting(name, |rule| rule.timeout)
+                    .unwrap_or(timeout),
+                self.tools
+                    .setting(name, |rule| rule.timeout_total)
+                    .unwrap_or(timeout_total),
+            ),
+            _ => (timeout, timeout_total),
+        };
+        Deadlines {
+            idle: idle.min(hard),
+            hard,
+        }
+    }
+
+    /// True when the answer to this request can meet a rule. `false` means that [`Self::server`] would
+    /// forward whatever comes, so the session may pass the bytes on without asking.
+    #[must_use]
+    pub fn watches(&self, subject: &Subject, tools: &ToolBook) -> bool {
+        self.secrets != SecretsMode::Off
+            || self.denied.asking
+            || self.listing(&subject.method).is_some()
+            || subject.method.as_ref() == method::TOOLS_LIST
+            || (subject.capability == Capability::Tool
+                && subject.name.as_deref().is_some_and(|name| {
+                    self.output_check(name) != Check::Off && tools.has_schema(name, Side::Output)
+                }))
     }
 
     /// Decides on a message of the client. `subject` is `None` for answers to the server's requests.
@@ -53,8 +150,49 @@ impl Policy {
         era: Era,
         tools: &mut ToolBook,
     ) -> Decision {
-        let _ = (envelope, subject, era, tools);
-        todo!()
+        let (params, answered) = match &envelope.kind {
+            Kind::Request { params, .. } => (*params, true),
+            Kind::Notification { params, .. } => (*params, false),
+            // Answers to questions that the client was allowed to see.
+            Kind::Result { .. } | Kind::Error { .. } => return Decision::forward(),
+        };
+        let Some(subject) = subject else {
+            return Decision::forward();
+        };
+        let mut notes = Vec::new();
+        let refused = self
+            .check_method(subject)
+            .or_else(|| self.check_target(subject))
+            .or_else(|| self.check_other_ways(subject, params, era));
+        let refused = match refused {
+            Some(refusal) => Some(refusal),
+            None => match self.check_arguments(subject, params, tools, &mut notes) {
+                Arguments::Pass => None,
+                Arguments::Refuse(refusal) => Some(refusal),
+                Arguments::NeedTools => {
+                    return Decision {
+                        verdict: Verdict::NeedTools,
+                        rule: None,
+                        notes,
+                    };
+                }
+            },
+        };
+        match refused {
+            None => Decision {
+                verdict: Verdict::Forward,
+                rule: None,
+                notes,
+            },
+            Some(refusal) if answered => Decision {
+                notes,
+                ..Decision::refuse(refusal)
+            },
+            Some(refusal) => Decision {
+                notes,
+                ..Decision::drop(refusal.rule)
+            },
+        }
     }
 
     /// Decides on a message of the server. `origin` is the client's request that it answers, if it does.
@@ -64,7 +202,75 @@ impl Policy {
         origin: Option<&Origin>,
         tools: &mut ToolBook,
     ) -> Decision {
-        let _ = (envelope, origin, tools);
-        todo!()
+        let subject = origin.map(|origin| &origin.subject);
+        let mut notes = Vec::new();
+        let mut rewritten = None;
+        match &envelope.kind {
+            Kind::Request { method, .. } => {
+                if let Some(rule) = self.method_rule(method) {
+                    return Decision::refuse(refuse_method(rule, None, method));
+                }
+            }
+            Kind::Notification { method, params } => {
+                if method == method::TOOLS_CHANGED {
+                    tools.mark_stale();
+                }
+                let rule = self
+                    .method_rule(method)
+                    .or_else(|| self.check_notification(method, *params));
+                if let Some(rule) = rule {
+                    return Decision::drop(rule);
+                }
+            }
+            Kind::Result { result, .. } => {
+                if self.denied.asking
+                    && let Some(rule) =
+                        asks::denied_question(*result, |method| self.method_rule(method))
+                {
+                    return Decision::refuse(refuse_question(rule, subject));
+                }
+                if let Some(subject) = subject {
+                    if &*subject.method == method::TOOLS_LIST {
+                        tools.learn_passing(result.text);
+                    }
+                    rewritten = self.filter_list(envelope.line, *result, subject);
+                    if let Some(refusal) = self.check_output(subject, *result, tools, &mut notes) {
+                        return Decision {
+                            notes,
+                            ..Decision::refuse(refusal)
+                        };
+                    }
+                }
+            }
+            Kind::Error { error, .. } => {
+                if let Some(rule) = self.denied.elicitation
+                    && asks::is_url_elicitation(*error)
+                {
+                    return Decision::refuse(refuse_question(rule, subject));
+                }
+            }
+        }
+        let rule = rewritten.is_some().then_some(LISTS_HIDDEN);
+        if self.secrets == SecretsMode::Off {
+            let verdict = rewritten.map_or(Verdict::Forward, Verdict::Rewrite);
+            return Decision {
+                verdict,
+                rule,
+                notes,
+            };
+        }
+        let clean = Decision {
+            verdict: Verdict::Forward,
+            rule,
+            notes,
+        };
+        outbound::scrub(
+            &self.scrubber,
+            self.secrets,
+            envelope,
+            subject,
+            rewritten,
+            clean,
+        )
     }
 }

@@ -1,11 +1,21 @@
 //! The engine that decides. Pure and synchronous: no tokio, no clock, no files; time and state are
 //! arguments. The stages run in the order of `engine.rs`, which reads top to bottom.
 
+mod asks;
+mod digest;
 mod engine;
+mod lists;
+mod names;
+mod outbound;
+mod rules;
+mod schema;
 pub mod scrub;
 mod toolbook;
+mod tools;
+mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -1,5 +1,460 @@
 //! The tools that the server has listed in this session, with their compiled schemas.
+//!
+//! ```text
+//!            learn, last page                    list_changed
+//! Unknown ───────────────────────► Listed ─────────────────────► Stale
+//!    │ mark_unlistable                ▲  learn, last page          │ mark_unlistable
+//!    └────────────► Unlistable ───────┴────────────────────────────┘
+//! ```
+//! While it is `Unknown` or `Stale`, a call of a tool asks for the list first. What was learnt
+//! before a change stays in use until the next list replaces it. Everything is bounded: a server
+//! that lists without end fills the book and no more.
+
+use super::schema::{Compiled, Unusable, compile};
+use crate::mcp::{elements, members, text};
+use jsonschema::Validator;
+use std::collections::HashMap;
+
+/// Most tools that are remembered; the largest server met lists 32.
+const MAX_TOOLS: usize = 1024;
+/// Most bytes of schemas that are kept, over all tools.
+const MAX_SCHEMA_BYTES: usize = 4 * 1024 * 1024;
+/// Longest name that is remembered, in bytes; the specification says 128 characters.
+const MAX_NAME_BYTES: usize = 1024;
+/// Longest cursor that is followed, in bytes.
+const MAX_CURSOR_BYTES: usize = 16 * 1024;
+/// Most pages of one list that are followed.
+const MAX_PAGES: u32 = 256;
+/// Most subschemas that are compiled at one time; beyond, all are dropped and compiled again when called.
+const MAX_COMPILED: usize = 32 * 1024;
 
 /// Learnt from `tools/list` results as they pass (or as cofferdam asks for them).
 #[derive(Debug, Default)]
-pub struct ToolBook {}
+pub struct ToolBook {
+    tools: HashMap<Box<str>, Entry>,
+    state: State,
+    schema_bytes: usize,
+    compiled: usize,
+    cursor: Option<Box<[u8]>>,
+    pages: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    Unknown,
+    Listed,
+    Stale,
+    Unlistable,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    input: Option<Schema>,
+    output: Option<Schema>,
+}
+
+#[derive(Debug)]
+struct Schema {
+    raw: Box<[u8]>,
+    /// `None` until the first call that needs it.
+    compiled: Option<Compiled>,
+}
+
+/// Which of a tool's schemas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Input,
+    Output,
+}
+
+/// What there is to check a value with.
+#[derive(Debug)]
+pub(super) enum Checker<'b> {
+    /// Nothing: no schema, or one that accepts everything.
+    None,
+    /// This one.
+    Schema {
+        validator: &'b Validator,
+        /// The deepest value that it checks.
+        depth: usize,
+        /// What it was compiled from.
+        raw: &'b [u8],
+    },
+    /// There is a schema that cannot be used.
+    Unusable(Unusable),
+}
+
+/// Whether a tool is in the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Listed; its schemas are current as far as is known.
+    Known,
+    /// Not listed, and the list is complete: the server will say that it is unknown.
+    Absent,
+    /// The list has to be asked for first.
+    Unlisted,
+    /// The server cannot list.
+    Unlistable,
+}
+
+impl ToolBook {
+    /// Learns one page: the raw `result` of a `tools/list` answer. `first_page` starts a new walk over
+    /// all pages when cofferdam asks itself; pages that a client asked for are learnt by `Policy::server`.
+    ///
+    /// Schemas that did not change keep their compiled form. A result that is no tool list teaches
+    /// nothing: then [`Self::next_cursor`] is `None` and the caller marks the book unlistable.
+    pub fn learn(&mut self, result: &[u8], first_page: bool) {
+        if first_page {
+            self.pages = 0;
+        }
+        self.pages = self.pages.saturating_add(1);
+        let Some(cursor) = self.learn_page(result) else {
+            self.cursor = None;
+            return;
+        };
+        self.cursor = cursor
+            .filter(|cursor| cursor.len() <= MAX_CURSOR_BYTES && self.pages < MAX_PAGES)
+            .map(Into::into);
+        if self.cursor.is_none() {
+            self.state = State::Listed;
+        }
+    }
+
+    /// Learns a page that the client asked for; cofferdam's own walk, if one is under way, goes on.
+    pub(super) fn learn_passing(&mut self, result: &[u8]) {
+        // The page without a cursor is the last, and its cursor came from the page before.
+        if self.learn_page(result) == Some(None) {
+            self.state = State::Listed;
+        }
+    }
+
+    /// True when the list is complete.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.state == State::Listed
+    }
+
+    /// True when the server has listed a tool of exactly this name.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.tools.contains_key(name)
+    }
+
+    /// The outer `None`: no tool list. The inner one: no further page.
+    fn learn_page<'r>(&mut self, result: &'r [u8]) -> Option<Option<&'r [u8]>> {
+        let mut seen = None;
+        let mut cursor = None;
+        for (key, value) in members(result) {
+            match &*key {
+                "tools" if value.text.first() == Some(&b'[') => seen = Some(value.text),
+                "nextCursor" if value.text.first() == Some(&b'"') => cursor = Some(value.text),
+                _ => {}
+            }
+        }
+        for tool in elements(seen?) {
+            self.learn_tool(tool.text);
+        }
+        Some(cursor)
+    }
+
+    /// The cursor of the next page as a raw JSON string, when the last page learnt was not the end.
+    #[must_use]
+    pub fn next_cursor(&self) -> Option<&[u8]> {
+        self.cursor.as_deref()
+    }
+
+    /// The server cannot list its tools: calls pass without a check until it says that the list changed.
+    pub fn mark_unlistable(&mut self) {
+        self.state = State::Unlistable;
+        self.cursor = None;
+    }
+
+    /// The server says that its tools changed; the next call asks for the list again.
+    pub fn mark_stale(&mut self) {
+        self.state = match self.state {
+            State::Unknown => State::Unknown,
+            State::Listed | State::Stale | State::Unlistable => State::Stale,
+        };
+    }
+
+    /// How many tools are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tools.len()
+    }
+
+    /// True when no tool is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+
+    pub(super) fn standing(&self, name: &str) -> Standing {
+        let known = self.tools.contains_key(name);
+        match self.state {
+            State::Listed if known => Standing::Known,
+            State::Listed => Standing::Absent,
+            // On a page that passed by, and nothing says that it changed since.
+            State::Unknown if known => Standing::Known,
+            State::Unknown | State::Stale => Standing::Unlisted,
+            State::Unlistable if known => Standing::Known,
+            State::Unlistable => Standing::Unlistable,
+        }
+    }
+
+    /// True when the tool has a schema on that side, compiled or not.
+    pub(super) fn has_schema(&self, name: &str, side: Side) -> bool {
+        self.tools.get(name).is_some_and(|entry| match side {
+            Side::Input => entry.input.is_some(),
+            Side::Output => entry.output.is_some(),
+        })
+    }
+
+    /// What to check this tool's arguments or result with; compiles on the first use.
+    pub(super) fn checker(&mut self, name: &str, side: Side) -> Checker<'_> {
+        if self.compiled > MAX_COMPILED {
+            self.forget_compiled();
+        }
+        let schema = self.tools.get_mut(name).and_then(|entry| match side {
+            Side::Input => entry.input.as_mut(),
+            Side::Output => entry.output.as_mut(),
+        });
+        let Some(Schema { raw, compiled }) = schema else {
+            return Checker::None;
+        };
+        let compiled = compiled.get_or_insert_with(|| {
+            let fresh = compile(raw);
+            if let Compiled::Ready { weight, .. } = &fresh {
+                self.compiled += weight;
+            }
+            fresh
+        });
+        match compiled {
+            Compiled::Trivial => Checker::None,
+            Compiled::Ready {
+                validator, depth, ..
+            } => Checker::Schema {
+                validator,
+                depth: *depth,
+                raw,
+            },
+            Compiled::Unusable(why) => Checker::Unusable(*why),
+        }
+    }
+
+    fn learn_tool(&mut self, tool: &[u8]) {
+        let (mut name, mut input, mut output) = (None, None, None);
+        for (key, value) in members(tool) {
+            match &*key {
+                "name" => name = text(value.text),
+                "inputSchema" => input = Some(value.text),
+                "outputSchema" => output = Some(value.text),
+                _ => {}
+            }
+        }
+        let Some(name) = name.filter(|name| name.len() <= MAX_NAME_BYTES) else {
+            return;
+        };
+        if !self.tools.contains_key(&*name) {
+            if self.tools.len() >= MAX_TOOLS {
+                return;
+            }
+            self.tools.insert((&*name).into(), Entry::default());
+        }
+        let Some(entry) = self.tools.get_mut(&*name) else {
+            return;
+        };
+        for (slot, fresh) in [(&mut entry.input, input), (&mut entry.output, output)] {
+            if slot.as_ref().map(|schema| &*schema.raw) == fresh {
+                continue;
+            }
+            if let Some(old) = slot.take() {
+                self.schema_bytes -= old.raw.len();
+                if let Some(Compiled::Ready { weight, .. }) = old.compiled {
+                    self.compiled = self.compiled.saturating_sub(weight);
+                }
+            }
+            let Some(fresh) = fresh else { continue };
+            if self.schema_bytes + fresh.len() > MAX_SCHEMA_BYTES {
+                // No room: remembered as one that cannot be checked, so that a warning says so.
+                *slot = Some(Schema {
+                    raw: Box::default(),
+                    compiled: Some(Compiled::Unusable(Unusable::TooLarge)),
+                });
+                continue;
+            }
+            self.schema_bytes += fresh.len();
+            *slot = Some(Schema {
+                raw: fresh.into(),
+                compiled: None,
+            });
+        }
+    }
+
+    fn forget_compiled(&mut self) {
+        self.compiled = 0;
+        for entry in self.tools.values_mut() {
+            for schema in [&mut entry.input, &mut entry.output].into_iter().flatten() {
+                if matches!(schema.compiled, Some(Compiled::Ready { .. })) {
+                    schema.compiled = None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(tools: &str, cursor: Option<&str>) -> Vec<u8> {
+        match cursor {
+            Some(cursor) => format!(r#"{{"tools":[{tools}],"nextCursor":"{cursor}"}}"#),
+            None => format!(r#"{{"tools":[{tools}]}}"#),
+        }
+        .into_bytes()
+    }
+
+    const ECHO: &str = r#"{"name":"echo","inputSchema":{"type":"object","required":["a"]}}"#;
+
+    fn compiled(book: &ToolBook, name: &str) -> bool {
+        book.tools
+            .get(name)
+            .and_then(|entry| entry.input.as_ref())
+            .is_some_and(|schema| schema.compiled.is_some())
+    }
+
+    #[test]
+    fn a_list_of_two_pages_is_complete_after_the_second() {
+        let mut book = ToolBook::default();
+        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        book.learn(&page(ECHO, Some("p2")), true);
+        assert_eq!(book.next_cursor(), Some(&b"\"p2\""[..]));
+        assert_eq!(book.standing("echo"), Standing::Known);
+        assert_eq!(book.standing("other"), Standing::Unlisted);
+        book.learn(&page(r#"{"name":"other"}"#, None), false);
+        assert_eq!(book.next_cursor(), None);
+        assert_eq!(book.standing("other"), Standing::Known);
+        assert_eq!(book.standing("third"), Standing::Absent);
+    }
+
+    #[test]
+    fn a_change_asks_again_and_keeps_the_old_schema() {
+        let mut book = ToolBook::default();
+        book.mark_stale();
+        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        book.learn(&page(ECHO, None), true);
+        assert!(matches!(
+            book.checker("echo", Side::Input),
+            Checker::Schema { .. }
+        ));
+        book.mark_stale();
+        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        assert!(compiled(&book, "echo"));
+        book.learn(&page(ECHO, None), true);
+        assert!(
+            compiled(&book, "echo"),
+            "the same bytes keep what was compiled"
+        );
+        book.learn(
+            &page(r#"{"name":"echo","inputSchema":{"required":["b"]}}"#, None),
+            true,
+        );
+        assert!(!compiled(&book, "echo"), "other bytes do not");
+    }
+
+    #[test]
+    fn a_server_that_cannot_list_is_not_asked_twice() {
+        let mut book = ToolBook::default();
+        book.mark_unlistable();
+        assert_eq!(book.standing("echo"), Standing::Unlistable);
+        book.mark_stale();
+        assert_eq!(book.standing("echo"), Standing::Unlisted);
+    }
+
+    #[test]
+    fn nonsense_teaches_nothing() {
+        let mut book = ToolBook::default();
+        for result in ["null", "[]", "{}", r#"{"tool":[]}"#, "7"] {
+            book.learn(result.as_bytes(), true);
+            assert_eq!(book.standing("echo"), Standing::Unlisted, "{result}");
+        }
+        book.learn(
+            br#"{"tools":[1,null,{"name":7},{"inputSchema":{}},[]]}"#,
+            true,
+        );
+        assert!(book.is_empty());
+        assert_eq!(book.standing("echo"), Standing::Absent);
+    }
+
+    #[test]
+    fn the_book_is_bounded() {
+        let mut book = ToolBook::default();
+        let many: Vec<String> = (0..3000).map(|n| format!(r#"{{"name":"t{n}"}}"#)).collect();
+        book.learn(&page(&many.join(","), None), true);
+        assert_eq!(book.len(), MAX_TOOLS);
+
+        let mut book = ToolBook::default();
+        let pad = "x".repeat(200_000);
+        for n in 0..40 {
+            let tool =
+                format!(r#"{{"name":"t{n}","inputSchema":{{"minProperties":1,"title":"{pad}"}}}}"#);
+            book.learn(&page(&tool, Some("more")), n == 0);
+        }
+        assert!(book.schema_bytes <= MAX_SCHEMA_BYTES);
+        assert!(matches!(
+            book.checker("t0", Side::Input),
+            Checker::Schema { .. }
+        ));
+        assert!(matches!(
+            book.checker("t39", Side::Input),
+            Checker::Unusable(Unusable::TooLarge)
+        ));
+        // A tool that changes again and again does not use the room up.
+        for n in 0..100 {
+            let tool =
+                format!(r#"{{"name":"t0","inputSchema":{{"minProperties":{n},"title":"{pad}"}}}}"#);
+            book.learn(&page(&tool, None), true);
+        }
+        assert!(matches!(
+            book.checker("t0", Side::Input),
+            Checker::Schema { .. }
+        ));
+    }
+
+    #[test]
+    fn a_list_without_end_ends() {
+        let mut book = ToolBook::default();
+        book.learn(&page("", Some("again")), true);
+        let mut asked = 1;
+        while book.next_cursor().is_some() {
+            book.learn(&page("", Some("again")), false);
+            asked += 1;
+            assert!(asked <= MAX_PAGES);
+        }
+        assert_eq!(book.standing("echo"), Standing::Absent);
+    }
+
+    #[test]
+    fn compiled_schemas_are_bounded_together() {
+        let mut book = ToolBook::default();
+        let members: Vec<String> = (0..3000)
+            .map(|n| format!(r#""p{n}":{{"type":"string"}}"#))
+            .collect();
+        let properties = members.join(",");
+        let tools: Vec<String> = (0..20)
+            .map(|n| {
+                format!(r#"{{"name":"t{n}","inputSchema":{{"properties":{{{properties}}}}}}}"#)
+            })
+            .collect();
+        book.learn(&page(&tools.join(","), None), true);
+        for n in 0..20 {
+            assert!(matches!(
+                book.checker(&format!("t{n}"), Side::Input),
+                Checker::Schema { .. }
+            ));
+            assert!(book.compiled <= MAX_COMPILED + 4096);
+        }
+    }
+}

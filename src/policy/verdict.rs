@@ -1,5 +1,6 @@
 //! What policy says of one message.
 
+use super::rules::{code, rule};
 use crate::mcp::{Era, Subject};
 
 /// The answer of the engine.
@@ -7,10 +8,41 @@ use crate::mcp::{Era, Subject};
 pub struct Decision {
     /// What happens to the message.
     pub verdict: Verdict,
-    /// The rule that decided, when one did: `tools.denied`, `schema.arguments`, `scrub.secrets`…
+    /// The rule that decided, when one did: `tools.deny`, `schema.arguments`, `scrub.secrets`…
+    /// All of them are in [`RULES`](super::RULES).
     pub rule: Option<&'static str>,
     /// What else is worth a metric or an audit field.
     pub notes: Vec<Note>,
+}
+
+impl Decision {
+    /// The message goes on as it is, and no rule had anything to say.
+    #[must_use]
+    pub const fn forward() -> Self {
+        Self {
+            verdict: Verdict::Forward,
+            rule: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The sender, or the client, gets this refusal.
+    pub(super) fn refuse(refusal: Refusal) -> Self {
+        Self {
+            rule: Some(refusal.rule),
+            verdict: Verdict::Refuse(refusal),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The message ends here and nobody is answered.
+    pub(super) fn drop(rule: &'static str) -> Self {
+        Self {
+            verdict: Verdict::Drop,
+            rule: Some(rule),
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// What happens to the message.
@@ -43,6 +75,27 @@ pub struct Refusal {
     pub operator_hint: Option<String>,
 }
 
+impl Refusal {
+    /// A refusal in the shape that `subject` calls for; the operator's hint comes from the table of rules.
+    pub(super) fn new(id: &'static str, subject: Option<&Subject>, text: String) -> Self {
+        Self {
+            rule: id,
+            shape: Shape::of(subject),
+            text,
+            retry_after_ms: None,
+            operator_hint: rule(id).map(|rule| rule.setting.to_owned()),
+        }
+    }
+
+    /// Adds what it is about to the operator's hint.
+    pub(super) fn about(mut self, what: &str) -> Self {
+        self.operator_hint = self
+            .operator_hint
+            .map(|setting| format!("{setting} (here: {})", printable(what)));
+        self
+    }
+}
+
 /// The wire shape of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -52,12 +105,22 @@ pub enum Shape {
     Error(i32),
 }
 
+impl Shape {
+    /// Only `tools/call` has a result that can say no; everything else gets a JSON-RPC error.
+    pub(super) fn of(subject: Option<&Subject>) -> Self {
+        match subject {
+            Some(subject) if &*subject.method == "tools/call" => Self::ToolResult,
+            _ => Self::Error(code::POLICY),
+        }
+    }
+}
+
 /// Something that did not stop the message but is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// A detector removed (or flagged) something, this many times.
     Redacted { detector: &'static str, count: u32 },
-    /// A check failed that only warns.
+    /// A check failed that only warns, or could not be made.
     Warned { rule: &'static str, text: String },
 }
 
@@ -68,4 +131,32 @@ pub struct Origin {
     pub subject: Subject,
     /// The era that it was asked in.
     pub era: Era,
+}
+
+/// A name or URI of a peer as it may stand in a log line: escaped and at most 128 characters.
+fn printable(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(128)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(128).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_bounded_and_escaped() {
+        let refusal = Refusal::new(super::super::rules::TOOLS_DENY, None, String::new())
+            .about(&format!("\u{1b}[31m{}", "x".repeat(500)));
+        let hint = refusal.operator_hint.unwrap_or_default();
+        assert!(hint.contains("\\u{1b}[31mxxx"), "{hint}");
+        assert!(hint.ends_with("…)"));
+        assert!(hint.len() < 300);
+    }
 }

@@ -92,7 +92,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 24] = [
+const OWNERS: [(&str, &[&str]); 25] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
@@ -129,6 +129,7 @@ const OWNERS: [(&str, &[&str]); 24] = [
     ("seccompiler", &["cell/"]),
     ("tokio", &["admin/", "transport/"]),
     // The cell reads its own data: presets and system call lists.
+    ("strsim", &["config/"]),
     ("toml", &["config/", "cell/"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("unicode_normalization", &["policy/"]),

@@ -1,9 +1,22 @@
-//! Tests of the built program, one module for each behaviour.
-
+//! Tests of the built program, one module for each behaviour, in one binary.
 #![expect(
+    clippy::panic,
+    clippy::expect_used,
     clippy::unwrap_used,
-    reason = "a test that cannot go on fails at the line that says so; helpers are part of the tests"
+    clippy::print_stdout,
+    reason = "a test says no by panicking and shows what it skipped; helpers are part of the tests"
 )]
 
 mod architecture;
+mod cell_floor;
+mod cell_launch;
+mod cell_runtimes;
+mod cli;
+mod config;
 mod fidelity;
+mod package_cell;
+mod package_install;
+mod policy_corpus;
+mod policy_props;
+mod rig;
+mod support;

@@ -1,0 +1,96 @@
+//! The sealed spec comes in over one descriptor, and nothing else stays open.
+
+use super::{CellSpec, spec::SPEC_LIMIT};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+
+/// Why a spec is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    #[error("the spec is not in a sealed memfd: its content could change while it is read")]
+    Unsealed,
+    #[error("the spec is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("the spec cannot be read: {source}")]
+    Read { source: std::io::Error },
+    #[error("the spec is not valid: {source}")]
+    Parse { source: serde_json::Error },
+}
+
+/// Reads a spec whose descriptor carries all four seals.
+///
+/// # Errors
+/// When a seal is missing, or the content is too large, unreadable or not a spec.
+pub fn read_spec(fd: OwnedFd) -> Result<CellSpec, SpecError> {
+    let wanted = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_SEAL;
+    let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(|_| SpecError::Unsealed)?;
+    if !SealFlag::from_bits_truncate(seals).contains(wanted) {
+        return Err(SpecError::Unsealed);
+    }
+    let mut file = File::from(fd);
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(0))
+        .map_err(|source| SpecError::Read { source })?;
+    file.take(SPEC_LIMIT + 1)
+        .read_to_end(&mut text)
+        .map_err(|source| SpecError::Read { source })?;
+    if text.len() as u64 > SPEC_LIMIT {
+        return Err(SpecError::TooLarge { limit: SPEC_LIMIT });
+    }
+    serde_json::from_slice(&text).map_err(|source| SpecError::Parse { source })
+}
+
+/// Writes a spec into a sealed memfd: what the spawner hands to the launcher.
+///
+/// # Errors
+/// When the kernel refuses the memfd, or a path in the spec is not UTF-8.
+pub fn seal_spec(spec: &CellSpec) -> std::io::Result<OwnedFd> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let text = serde_json::to_vec(spec)?;
+    if text.len() as u64 > SPEC_LIMIT {
+        return Err(std::io::Error::other(SpecError::TooLarge {
+            limit: SPEC_LIMIT,
+        }));
+    }
+    let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC;
+    let mut file = File::from(memfd_create("cofferdam-spec", flags)?);
+    std::io::Write::write_all(&mut file, &text)?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_spec_comes_back_whole() {
+        let spec = CellSpec {
+            program: "/bin/true".into(),
+            parent: 7,
+            ..CellSpec::default()
+        };
+        assert_eq!(read_spec(seal_spec(&spec).unwrap()).unwrap(), spec);
+    }
+
+    #[test]
+    fn what_is_not_sealed_is_not_believed() {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, b"{}").unwrap();
+        assert!(matches!(read_spec(file.into()), Err(SpecError::Unsealed)));
+
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let half = File::from(memfd_create("half", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        fcntl(&half, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+        assert!(matches!(read_spec(half.into()), Err(SpecError::Unsealed)));
+    }
+}

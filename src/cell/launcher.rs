@@ -1,0 +1,345 @@
+//! `cofferdam __cell SPEC_FD STATUS_FD`: puts itself into the cell, then becomes the server.
+//!
+//! This is a fresh process with one thread, so every restriction reaches all of it. The steps of
+//! [`ORDER`] run one after the other; the first that fails is reported on the status descriptor
+//! and ends the launch. Nothing is skipped silently: a layer that the host lacks is either listed
+//! as optional by the operator and reported as missing, or the launch ends with 77.
+
+use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState};
+use super::seccomp::Network;
+use super::{CellSpec, caps, descriptors, landlock, limits, seccomp, sys, witness};
+use nix::errno::Errno;
+use nix::sys::{prctl, signal::Signal, stat};
+use nix::unistd::{Pid, chdir, getpid, getppid, getsid, setsid};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// The steps of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Parent,
+    Descriptors,
+    Session,
+    Keyring,
+    Directory,
+    Environment,
+    Rlimits,
+    Capabilities,
+    NoNewPrivs,
+    Landlock,
+    Seccomp,
+    Witness,
+}
+
+/// Why this order: the keyring and the secure bits need what later steps take away; the limits
+/// read `/proc`, which landlock hides; landlock needs no_new_privs and system calls that the filter
+/// might refuse one day; the parent is asked again after the last change of credentials, because
+/// such a change can clear the parent-death signal; the witness tries what must now fail.
+const ORDER: [Step; 13] = [
+    Step::Parent,
+    Step::Descriptors,
+    Step::Session,
+    Step::Keyring,
+    Step::Directory,
+    Step::Environment,
+    Step::Rlimits,
+    Step::Capabilities,
+    Step::NoNewPrivs,
+    Step::Parent,
+    Step::Landlock,
+    Step::Seccomp,
+    Step::Witness,
+];
+
+/// Our own bug: the spawner called us in a way that it should not.
+const SOFTWARE: u8 = 70;
+/// A layer is missing and required.
+const UNENFORCEABLE: u8 = 77;
+/// The spec, or a path in it, is wrong.
+const CONFIG: u8 = 78;
+
+/// Runs the launch. Returns only when it failed; otherwise this process is the server.
+#[must_use]
+pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
+    let (spec, mut status) = match sys::adopt(spec, status) {
+        Ok((spec, status)) => (spec, File::from(status)),
+        Err(error) => {
+            let text = format!("cofferdam: __cell is started by cofferdam itself: {error}\n");
+            drop(std::io::stderr().write_all(text.as_bytes()));
+            return ExitCode::from(SOFTWARE);
+        }
+    };
+    let failure = match launch(spec, &mut status) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    let code = failure.code;
+    // The spawner may be gone; then nobody is left to tell.
+    drop(status.write_all(&LaunchMessage::Failed(failure).encode()));
+    ExitCode::from(code)
+}
+
+fn launch(spec: OwnedFd, status: &mut File) -> Result<std::convert::Infallible, LaunchFailure> {
+    let spec = descriptors::read_spec(spec).map_err(|error| failure(CONFIG, &error))?;
+    let mut cell = Cell::new(&spec, status.as_raw_fd());
+    for step in ORDER {
+        cell.take(step)?;
+    }
+    let entered = LaunchMessage::Entered(cell.report);
+    status
+        .write_all(&entered.encode())
+        .map_err(|error| failure(SOFTWARE, &error))?;
+    Err(execute(&spec))
+}
+
+/// Becomes the server; the standard library resets SIGPIPE and the signal mask on the way.
+fn execute(spec: &CellSpec) -> LaunchFailure {
+    let mut args = spec.args.iter();
+    let mut command = Command::new(&spec.program);
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    let envs = spec.env.iter().map(|(name, value)| (name, value));
+    let error = command.args(args).env_clear().envs(envs).exec();
+    let code = if error.kind() == std::io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
+    failure(
+        code,
+        &format!("cannot execute {}: {error}", spec.program.display()),
+    )
+}
+
+/// A launch in progress.
+struct Cell<'a> {
+    spec: &'a CellSpec,
+    status: RawFd,
+    network: Network,
+    report: LayerReport,
+}
+
+impl<'a> Cell<'a> {
+    fn new(spec: &'a CellSpec, status: RawFd) -> Self {
+        let network = match (spec.connect_ports.is_empty(), spec.datagrams) {
+            (true, _) => Network::Off,
+            (false, false) => Network::Tcp,
+            (false, true) => Network::TcpAndUdp,
+        };
+        let report = LayerReport {
+            landlock_abi: landlock::kernel_abi(),
+            layers: Vec::new(),
+        };
+        Self {
+            spec,
+            status,
+            network,
+            report,
+        }
+    }
+
+    fn take(&mut self, step: Step) -> Result<(), LaunchFailure> {
+        match step {
+            Step::Parent => self.bind_to_parent(),
+            Step::Descriptors => self.close_descriptors(),
+            Step::Session => self.start_session(),
+            Step::Keyring => {
+                // Best effort: the filter refuses every keyring call, and kernels without
+                // keyrings (or filters around us) refuse this one.
+                sys::join_new_keyring().ok();
+                Ok(())
+            }
+            Step::Directory => chdir(&self.spec.cwd).map_err(|error| {
+                failure(
+                    CONFIG,
+                    &format!("cannot enter {}: {error}", self.spec.cwd.display()),
+                )
+            }),
+            Step::Environment => self.check_environment(),
+            Step::Rlimits => {
+                let done = limits::apply(self.spec);
+                self.settle(Layer::Rlimits, done)
+            }
+            Step::Capabilities => {
+                let done = caps::drop_all();
+                self.settle(Layer::Capabilities, done)
+            }
+            Step::NoNewPrivs => {
+                let done = prctl::set_no_new_privs().and_then(|()| prctl::get_no_new_privs());
+                let done = match done {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err("it reads back as off".to_owned()),
+                    Err(error) => Err(error.to_string()),
+                };
+                self.settle(Layer::NoNewPrivs, done)
+            }
+            Step::Landlock => self.restrict_files(),
+            Step::Seccomp => {
+                let done = seccomp::install(self.network).map_err(|error| error.to_string());
+                self.settle(Layer::Seccomp, done)
+            }
+            Step::Witness => witness::testify(self.spec, self.network, &self.report)
+                .map_err(|text| failure(UNENFORCEABLE, &text)),
+        }
+    }
+
+    /// SIGKILL when the parent dies, and proof that it had not died before we asked.
+    fn bind_to_parent(&self) -> Result<(), LaunchFailure> {
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| failure(SOFTWARE, &error))?;
+        let parent = Pid::from_raw(self.spec.parent);
+        if parent.as_raw() != 0 && getppid() != parent {
+            return Err(failure(
+                SOFTWARE,
+                &"the spawner died before the server was started",
+            ));
+        }
+        Ok(())
+    }
+
+    fn close_descriptors(&mut self) -> Result<(), LaunchFailure> {
+        let status = self.status;
+        let done = sys::close_all_but(status).and_then(|()| sys::close_on_exec(status));
+        self.settle(Layer::Descriptors, done.map_err(|error| error.to_string()))
+    }
+
+    /// A session of its own keeps the server away from the terminal of whoever started us.
+    fn start_session(&self) -> Result<(), LaunchFailure> {
+        stat::umask(stat::Mode::from_bits_truncate(0o077));
+        let refused = |error: Errno| failure(SOFTWARE, &format!("session: {error}"));
+        match setsid() {
+            Err(Errno::EPERM) if getsid(None) == Ok(getpid()) => {}
+            done => drop(done.map_err(refused)?),
+        }
+        if self.spec.terminal {
+            sys::take_terminal().map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The server gets exactly what the spec says, so the spec must be sayable.
+    fn check_environment(&mut self) -> Result<(), LaunchFailure> {
+        for (name, value) in &self.spec.env {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(failure(CONFIG, &format!("{name:?} cannot be a variable")));
+            }
+        }
+        self.settle(Layer::Environment, Ok(()))
+    }
+
+    /// Landlock carries three layers; each may be missing on its own.
+    fn restrict_files(&mut self) -> Result<(), LaunchFailure> {
+        let abi = self.report.landlock_abi;
+        let mut missing = landlock::missing(abi);
+        if abi > 0 {
+            match landlock::restrict(self.spec, abi) {
+                Ok(()) => {}
+                Err(error @ landlock::LandlockError::Path { .. }) => {
+                    return Err(failure(CONFIG, &error));
+                }
+                Err(error) => {
+                    let all = [Layer::Landlock, Layer::LandlockNet, Layer::LandlockScopes];
+                    missing = all.map(|layer| (layer, error.to_string())).into();
+                }
+            }
+        }
+        for layer in [Layer::Landlock, Layer::LandlockNet, Layer::LandlockScopes] {
+            let lack = missing.iter().find(|(lacking, _)| *lacking == layer);
+            self.settle(
+                layer,
+                lack.map_or(Ok(()), |(_, reason)| Err(reason.clone())),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Notes the state of a layer; one that is missing and required ends the launch.
+    fn settle(&mut self, layer: Layer, done: Result<(), String>) -> Result<(), LaunchFailure> {
+        let state = match done {
+            Ok(()) => LayerState::Enforced,
+            Err(reason) if self.spec.optional.contains(&layer) => LayerState::Missing(reason),
+            Err(reason) => {
+                let name = layer.name();
+                return Err(failure(
+                    UNENFORCEABLE,
+                    &format!("{name} cannot be enforced: {reason}"),
+                ));
+            }
+        };
+        self.report.layers.push((layer, state));
+        Ok(())
+    }
+}
+
+fn failure(code: u8, text: &dyn std::fmt::Display) -> LaunchFailure {
+    LaunchFailure {
+        code,
+        text: text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(step: Step) -> usize {
+        ORDER.iter().position(|other| *other == step).unwrap()
+    }
+
+    #[test]
+    fn what_takes_power_away_comes_after_what_needs_it() {
+        let last_parent = ORDER
+            .iter()
+            .rposition(|step| *step == Step::Parent)
+            .unwrap();
+        assert!(first(Step::Keyring) < first(Step::Seccomp));
+        assert!(first(Step::Rlimits) < first(Step::Landlock));
+        assert!(first(Step::Capabilities) < last_parent);
+        assert!(first(Step::NoNewPrivs) < first(Step::Landlock));
+        assert!(first(Step::Landlock) < first(Step::Seccomp));
+        assert_eq!(first(Step::Witness), ORDER.len() - 1);
+        assert_eq!(first(Step::Parent), 0);
+    }
+
+    #[test]
+    fn a_missing_layer_ends_the_launch_unless_it_is_optional() {
+        let strict = CellSpec::default();
+        let lack = || Err("not here".to_owned());
+        let refused = Cell::new(&strict, 3)
+            .settle(Layer::Seccomp, lack())
+            .unwrap_err();
+        assert_eq!(refused.code, UNENFORCEABLE);
+        assert_eq!(refused.text, "seccomp cannot be enforced: not here");
+
+        let lenient = CellSpec {
+            optional: vec![Layer::Seccomp],
+            ..CellSpec::default()
+        };
+        let mut cell = Cell::new(&lenient, 3);
+        cell.settle(Layer::Seccomp, lack()).unwrap();
+        assert_eq!(
+            cell.settle(Layer::Landlock, lack()).unwrap_err().code,
+            UNENFORCEABLE
+        );
+        let missing = LayerState::Missing("not here".into());
+        assert_eq!(cell.report.layers, [(Layer::Seccomp, missing)]);
+    }
+
+    #[test]
+    fn variables_that_cannot_exist_are_refused() {
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0y")] {
+            let env = vec![(name.to_owned(), value.to_owned())];
+            let spec = CellSpec {
+                env,
+                ..CellSpec::default()
+            };
+            assert_eq!(
+                Cell::new(&spec, 3).check_environment().unwrap_err().code,
+                CONFIG
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Tries a few forbidden acts just before the server runs: claims become facts.
+
+use super::report::{Layer, LayerReport, LayerState};
+use super::seccomp::Network;
+use super::{CellSpec, sys};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
+use nix::sys::signal::kill;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::unistd::getppid;
+use std::fs::OpenOptions;
+
+/// Every act must fail, with the error of the layer that forbids it.
+///
+/// # Errors
+/// One sentence that names the first act that did not.
+pub(super) fn testify(
+    spec: &CellSpec,
+    network: Network,
+    report: &LayerReport,
+) -> Result<(), String> {
+    let enforced = |layer| report.layers.contains(&(layer, LayerState::Enforced));
+    if enforced(Layer::Landlock) {
+        canary(spec)?;
+    }
+    if enforced(Layer::LandlockScopes) && getppid().as_raw() > 0 {
+        refused(
+            "a signal to the process outside",
+            kill(getppid(), None),
+            Errno::EPERM,
+        )?;
+    }
+    if enforced(Layer::Seccomp) {
+        let stream = |family| socket(family, SockType::Stream, SockFlag::empty(), None).map(drop);
+        refused("a unix socket", stream(AddressFamily::Unix), Errno::EACCES)?;
+        if network == Network::Off {
+            refused("an IP socket", stream(AddressFamily::Inet), Errno::EACCES)?;
+        }
+        refused("being traced", ptrace::traceme(), Errno::EPERM)?;
+        refused(
+            "a user namespace",
+            unshare(CloneFlags::CLONE_NEWUSER),
+            Errno::EPERM,
+        )?;
+        refused("an io_uring", Err(sys::try_io_uring()), Errno::ENOSYS)?;
+    }
+    // Port 1 of loopback; landlock answers before a packet is sent.
+    if enforced(Layer::LandlockNet) && network != Network::Off && !spec.connect_ports.contains(&1) {
+        let connected = std::net::TcpStream::connect(("127.0.0.1", 1)).map(drop);
+        let connected = connected.map_err(|error| errno(&error));
+        refused(
+            "a connection to a port that is not granted",
+            connected,
+            Errno::EACCES,
+        )?;
+    }
+    Ok(())
+}
+
+/// The planted file can neither be read nor written.
+fn canary(spec: &CellSpec) -> Result<(), String> {
+    let Some(path) = &spec.canary else {
+        return root(spec);
+    };
+    for (act, write) in [("reading", false), ("writing", true)] {
+        let opened = OpenOptions::new().read(!write).write(write).open(path);
+        let opened = opened.map(drop).map_err(|error| errno(&error));
+        refused(&format!("{act} {}", path.display()), opened, Errno::EACCES)?;
+    }
+    Ok(())
+}
+
+/// Without a canary: the root directory cannot be listed, unless it is granted.
+fn root(spec: &CellSpec) -> Result<(), String> {
+    let root = std::path::Path::new("/");
+    let grants = [&spec.read, &spec.write, &spec.execute]
+        .into_iter()
+        .flatten();
+    if grants
+        .filter_map(|path| path.canonicalize().ok())
+        .any(|path| path == root)
+    {
+        return Ok(());
+    }
+    let listed = std::fs::read_dir(root)
+        .map(drop)
+        .map_err(|error| errno(&error));
+    refused("listing /", listed, Errno::EACCES)
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    error
+        .raw_os_error()
+        .map_or(Errno::UnknownErrno, Errno::from_raw)
+}
+
+fn refused(act: &str, done: Result<(), Errno>, expected: Errno) -> Result<(), String> {
+    match done {
+        Err(error) if error == expected => Ok(()),
+        Err(error) => Err(format!(
+            "the cell was tried and {act} failed with {error}, not {expected}"
+        )),
+        Ok(()) => Err(format!(
+            "the cell was tried and {act} worked: it does not hold"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_of_a_cell_the_witness_objects() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("canary");
+        std::fs::write(&path, "x").unwrap();
+        let spec = CellSpec {
+            canary: Some(path),
+            ..CellSpec::default()
+        };
+        for layer in [Layer::Landlock, Layer::LandlockScopes, Layer::Seccomp] {
+            let layers = vec![(layer, LayerState::Enforced)];
+            let report = LayerReport {
+                landlock_abi: 6,
+                layers,
+            };
+            let objection = testify(&spec, Network::Off, &report).unwrap_err();
+            assert!(objection.contains("does not hold"), "{objection}");
+        }
+    }
+}

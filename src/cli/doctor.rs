@@ -1,0 +1,169 @@
+//! `doctor`: what this host can enforce, what is missing, and which programs servers need.
+
+use super::args::Format;
+use super::preflight::{Search, find};
+use super::{Exit, out};
+use crate::cell::{HostReport, Layer, probe};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::process::ExitCode;
+
+/// What MCP servers are usually started with.
+const PROGRAMS: [&str; 7] = ["node", "npx", "npm", "python3", "uv", "pipx", "git"];
+
+/// Ends with 0 when the whole floor of the cell can be enforced, else with 77.
+pub(super) fn doctor(format: Format) -> ExitCode {
+    let host = probe();
+    let programs: Vec<(&str, Search)> = PROGRAMS.iter().map(|name| (*name, find(name))).collect();
+    let text = match format {
+        Format::Human => human(&host, &programs),
+        Format::Json => format!("{:#}\n", report(&host, &programs)),
+    };
+    let printed = out::print(&text);
+    match host.missing.is_empty() || printed != ExitCode::SUCCESS {
+        true => printed,
+        false => Exit::CELL.into(),
+    }
+}
+
+/// Why this host lacks a layer.
+fn reason(host: &HostReport, layer: Layer) -> Option<&str> {
+    host.missing
+        .iter()
+        .find(|(missing, _)| *missing == layer)
+        .map(|(_, reason)| reason.as_str())
+}
+
+fn human(host: &HostReport, programs: &[(&str, Search)]) -> String {
+    let mut text = "Host\n".to_owned();
+    let abi = match host.landlock_abi {
+        0 => "absent or switched off".to_owned(),
+        abi => format!("ABI {abi}"),
+    };
+    line(
+        &mut text,
+        "kernel",
+        &format!("{} ({})", host.kernel, host.arch),
+    );
+    line(&mut text, "landlock", &abi);
+    let namespaces = match host.user_namespaces {
+        true => "look available (not needed)",
+        false => "not available (not needed)",
+    };
+    line(&mut text, "user namespaces", namespaces);
+
+    text.push_str("\nFloor of the cell\n");
+    for layer in Layer::ALL {
+        match reason(host, layer) {
+            None => line(&mut text, layer.name(), "can be enforced"),
+            Some(reason) => line(&mut text, layer.name(), &format!("MISSING: {reason}")),
+        }
+    }
+
+    text.push_str("\nPrograms\n");
+    for (name, search) in programs {
+        let found = match search {
+            Search::Found(path) => path.display().to_string(),
+            Search::NotExecutable(path) => format!("{} is not executable", path.display()),
+            Search::Nowhere => "not found".to_owned(),
+        };
+        line(&mut text, name, &found);
+    }
+    let verdict = if host.missing.is_empty() {
+        "The whole floor of the cell can be enforced here.\n".to_owned()
+    } else {
+        let flags: Vec<String> = host
+            .missing
+            .iter()
+            .map(|(layer, _)| format!("--optional {}", layer.name()))
+            .collect();
+        format!(
+            "The floor of the cell cannot be enforced here: `run` ends with exit code {}.\n\
+             hint: a newer kernel (6.12 or later) has every layer\n\
+             hint: to run without what is missing: {}\n",
+            Exit::CELL,
+            flags.join(" ")
+        )
+    };
+    text.push('\n');
+    text.push_str(&verdict);
+    text
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    const WIDTH: usize = 16;
+    writeln!(text, "  {name:WIDTH$}  {value}").ok();
+}
+
+fn report(host: &HostReport, programs: &[(&str, Search)]) -> Value {
+    let layers: Vec<Value> = Layer::ALL
+        .into_iter()
+        .map(|layer| {
+            let reason = reason(host, layer);
+            json!({"layer": layer.name(), "enforceable": reason.is_none(), "reason": reason})
+        })
+        .collect();
+    let programs: serde_json::Map<String, Value> = programs
+        .iter()
+        .map(|(name, search)| {
+            let path = match search {
+                Search::Found(path) => json!(path.to_string_lossy()),
+                Search::NotExecutable(_) | Search::Nowhere => Value::Null,
+            };
+            ((*name).to_owned(), path)
+        })
+        .collect();
+    json!({
+        "enforceable": host.missing.is_empty(),
+        "kernel": host.kernel,
+        "architecture": host.arch,
+        "landlock_abi": host.landlock_abi,
+        "no_new_privs": host.no_new_privs,
+        "user_namespaces": host.user_namespaces,
+        "layers": layers,
+        "programs": programs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(missing: Vec<(Layer, String)>) -> HostReport {
+        HostReport {
+            kernel: "6.12.0".to_owned(),
+            arch: "x86_64",
+            landlock_abi: 6,
+            seccomp: true,
+            no_new_privs: false,
+            user_namespaces: true,
+            missing,
+        }
+    }
+
+    #[test]
+    fn a_missing_layer_is_named_with_its_reason_and_flag() {
+        let host = host(vec![(Layer::LandlockScopes, "needs ABI 6".to_owned())]);
+        let text = human(&host, &[("node", Search::Nowhere)]);
+        assert!(
+            text.contains("landlock-scopes   MISSING: needs ABI 6"),
+            "{text}"
+        );
+        assert!(text.contains("--optional landlock-scopes"), "{text}");
+        assert!(text.contains("node              not found"), "{text}");
+        let report = report(&host, &[]);
+        assert_eq!(report["enforceable"], false);
+        assert_eq!(report["layers"][3]["reason"], "needs ABI 6");
+    }
+
+    #[test]
+    fn a_whole_floor_is_said_to_be_one() {
+        let text = human(&host(Vec::new()), &[]);
+        assert!(text.ends_with("The whole floor of the cell can be enforced here.\n"));
+    }
+
+    #[test]
+    fn the_config_knows_the_layers_of_the_cell() {
+        assert_eq!(crate::config::LAYERS, Layer::ALL.map(Layer::name));
+    }
+}

@@ -1,0 +1,199 @@
+//! What a configuration names, looked for on this host: `run` stops at what is missing, `check`
+//! lists it.
+
+use super::exit::{Exit, Failure};
+use crate::config::{Config, EnvRule};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Something that is not as the configuration says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// One sentence, lower case, without a full stop.
+    pub(super) message: String,
+    /// What to do about it.
+    pub(super) hint: Option<String>,
+    /// The code that `run` would end with; `None`: it would run.
+    pub(super) exit: Option<Exit>,
+}
+
+/// Everything, the fatal first.
+pub(super) fn findings(config: &Config) -> Vec<Finding> {
+    let mut all = fatal(config);
+    all.extend(notable(config));
+    all
+}
+
+/// What would keep the server from starting.
+///
+/// # Errors
+/// The first of them, with the others as hints.
+pub(super) fn first_failure(config: &Config) -> Result<(), Failure> {
+    let mut found = fatal(config).into_iter();
+    let Some(first) = found.next() else {
+        return Ok(());
+    };
+    let failure = Failure::new(first.exit.unwrap_or(Exit::CONFIG), first.message);
+    let failure = first.hint.into_iter().fold(failure, Failure::hint);
+    Err(found.fold(failure, |failure, next| {
+        failure.hint(format!("also, {}", next.message))
+    }))
+}
+
+fn fatal(config: &Config) -> Vec<Finding> {
+    let mut all = Vec::new();
+    if let Some(program) = config.server.command.first() {
+        all.extend(program_missing(program));
+    }
+    if let Some(directory) = &config.server.cwd
+        && let Some(error) = unreadable(directory)
+    {
+        all.push(path_finding("server.cwd", directory, &error));
+    }
+    for (key, paths) in [
+        ("cell.read", &config.cell.read),
+        ("cell.write", &config.cell.write),
+    ] {
+        for path in paths {
+            if let Some(error) = unreadable(path) {
+                all.push(path_finding(key, path, &error));
+            }
+        }
+    }
+    all
+}
+
+fn notable(config: &Config) -> Vec<Finding> {
+    let note = |message: String, hint: &str| Finding {
+        message,
+        hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        exit: None,
+    };
+    let mut all = Vec::new();
+    for rule in &config.cell.env {
+        if let EnvRule::Pass(name) = rule
+            && std::env::var_os(name).is_none()
+        {
+            all.push(note(
+                format!("the variable `{name}` is passed on, but is not set here"),
+                "",
+            ));
+        }
+    }
+    for layer in &config.cell.optional {
+        all.push(note(
+            format!("the server starts also where `{layer}` cannot be enforced"),
+            "",
+        ));
+    }
+    if let Some(date) = &config.server.review_by
+        && let Ok(date) = date.parse::<jiff::civil::Date>()
+        && date
+            < jiff::Timestamp::now()
+                .to_zoned(jiff::tz::TimeZone::UTC)
+                .date()
+    {
+        all.push(note(
+            format!("this configuration was to be reviewed by {date}"),
+            "",
+        ));
+    }
+    all
+}
+
+fn path_finding(key: &str, path: &Path, error: &io::Error) -> Finding {
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    };
+    Finding {
+        message: format!("`{}` ({key}) {what}", path.display()),
+        hint: None,
+        exit: Some(Exit::CONFIG),
+    }
+}
+
+/// Tries what the server will do. FIFOs and devices are not opened: that could block or act.
+fn unreadable(path: &Path) -> Option<io::Error> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(error),
+    };
+    if metadata.is_dir() {
+        std::fs::read_dir(path).err()
+    } else if metadata.is_file() {
+        std::fs::File::open(path).err()
+    } else {
+        None
+    }
+}
+
+/// Looks for a program as execvp(3) does.
+fn program_missing(program: &str) -> Option<Finding> {
+    let finding = |message, hint: Option<String>, exit| {
+        Some(Finding {
+            message,
+            hint,
+            exit: Some(exit),
+        })
+    };
+    let cannot = |path: &Path| {
+        finding(
+            format!("`{}` cannot be executed", path.display()),
+            Some("is it a program, and does it have the permission to execute?".to_owned()),
+            Exit::CANNOT_EXECUTE,
+        )
+    };
+    if program.contains('/') {
+        let path = Path::new(program);
+        return match std::fs::metadata(path) {
+            Ok(_) if executable(path) => None,
+            Ok(_) => cannot(path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => cannot(path),
+            Err(_) => finding(
+                format!("the program `{program}` does not exist"),
+                None,
+                Exit::NOT_FOUND,
+            ),
+        };
+    }
+    match find(program) {
+        Search::Found(_) => None,
+        Search::NotExecutable(path) => cannot(&path),
+        Search::Nowhere => finding(
+            format!("the program `{program}` was not found on PATH"),
+            Some("write its whole path, or set PATH where cofferdam is started".to_owned()),
+            Exit::NOT_FOUND,
+        ),
+    }
+}
+
+/// Where a program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Search {
+    Found(PathBuf),
+    NotExecutable(PathBuf),
+    Nowhere,
+}
+
+/// Looks for a bare name on PATH.
+pub(super) fn find(program: &str) -> Search {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = Search::Nowhere;
+    for directory in std::env::split_paths(&path) {
+        let candidate = directory.join(program);
+        if executable(&candidate) {
+            return Search::Found(candidate);
+        }
+        if found == Search::Nowhere && candidate.is_file() {
+            found = Search::NotExecutable(candidate);
+        }
+    }
+    found
+}
+
+fn executable(path: &Path) -> bool {
+    std::fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,34 @@
+//! `run`: from the command line to the application.
+
+use super::args::{self, RunArgs};
+use super::exit::Exit;
+use super::exit::Failure;
+use super::{out, preflight, show};
+use crate::app;
+use crate::telemetry::logs;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// `words` are those of the command line without the program's own name: the spawner parses them
+/// again by itself.
+pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Failure> {
+    let resolved = args::resolve(args)?;
+    if resolved.dry_run {
+        return Ok(out::print(&show::human(&resolved)));
+    }
+    preflight::first_failure(&resolved.config)?;
+    let level = match (resolved.quiet, resolved.verbose) {
+        (true, _) => tracing::Level::WARN,
+        (false, 0) => tracing::Level::INFO,
+        (false, _) => tracing::Level::DEBUG,
+    };
+    logs::init(logs::Format::Human, level);
+    let code = app::run(resolved.config, &words).map_err(|error| {
+        let failure = Failure::new(Exit::from(error.code()), error.to_string());
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(ExitCode::from(code))
+}

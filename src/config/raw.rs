@@ -1,0 +1,230 @@
+//! The serde twin of the file: what may be typed, with the place where it was typed.
+//!
+//! Only keys whose function exists are here; the doc comments become the descriptions of the JSON
+//! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
+
+use super::units::{ByteSize, TimeSpan};
+use super::{Check, Payloads, Preset, SecretsMode};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use toml::Spanned;
+
+/// A value and the bytes of the file that hold it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(transparent)]
+pub(super) struct At<T>(Spanned<T>);
+
+impl<T> At<T> {
+    pub(super) fn span(&self) -> Range<usize> {
+        self.0.span()
+    }
+
+    pub(super) fn value(&self) -> &T {
+        self.0.get_ref()
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// The configuration of one MCP server under cofferdam.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+#[schemars(title = "cofferdam")]
+pub(super) struct Raw {
+    /// The server itself.
+    pub(super) server: Server,
+    /// The listener for `/health` and `/metrics`; absent: none.
+    pub(super) admin: Option<Admin>,
+    /// What the server may touch.
+    pub(super) cell: Cell,
+    /// Sizes and times.
+    pub(super) limits: Limits,
+    /// What is taken out of messages.
+    pub(super) scrub: Scrub,
+    /// Checks against the schemas of tools.
+    pub(super) schema: SchemaChecks,
+    /// Rules for JSON-RPC methods.
+    pub(super) methods: Names,
+    /// Rules for resource URIs.
+    pub(super) resources: Names,
+    /// Rules for prompts.
+    pub(super) prompts: Names,
+    /// Rules for tools by name; a named tool wins over `"*"`.
+    pub(super) tools: BTreeMap<At<String>, Tool>,
+    /// The audit log.
+    pub(super) audit: Audit,
+    /// How packages of npx, uvx and pipx are installed.
+    pub(super) packages: Packages,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Server {
+    /// Letters, digits, `-`, `_`, `.`; default: made from the command.
+    pub(super) name: Option<At<String>>,
+    /// Program and arguments.
+    pub(super) command: Option<At<Vec<At<String>>>>,
+    /// How the server is spoken to.
+    pub(super) transport: Option<At<Transport>>,
+    /// Who answers for this server.
+    pub(super) owner: Option<At<String>>,
+    /// A date, as in 2027-02-01.
+    #[schemars(with = "Option<Date>")]
+    pub(super) review_by: Option<At<toml::value::Datetime>>,
+    /// Working directory of the server.
+    pub(super) cwd: Option<At<String>>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Transport {
+    Stdio,
+}
+
+/// Stands in for the TOML date, which editors show to a schema as a string.
+struct Date;
+
+impl JsonSchema for Date {
+    fn schema_name() -> Cow<'static, str> {
+        "Date".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "string", "format": "date" })
+    }
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Admin {
+    /// `127.0.0.1:9464` or `unix:/path`.
+    pub(super) listen: Option<At<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Cell {
+    /// What the runtime needs; default: chosen by looking at the command.
+    pub(super) preset: Option<At<Preset>>,
+    /// Files and directories that may be read.
+    pub(super) read: Vec<At<String>>,
+    /// Files and directories that may be read and written.
+    pub(super) write: Vec<At<String>>,
+    /// Programs that may be executed: a path, or a name found on PATH.
+    pub(super) execute: Vec<At<String>>,
+    /// Variables: `NAME` passes ours, `NAME=value` sets one.
+    pub(super) env: Vec<At<String>>,
+    /// Hosts that may be reached: `host` or `host:port` (443 by default).
+    pub(super) egress: Vec<At<String>>,
+    /// Largest data segment of each process.
+    pub(super) memory: Option<At<ByteSize>>,
+    /// Largest number of processes and threads.
+    pub(super) processes: Option<At<i64>>,
+    /// Layers that must be enforced.
+    pub(super) require: Vec<At<String>>,
+    /// Layers that may be missing.
+    pub(super) optional: Vec<At<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Limits {
+    /// Largest message of the client.
+    pub(super) request: Option<At<ByteSize>>,
+    /// Largest message of the server.
+    pub(super) response: Option<At<ByteSize>>,
+    /// Silence after which a request expires; progress resets it.
+    pub(super) timeout: Option<At<TimeSpan>>,
+    /// The whole time that a request may take.
+    pub(super) timeout_total: Option<At<TimeSpan>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Scrub {
+    /// What happens to credentials that are found.
+    pub(super) secrets: Option<At<SecretsMode>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct SchemaChecks {
+    /// Arguments against the tool's inputSchema.
+    pub(super) arguments: Option<At<Check>>,
+    /// Results against the tool's outputSchema.
+    pub(super) output: Option<At<Check>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Names {
+    /// When present, the rest is denied; `*` matches any run of characters.
+    pub(super) allow: Option<At<Vec<At<String>>>>,
+    /// Denied, also when allowed.
+    pub(super) deny: Vec<At<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Tool {
+    /// Whether the tool is seen and may be called.
+    pub(super) allow: Option<At<bool>>,
+    /// Silence after which a call expires.
+    pub(super) timeout: Option<At<TimeSpan>>,
+    /// The whole time that a call may take.
+    pub(super) timeout_total: Option<At<TimeSpan>>,
+    /// Arguments against the tool's inputSchema.
+    pub(super) arguments: Option<At<Check>>,
+    /// Results against the tool's outputSchema.
+    pub(super) output: Option<At<Check>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Audit {
+    /// Default true.
+    pub(super) enabled: Option<At<bool>>,
+    /// Default `audit.jsonl` in the state directory.
+    pub(super) file: Option<At<String>>,
+    /// What is kept of arguments.
+    pub(super) payloads: Option<At<Payloads>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Packages {
+    /// Whether lifecycle scripts run, inside the install cell.
+    pub(super) scripts: Option<At<bool>>,
+    /// Names of variables with registry tokens, passed into the install cell only.
+    pub(super) token_env: Vec<At<String>>,
+    /// Default `$XDG_CACHE_HOME/cofferdam`.
+    pub(super) cache: Option<At<String>>,
+}
+
+/// The JSON Schema of the file, as text that ends with a line feed.
+pub(super) fn json_schema() -> String {
+    let schema = schemars::schema_for!(Raw);
+    // Serialising a `Value` with string keys cannot fail; an empty text would fail the stale test.
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}

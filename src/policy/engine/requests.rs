@@ -1,0 +1,232 @@
+//! What a client may ask for: the stages towards the server.
+
+use super::Policy;
+use super::words::{refuse_method, refuse_target, warning};
+use crate::config::Check;
+use crate::mcp::{Capability, Era, Raw, Subject, elements, members, method, text};
+use crate::policy::names::fold;
+use crate::policy::rules::{SCHEMA_ARGUMENTS, SCHEMA_UNUSABLE};
+use crate::policy::schema::{Unusable, check};
+use crate::policy::toolbook::{Checker, Side, Standing};
+use crate::policy::{Note, Refusal, ToolBook, asks};
+
+/// How a modern request asks for log messages; the same as `logging/setLevel`.
+const LOG_LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";
+
+/// What the argument check says.
+pub(super) enum Arguments {
+    Pass,
+    Refuse(Refusal),
+    NeedTools,
+}
+
+impl Policy {
+    pub(super) fn check_method(&self, subject: &Subject) -> Option<Refusal> {
+        let rule = if subject.capability == Capability::Tool {
+            self.denied.call
+        } else {
+            self.method_rule(&subject.method)
+        }?;
+        Some(refuse_method(rule, Some(subject), &subject.method))
+    }
+
+    /// The tool, resource or prompt that a request names.
+    pub(super) fn check_target(&self, subject: &Subject) -> Option<Refusal> {
+        let name = subject.name.as_deref();
+        let rule = match subject.capability {
+            Capability::Tool => self.tools.denies(name),
+            Capability::Resource => self.uri_rule(name),
+            Capability::Prompt => self.prompt_rule(name),
+            Capability::Method => None,
+        }?;
+        Some(refuse_target(
+            rule,
+            Some(subject),
+            name.unwrap_or("no readable name"),
+        ))
+    }
+
+    /// Other methods and members with the effect of a denied one.
+    pub(super) fn check_other_ways(
+        &self,
+        subject: &Subject,
+        params: Option<Raw<'_>>,
+        era: Era,
+    ) -> Option<Refusal> {
+        let params = params?;
+        if let Some(rule) = self.denied.log_level
+            && era == Era::Modern
+            && params
+                .member("_meta")
+                .is_some_and(|meta| meta.member(LOG_LEVEL_KEY).is_some())
+        {
+            return Some(refuse_method(rule, Some(subject), LOG_LEVEL_KEY));
+        }
+        if self.denied.asking
+            && let Some(rule) = asks::denied_answer(params, |method| self.method_rule(method))
+        {
+            return Some(refuse_method(rule, Some(subject), "inputResponses"));
+        }
+        match &*subject.method {
+            method::TOOLS_CALL | method::RESOURCES_READ | method::PROMPTS_GET => None,
+            method::COMPLETION_COMPLETE => self.check_reference(subject, params),
+            method::SUBSCRIPTIONS_LISTEN => self.check_listen(subject, params),
+            other if method::Method::find(other).is_none() => self.check_unknown(subject, params),
+            _ => None,
+        }
+    }
+
+    /// `completion/complete` looks into the prompt or resource that `ref` names.
+    pub(super) fn check_reference(&self, subject: &Subject, params: Raw<'_>) -> Option<Refusal> {
+        let reference = params.member("ref")?;
+        for (key, value) in members(reference.text) {
+            let name = text(value.text);
+            let rule = match &*key {
+                "name" => self.prompt_rule(name.as_deref()),
+                "uri" => self.uri_rule(name.as_deref()),
+                _ => None,
+            };
+            if let Some(rule) = rule {
+                return Some(refuse_target(
+                    rule,
+                    Some(subject),
+                    name.as_deref().unwrap_or_default(),
+                ));
+            }
+        }
+        None
+    }
+
+    /// `subscriptions/listen` replaces `resources/subscribe` in the modern era.
+    pub(super) fn check_listen(&self, subject: &Subject, params: Raw<'_>) -> Option<Refusal> {
+        for (key, filter) in members(params.text) {
+            if !key.eq_ignore_ascii_case("notifications") {
+                continue;
+            }
+            for (key, watched) in members(filter.text) {
+                if !key.eq_ignore_ascii_case("resourceSubscriptions") {
+                    continue;
+                }
+                if let Some(rule) = self.denied.subscribe
+                    && elements(watched.text).next().is_some()
+                {
+                    return Some(refuse_method(
+                        rule,
+                        Some(subject),
+                        method::RESOURCES_SUBSCRIBE,
+                    ));
+                }
+                for uri in elements(watched.text) {
+                    let uri = text(uri.text);
+                    if let Some(rule) = self.uri_rule(uri.as_deref()) {
+                        return Some(refuse_target(
+                            rule,
+                            Some(subject),
+                            uri.as_deref().unwrap_or_default(),
+                        ));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// A method that no revision has, in a namespace that has rules: whatever it does, it does it to
+    /// what it names.
+    pub(super) fn check_unknown(&self, subject: &Subject, params: Raw<'_>) -> Option<Refusal> {
+        let folded = fold(&subject.method);
+        let (namespace, _) = folded.split_once('/')?;
+        for (key, value) in members(params.text) {
+            let name = text(value.text);
+            let name = name.as_deref();
+            let rule = match (namespace, key.to_ascii_lowercase().as_str()) {
+                ("tools", "name" | "tool" | "toolname") => self.tools.denies(name),
+                ("resources", "uri" | "uritemplate") => self.uri_rule(name),
+                ("prompts", "name" | "prompt") => self.prompt_rule(name),
+                _ => None,
+            };
+            if let Some(rule) = rule {
+                return Some(refuse_target(rule, Some(subject), name.unwrap_or_default()));
+            }
+        }
+        None
+    }
+
+    /// The arguments of a tool call against the schema that the tool advertises.
+    pub(super) fn check_arguments(
+        &self,
+        subject: &Subject,
+        params: Option<Raw<'_>>,
+        tools: &mut ToolBook,
+        notes: &mut Vec<Note>,
+    ) -> Arguments {
+        let (Capability::Tool, Some(name)) = (subject.capability, subject.name.as_deref()) else {
+            return Arguments::Pass;
+        };
+        let mode = self
+            .tools
+            .setting(name, |rule| rule.arguments)
+            .unwrap_or(self.schema.arguments);
+        if mode == Check::Off {
+            return Arguments::Pass;
+        }
+        match tools.standing(name) {
+            Standing::Known => {}
+            // The server will say that it is unknown, in its own words.
+            Standing::Absent => return Arguments::Pass,
+            Standing::Unlisted => return Arguments::NeedTools,
+            Standing::Unlistable => {
+                notes.push(warning(
+                    SCHEMA_UNUSABLE,
+                    "the server does not list its tools".to_owned(),
+                ));
+                return Arguments::Pass;
+            }
+        }
+        let outcome = match tools.checker(name, Side::Input) {
+            Checker::None => return Arguments::Pass,
+            Checker::Unusable(why) if why == Unusable::Remote && mode == Check::Refuse => {
+                let text = format!(
+                    "This tool cannot be called: {why} (rule {SCHEMA_UNUSABLE}); calling it again will not help, the operator decides."
+                );
+                return Arguments::Refuse(
+                    Refusal::new(SCHEMA_UNUSABLE, Some(subject), text).about(name),
+                );
+            }
+            Checker::Unusable(why) => {
+                notes.push(warning(
+                    SCHEMA_UNUSABLE,
+                    format!("a tool is called unchecked: {why}"),
+                ));
+                return Arguments::Pass;
+            }
+            Checker::Schema {
+                validator,
+                depth,
+                raw,
+            } => {
+                // Absent and `null` mean no arguments, as in the SDKs of Python.
+                let arguments = params.and_then(|params| params.member("arguments"));
+                let arguments = arguments.map_or(&b"{}"[..], |arguments| match arguments.text {
+                    b"null" => b"{}",
+                    given => given,
+                });
+                check(validator, depth, raw, arguments)
+            }
+        };
+        match outcome {
+            Ok(()) => Arguments::Pass,
+            Err(reason) if mode == Check::Warn => {
+                notes.push(warning(SCHEMA_ARGUMENTS, self.explained(&reason)));
+                Arguments::Pass
+            }
+            Err(reason) => {
+                let text = format!(
+                    "The arguments do not match the tool's input schema: {} (rule {SCHEMA_ARGUMENTS}); correct them and call again.",
+                    self.explained(&reason)
+                );
+                Arguments::Refuse(Refusal::new(SCHEMA_ARGUMENTS, Some(subject), text).about(name))
+            }
+        }
+    }
+}

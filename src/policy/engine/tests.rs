@@ -1,0 +1,132 @@
+//! The engine as a whole: deadlines, digest, and the tool list over time. Verdicts are in the corpus.
+
+use super::*;
+use crate::config::{File, Overrides, Surroundings, build};
+
+fn policy(toml: &str) -> Policy {
+    let text = format!("{toml}\n[server]\nname = \"t\"\ncommand = [\"/bin/true\"]\n");
+    let file = File::parse("t.toml", text).expect("a file");
+    let around = Surroundings {
+        directory: "/".into(),
+        home: Some("/root".into()),
+        ..Surroundings::default()
+    };
+    let config = build(Some(&file), &Overrides::default(), &around)
+        .expect("a configuration")
+        .config;
+    Policy::new(&config, Scrubber::new(config.scrub, &[]))
+}
+
+fn subject(method: &str, name: Option<&str>) -> Subject {
+    Subject {
+        capability: Capability::of(method).0,
+        method: method.into(),
+        name: name.map(Into::into),
+    }
+}
+
+#[test]
+fn deadlines_are_those_of_the_tool_or_of_all() {
+    let policy = policy(
+        "[limits]\ntimeout = \"10s\"\ntimeout_total = \"60s\"\n[tools.slow]\ntimeout = \"30s\"\n[tools.\"quick_*\"]\ntimeout = \"1s\"\ntimeout_total = \"2s\"\n",
+    );
+    let seconds = |method, name| {
+        let Deadlines { idle, hard } = policy.deadlines(&subject(method, name));
+        (idle.as_secs(), hard.as_secs())
+    };
+    assert_eq!(seconds("tools/call", Some("other")), (10, 60));
+    assert_eq!(seconds("tools/call", Some("slow")), (30, 60));
+    assert_eq!(seconds("tools/call", Some("quick_one")), (1, 2));
+    assert_eq!(seconds("resources/read", Some("slow")), (10, 60));
+    assert_eq!(seconds("tasks/result", None), (60, 60));
+    // No limit worth the name, and still one that an `Instant` can be moved by.
+    let listen = policy.deadlines(&subject("subscriptions/listen", None));
+    assert!(listen.idle.as_secs() > 365 * 24 * 3600);
+    assert!(std::time::Instant::now().checked_add(listen.hard).is_some());
+}
+
+#[test]
+fn the_digest_follows_what_decides_and_nothing_else() {
+    let one = policy("[methods]\ndeny = [\"b\", \"a\"]\n");
+    assert_eq!(one.digest().len(), 64);
+    assert_eq!(
+        one.digest(),
+        policy("[methods]\ndeny = [\"a\", \"b\"]\n").digest()
+    );
+    assert_eq!(
+        one.digest(),
+        policy("[methods]\ndeny = [\"a\", \"b\"]\n[cell]\nwrite = [\"/tmp\"]\n").digest()
+    );
+    for other in [
+        "",
+        "[methods]\ndeny = [\"a\"]\n",
+        "[methods]\nallow = [\"a\", \"b\"]\n",
+        "[prompts]\ndeny = [\"a\", \"b\"]\n",
+        "[methods]\ndeny = [\"a\", \"b\"]\n[tools.x]\nallow = false\n",
+        "[methods]\ndeny = [\"a\", \"b\"]\n[scrub]\nsecrets = \"flag\"\n",
+        "[methods]\ndeny = [\"a\", \"b\"]\n[schema]\noutput = \"off\"\n",
+        "[methods]\ndeny = [\"a\", \"b\"]\n[limits]\nrequest = \"2MiB\"\n",
+    ] {
+        assert_ne!(one.digest(), policy(other).digest(), "{other}");
+    }
+}
+
+#[test]
+fn what_nobody_watches_needs_no_look() {
+    let off = policy("[scrub]\nsecrets = \"off\"\n");
+    let mut tools = ToolBook::default();
+    let call = subject("tools/call", Some("sum"));
+    assert!(!off.watches(&call, &tools));
+    assert!(!off.watches(&subject("resources/list", None), &tools));
+    assert!(off.watches(&subject("tools/list", None), &tools));
+    tools.learn(
+        br#"{"tools":[{"name":"sum","outputSchema":{"type":"object"}}]}"#,
+        true,
+    );
+    assert!(off.watches(&call, &tools));
+    assert!(policy("").watches(&call, &ToolBook::default()));
+    let rules = policy(
+        "[scrub]\nsecrets = \"off\"\n[resources]\ndeny = [\"a:*\"]\n[methods]\ndeny = [\"roots/list\"]\n",
+    );
+    assert!(rules.watches(&subject("resources/list", None), &ToolBook::default()));
+    assert!(rules.watches(&subject("ping", None), &ToolBook::default()));
+}
+
+#[test]
+fn a_changed_list_is_asked_for_again() {
+    let policy = policy("[scrub]\nsecrets = \"off\"\n");
+    let mut tools = ToolBook::default();
+    tools.learn(br#"{"tools":[{"name":"a"}]}"#, true);
+    let line = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}"#;
+    let call = crate::mcp::parse(line, crate::mcp::Direction::ToServer).expect("a call");
+    let subject = Subject::of(&call);
+    let decide = |tools: &mut ToolBook| {
+        policy
+            .client(&call, subject.as_ref(), Era::Legacy, tools)
+            .verdict
+    };
+    assert!(matches!(decide(&mut tools), Verdict::Forward));
+    let line = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+    let notice = crate::mcp::parse(line, crate::mcp::Direction::ToClient).expect("a notice");
+    assert!(matches!(
+        policy.server(&notice, None, &mut tools).verdict,
+        Verdict::Forward
+    ));
+    assert!(matches!(decide(&mut tools), Verdict::NeedTools));
+    // The client lists, as clients do after that notice; its answer teaches the book.
+    let line = br#"{"jsonrpc":"2.0","id":2,"result":{"tools":[{"name":"a"}]}}"#;
+    let list = crate::mcp::parse(line, crate::mcp::Direction::ToClient).expect("a list");
+    let origin = Origin {
+        subject: Subject {
+            capability: Capability::Method,
+            method: "tools/list".into(),
+            name: None,
+        },
+        era: Era::Legacy,
+    };
+    assert!(matches!(
+        policy.server(&list, Some(&origin), &mut tools).verdict,
+        Verdict::Forward
+    ));
+    assert!(matches!(decide(&mut tools), Verdict::Forward));
+}

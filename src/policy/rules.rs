@@ -1,0 +1,166 @@
+//! Every rule that can decide on a message: its id, and one sentence of what it protects.
+//!
+//! The ids are a public contract: they stand in refusals, in the audit log, in metric labels and in
+//! `cofferdam explain RULE`. An id is never renamed or reused.
+
+/// One rule, as `explain` and the documentation show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// The stable dotted id.
+    pub id: &'static str,
+    /// What the rule does, in one sentence.
+    pub summary: &'static str,
+    /// The setting behind it; for the operator, never shown to a model.
+    pub setting: &'static str,
+}
+
+pub(super) const METHODS_DENY: &str = "methods.deny";
+pub(super) const METHODS_ALLOW: &str = "methods.allow";
+pub(super) const METHODS_SPELLING: &str = "methods.spelling";
+pub(super) const TOOLS_DENY: &str = "tools.deny";
+pub(super) const TOOLS_ALLOW: &str = "tools.allow";
+pub(super) const RESOURCES_DENY: &str = "resources.deny";
+pub(super) const RESOURCES_ALLOW: &str = "resources.allow";
+pub(super) const PROMPTS_DENY: &str = "prompts.deny";
+pub(super) const PROMPTS_ALLOW: &str = "prompts.allow";
+pub(super) const LISTS_HIDDEN: &str = "lists.hidden";
+pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
+pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
+pub(super) const SCHEMA_OUTPUT: &str = "schema.output";
+pub(super) const SCRUB_SECRETS: &str = "scrub.secrets";
+/// Asked by the session.
+pub const LIMITS_REQUEST: &str = "limits.request";
+/// Asked by the session.
+pub const LIMITS_RESPONSE: &str = "limits.response";
+/// Asked by the session.
+pub const LIMITS_TIMEOUT: &str = "limits.timeout";
+
+/// All rules, in the order in which the engine asks them; the `limits` are asked by the session,
+/// which is the one that counts bytes and seconds.
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: METHODS_SPELLING,
+        summary: "A method of the protocol is only accepted in its exact spelling, so that no variant of it passes by the rules.",
+        setting: "none: write the method as the protocol does",
+    },
+    Rule {
+        id: METHODS_DENY,
+        summary: "The method is on the deny list, in whichever direction it travels and by whatever other method has the same effect.",
+        setting: "[methods] deny",
+    },
+    Rule {
+        id: METHODS_ALLOW,
+        summary: "There is an allow list of methods, and this one is not on it; the handshake and the protocol's own notifications always pass.",
+        setting: "[methods] allow",
+    },
+    Rule {
+        id: TOOLS_DENY,
+        summary: "The tool is denied by name, and so is every other spelling of that name.",
+        setting: "[tools.\"NAME\"] allow = false",
+    },
+    Rule {
+        id: TOOLS_ALLOW,
+        summary: "Tools are denied unless named, and this one is not named.",
+        setting: "[tools.\"*\"] allow = false; name the tool with allow = true",
+    },
+    Rule {
+        id: RESOURCES_DENY,
+        summary: "The resource is on the deny list, compared after percent-decoding, dot segments and letter case.",
+        setting: "[resources] deny",
+    },
+    Rule {
+        id: RESOURCES_ALLOW,
+        summary: "There is an allow list of resources, and this URI is not on it or is not written in its plain form.",
+        setting: "[resources] allow",
+    },
+    Rule {
+        id: PROMPTS_DENY,
+        summary: "The prompt is on the deny list, and so is every other spelling of its name.",
+        setting: "[prompts] deny",
+    },
+    Rule {
+        id: PROMPTS_ALLOW,
+        summary: "There is an allow list of prompts, and this one is not on it.",
+        setting: "[prompts] allow",
+    },
+    Rule {
+        id: SCHEMA_UNUSABLE,
+        summary: "The tool's schema cannot be checked; one that points to another host is never fetched, so its calls are refused.",
+        setting: "[tools.\"NAME\"] arguments = \"warn\"",
+    },
+    Rule {
+        id: SCHEMA_ARGUMENTS,
+        summary: "The arguments do not match the input schema that the tool advertises.",
+        setting: "[schema] arguments, or [tools.\"NAME\"] arguments",
+    },
+    Rule {
+        id: LISTS_HIDDEN,
+        summary: "A list was passed on without the entries that policy denies; what is hidden is also uncallable.",
+        setting: "the allow and deny lists of [tools], [prompts] and [resources]",
+    },
+    Rule {
+        id: SCHEMA_OUTPUT,
+        summary: "The structured content of a result does not match the output schema that the tool advertises.",
+        setting: "[schema] output, or [tools.\"NAME\"] output",
+    },
+    Rule {
+        id: SCRUB_SECRETS,
+        summary: "A credential was found in a message of the server.",
+        setting: "[scrub] secrets",
+    },
+    Rule {
+        id: LIMITS_REQUEST,
+        summary: "A message of the client is larger than the cap.",
+        setting: "[limits] request",
+    },
+    Rule {
+        id: LIMITS_RESPONSE,
+        summary: "A message of the server is larger than the cap.",
+        setting: "[limits] response",
+    },
+    Rule {
+        id: LIMITS_TIMEOUT,
+        summary: "The request was silent for too long, or took too long in all.",
+        setting: "[limits] timeout and timeout_total, or [tools.\"NAME\"] timeout",
+    },
+];
+
+/// Finds a rule by its id.
+#[must_use]
+pub fn rule(id: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.id == id)
+}
+
+/// JSON-RPC codes of our own refusals. The specification keeps -32768 to -32000 for itself, so
+/// ours are positive and read like the HTTP status that they resemble.
+pub mod code {
+    /// Policy refused (403).
+    pub const POLICY: i32 = 4030;
+    /// The message is too large (413).
+    pub const SIZE: i32 = 4130;
+    /// The answer did not come in time (504).
+    pub const TIMEOUT: i32 = 5040;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_unique_and_summaries_are_sentences() {
+        let ids: BTreeSet<_> = RULES.iter().map(|rule| rule.id).collect();
+        assert_eq!(ids.len(), RULES.len());
+        for rule in RULES {
+            assert!(rule.summary.ends_with('.'), "{}", rule.id);
+            assert!(!rule.setting.is_empty(), "{}", rule.id);
+        }
+    }
+
+    #[test]
+    fn codes_stay_out_of_the_reserved_range() {
+        for code in [code::POLICY, code::SIZE, code::TIMEOUT] {
+            assert!(!(-32768..=-32000).contains(&code));
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The detectors as data: reads `policy/detectors/*.toml` and indexes them by their first bytes.
+//!
+//! The files are plain TOML, but only a small part of it (tables in arrays, strings on one line), so
+//! a reader of a few lines loads them in microseconds; a test holds it against the real parser.
+
+use super::check::Check;
+use super::runs::RUN;
+use super::shape::Shape;
+use memchr::memmem::Finder;
+use std::sync::OnceLock;
+
+const FILES: [&str; 5] = [
+    include_str!("../../../policy/detectors/cloud.toml"),
+    include_str!("../../../policy/detectors/source.toml"),
+    include_str!("../../../policy/detectors/ai.toml"),
+    include_str!("../../../policy/detectors/services.toml"),
+    include_str!("../../../policy/detectors/operations.toml"),
+];
+const NAMES: &str = include_str!("../../../policy/detectors/names.toml");
+
+/// Buckets of the index; a power of two well above the number of prefixes.
+const BUCKETS: usize = 4096;
+
+/// Buckets of what stands before a run.
+const DOTS: usize = 1024;
+
+/// One kind of credential.
+#[derive(Debug)]
+pub(super) struct Detector {
+    /// Stands in placeholders, metrics and audit: lower case, digits, hyphens.
+    pub(super) name: &'static str,
+    pub(super) shape: Shape,
+    pub(super) check: Check,
+    /// How many distinct pairs of neighbours the part behind the prefix needs at least.
+    pub(super) floor: usize,
+}
+
+/// All detectors and the way to find those that may start with three given bytes.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) detectors: Vec<Detector>,
+    pub(super) names: Vec<(&'static str, Role)>,
+    /// Finds what has no word run to start from; made once, because making one takes longer than
+    /// reading a small message.
+    pub(super) finders: Finders,
+    /// The first entry of each bucket's chain, plus one; zero is none.
+    heads: Box<[u16; BUCKETS]>,
+    /// Entries: detector and the next entry of the chain, plus one.
+    chain: Vec<(u16, u16)>,
+    /// Detectors whose prefix has a byte outside of word runs (`SG.`), and where the run starts in it:
+    /// they are found by what stands before a run.
+    dotted: Vec<(u16, usize)>,
+    /// For each bucket of the three bytes before a run: whether one of `dotted` may end there.
+    dots: [bool; DOTS],
+}
+
+/// What a word in a name says about the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The value is a password: short and readable values count too.
+    Password,
+    /// The value is a secret when it looks random.
+    Secret,
+    /// Decides only together with a qualifier (`key`).
+    Weak,
+    /// Makes a weak word decide (`api`).
+    Qualifier,
+    /// The name is of something else (`nextToken`, `passwordPolicy`).
+    Veto,
+}
+
+/// Literal searches over whole lines.
+#[derive(Debug)]
+pub(super) struct Finders {
+    pub(super) key: Finder<'static>,
+    pub(super) url: Finder<'static>,
+    pub(super) escaped_url: Finder<'static>,
+    pub(super) unicode: Finder<'static>,
+    pub(super) password: [Finder<'static>; 2],
+}
+
+impl Finders {
+    fn new() -> Self {
+        Self {
+            key: Finder::new("-----BEGIN "),
+            url: Finder::new("://"),
+            // PHP writes its slashes so.
+            escaped_url: Finder::new(r":\/\/"),
+            unicode: Finder::new(r"\u00"),
+            password: [Finder::new("assw"), Finder::new("ASSW")],
+        }
+    }
+}
+
+/// The one table of this process; built at first use.
+pub(super) fn table() -> &'static Table {
+    static TABLE: OnceLock<Table> = OnceLock::new();
+    TABLE.get_or_init(|| Table::load(&FILES, NAMES))
+}
+
+impl Table {
+    fn load(files: &[&'static str], names: &'static str) -> Self {
+        let mut table = Self {
+            detectors: Vec::with_capacity(256),
+            names: Vec::with_capacity(192),
+            finders: Finders::new(),
+            heads: Box::new([0; BUCKETS]),
+            chain: Vec::with_capacity(512),
+            dotted: Vec::new(),
+            dots: [false; DOTS],
+        };
+        for file in files {
+            for entry in entries(file) {
+                if let Some(detector) = detector(&entry) {
+                    table.add(detector);
+                }
+            }
+        }
+        table.names.extend(entries(names).filter_map(|e| named(&e)));
+        table.names.sort_unstable_by_key(|(word, _)| *word);
+        table
+    }
+
+    fn add(&mut self, detector: Detector) {
+        let Ok(index) = u16::try_from(self.detectors.len()) else {
+            return;
+        };
+        let prefix = detector.shape.prefix.as_bytes();
+        if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
+            self.dotted.push((index, last + 1));
+            if let Some(&key) = prefix.get(..=last).and_then(<[u8]>::last_chunk::<3>) {
+                if let Some(dot) = self.dots.get_mut(bucket(key) % DOTS) {
+                    *dot = true;
+                }
+            }
+        } else {
+            // A shorter prefix is completed from the first class: `SK[0-9a-f]{32}` has 16 keys.
+            let mut keys = vec![prefix.iter().copied().take(3).collect::<Vec<u8>>()];
+            while keys.first().is_some_and(|k| k.len() < 3) {
+                let Some(piece) = detector.shape.pieces.first() else {
+                    return;
+                };
+                keys = keys
+                    .iter()
+                    .flat_map(|key| {
+                        (0..128u8).filter(|&b| piece.has(b)).map(move |b| {
+                            let mut longer = key.clone();
+                            longer.push(b);
+                            longer
+                        })
+                    })
+                    .collect();
+            }
+            for key in keys {
+                if let Ok(key) = <[u8; 3]>::try_from(key) {
+                    self.link(bucket(key), index);
+                }
+            }
+        }
+        self.detectors.push(detector);
+    }
+
+    fn link(&mut self, bucket: usize, detector: u16) {
+        if let Some(head) = self.heads.get_mut(bucket) {
+            self.chain.push((detector, *head));
+            *head = u16::try_from(self.chain.len()).unwrap_or(*head);
+        }
+    }
+
+    /// Whether any detector may start with `key`; mostly not.
+    #[inline]
+    pub(super) fn may_start(&self, key: [u8; 3]) -> bool {
+        self.heads.get(bucket(key)) != Some(&0)
+    }
+
+    /// The detectors that may start with `key`.
+    pub(super) fn starting(&self, key: [u8; 3]) -> impl Iterator<Item = &Detector> {
+        let mut next = self.heads.get(bucket(key)).copied().unwrap_or(0);
+        std::iter::from_fn(move || {
+            let (detector, after) = *self.chain.get(usize::from(next).checked_sub(1)?)?;
+            next = after;
+            self.detectors.get(usize::from(detector))
+        })
+    }
+
+    /// The detectors whose prefix begins before a run that starts at `run`, and where.
+    pub(super) fn around(
+        &self,
+        bytes: &[u8],
+        run: usize,
+    ) -> impl Iterator<Item = (&Detector, usize)> {
+        self.dotted.iter().filter_map(move |&(index, anchor)| {
+            let detector = self.detectors.get(usize::from(index))?;
+            let start = run.checked_sub(anchor)?;
+            let prefix = detector.shape.prefix.as_bytes();
+            bytes
+                .get(start..)?
+                .starts_with(prefix)
+                .then_some((detector, start))
+        })
+    }
+
+    /// What the lower-case `word` says in a name.
+    pub(super) fn role(&self, word: &[u8]) -> Option<Role> {
+        let at = self
+            .names
+            .binary_search_by(|(known, _)| known.as_bytes().cmp(word))
+            .ok()?;
+        self.names.get(at).map(|(_, role)| *role)
+    }
+}
+
+fn bucket(key: [u8; 3]) -> usize {
+    let [a, b, c] = key;
+    let key = u32::from_le_bytes([a, b, c, 0]).wrapping_mul(0x9E37_79B1);
+    (key >> 20) as usize % BUCKETS
+}
+
+/// A byte of a word run: what most credentials are made of.
+pub(super) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
+fn detector(entry: &Entry) -> Option<Detector> {
+    let shape = Shape::parse(entry.value("match")?)?;
+    let body = shape.shortest() - shape.prefix.len();
+    let floor = match entry.value("floor") {
+        Some(floor) => floor.parse().ok()?,
+        None => (body / 2).min(12),
+    };
+    let check = match entry.value("check") {
+        Some(check) => Check::parse(check)?,
+        None => Check::None,
+    };
+    Some(Detector {
+        name: entry.value("name")?,
+        shape,
+        check,
+        floor,
+    })
+}
+
+fn named(entry: &Entry) -> Option<(&'static str, Role)> {
+    let role = match entry.value("role")? {
+        "password" => Role::Password,
+        "secret" => Role::Secret,
+        "weak" => Role::Weak,
+        "qualifier" => Role::Qualifier,
+        "veto" => Role::Veto,
+        _ => return None,
+    };
+    Some((entry.value("word")?, role))
+}
+
+/// The pairs of one `[[table]]`.
+#[derive(Debug, Default)]
+struct Entry(Vec<(&'static str, &'static str)>);
+
+impl Entry {
+    fn value(&self, key: &str) -> Option<&'static str> {
+        self.0.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
+    }
+}
+
+/// Walks the tables of `file`.
+fn entries(file: &'static str) -> impl Iterator<Item = Entry> {
+    let mut lines = file.lines().peekable();
+    std::iter::from_fn(move || {
+        lines.find(|line| line.starts_with("[["))?;
+        let mut entry = Entry::default();
+        while let Some(line) = lines.next_if(|line| !line.starts_with("[[")) {
+            if let Some((key, value)) = line.split_once(" = ") {
+                let value = value.get(1..value.len().saturating_sub(1)).unwrap_or("");
+                entry.0.push((key, value));
+            }
+        }
+        Some(entry)
+    })
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
