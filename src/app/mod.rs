@@ -1,31 +1,136 @@
 //! The only place that wires everything.
+//!
+//! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the loop.
 
-use crate::config::Config;
+mod drain;
+mod exec;
+mod lane;
+mod spawner;
+mod stdio;
+
+pub use exec::{ExecOptions, exec};
+pub use spawner::spawner;
+
+use crate::admin::{self, Facts, Health};
+use crate::audit::{AuditError, Log};
+use crate::cell::spawn::{Mode, SpawnError, Spawner};
+use crate::config::{Config, EnvRule};
+use crate::policy::{Policy, scrub::Scrubber};
+use crate::proxy::Session;
+use crate::secret::{Secret, looks_secret};
+use crate::telemetry::Metrics;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+use stdio::{Loop, LoopError};
 
-/// What `run` needs besides the configuration.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// The command line without the program's own name; the spawner parses the same words.
-    pub words: Vec<OsString>,
-    /// 0 to 2.
-    pub verbose: u8,
-    pub quiet: bool,
-    /// The file that was read, if there was one.
-    pub config_file: Option<PathBuf>,
+/// Why a start failed, or a run ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No process that could start cells.
+    #[error("the spawner cannot start: {source}")]
+    Spawner { source: SpawnError },
+    /// Audit is on, and there is nowhere to write it.
+    #[error(transparent)]
+    Audit { source: AuditError },
+    /// `--admin` was asked for and cannot be had.
+    #[error(transparent)]
+    Admin { source: admin::AdminError },
+    /// Something that only a bug, or a machine out of everything, can cause.
+    #[error("{0}")]
+    Internal(String),
 }
 
-/// Runs one server until it ends or the client goes.
-#[must_use]
-pub fn run(config: Config, options: RunOptions) -> ExitCode {
-    drop((config, options));
-    ExitCode::from(70)
+impl Error {
+    /// The exit code: 69 for an address in use, 70 for our own fault, 78 for a bad setting.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Admin { .. } => 69,
+            Self::Audit { .. } => 78,
+            Self::Spawner { .. } | Self::Internal(_) => 70,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Admin { .. } => Some("choose another address with --admin, or port 0 for any"),
+            Self::Audit { .. } => {
+                Some("name a writable file with --audit, or turn it off with --audit off")
+            }
+            Self::Spawner { .. } | Self::Internal(_) => None,
+        }
+    }
 }
 
-/// The built-in demonstration.
-#[must_use]
-pub fn demo() -> ExitCode {
-    ExitCode::from(70)
+/// `run`: one server on stdio behind policy, until it is gone. `words` are the command line that
+/// `config` came from; the spawner reads them again for itself.
+///
+/// # Errors
+/// When something that was asked for cannot be had. What the server does is no error: its exit code
+/// is the result.
+pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
+    let begun = Instant::now();
+    let mut spawner =
+        Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;
+    spawner
+        .start(0)
+        .map_err(|error| Error::Internal(format!("the spawner is gone: {error}")))?;
+
+    let config = Arc::new(config);
+    let policy = Arc::new(Policy::new(
+        &config,
+        Scrubber::new(config.scrub, &given(&config)),
+    ));
+    let metrics = Metrics::new().map_err(|error| Error::Internal(error.to_string()))?;
+    metrics.policy(policy.digest());
+    let metrics = Arc::new(metrics);
+    let path = config.audit.enabled.then(|| {
+        config
+            .audit
+            .file
+            .clone()
+            .unwrap_or_else(|| config.state_dir.join("audit.jsonl"))
+    });
+    let audit = Log::open(path.as_deref(), &config.server.name, policy.digest())
+        .map_err(|source| Error::Audit { source })?;
+    let facts = Facts {
+        server: config.server.name.clone(),
+        owner: config.server.owner.clone(),
+        review_by: config.server.review_by.clone(),
+        policy: policy.digest().to_owned(),
+        ..Facts::default()
+    };
+    let health = Health::new(facts).map_err(|error| Error::Internal(error.to_string()))?;
+    let health = Arc::new(health);
+    let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
+    let admin = config.admin.as_ref().map(|address| {
+        admin::Server::start(address, Arc::clone(&health), Arc::clone(&metrics))
+            .inspect(|server| tracing::info!("health and metrics on {}", server.address))
+    });
+    let _admin = admin
+        .transpose()
+        .map_err(|source| Error::Admin { source })?;
+
+    let failed = |source: LoopError| Error::Internal(source.to_string());
+    Loop::new(config, session, spawner, health, metrics, begun)
+        .and_then(Loop::run)
+        .map_err(failed)
+}
+
+/// The secrets that this server (or its installation) is given: what the scrubber looks for exactly.
+fn given(config: &Config) -> Vec<Secret> {
+    use std::os::unix::ffi::OsStringExt;
+    let passed = |name: &String| Some((name.clone(), std::env::var_os(name)?.into_vec()));
+    let server = config.cell.env.iter().filter_map(|rule| match rule {
+        EnvRule::Pass(name) => passed(name),
+        EnvRule::Set(name, value) => Some((name.clone(), value.clone().into_bytes())),
+    });
+    server
+        .filter(|(name, value)| looks_secret(name, value))
+        .chain(config.packages.token_env.iter().filter_map(passed))
+        .map(|(name, value)| Secret::new(name, value))
+        .collect()
 }

@@ -4,12 +4,15 @@
 //! and `launcher` enters the cell and becomes the server.
 
 mod caps;
+pub mod denial;
 mod descriptors;
 mod landlock;
 mod launcher;
 mod limits;
 pub mod package;
+mod plan;
 mod probe;
+pub mod pty;
 mod report;
 mod seccomp;
 pub mod spawn;
@@ -19,6 +22,7 @@ mod witness;
 
 pub use descriptors::{SpecError, read_spec, seal_spec};
 pub use launcher::enter;
+pub use plan::{PlanError, plan};
 pub use probe::{HostReport, probe};
 pub use report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState, MESSAGE_LIMIT};
 pub use spec::{CellSpec, SPEC_LIMIT};

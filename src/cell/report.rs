@@ -75,6 +75,22 @@ pub struct LayerReport {
     pub layers: Vec<(Layer, LayerState)>,
 }
 
+impl LayerReport {
+    /// One line for people: what is in force, and what is not.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut text = format!("landlock ABI {}", self.landlock_abi);
+        for (layer, state) in &self.layers {
+            match state {
+                LayerState::Enforced => text.push_str(", "),
+                LayerState::Missing(_) => text.push_str(", NO "),
+            }
+            text.push_str(layer.name());
+        }
+        text
+    }
+}
+
 /// One line of JSON on the launcher's status descriptor, at most [`MESSAGE_LIMIT`] bytes.
 ///
 /// `Entered` comes first and means that every layer is in force and was tried; the descriptor then

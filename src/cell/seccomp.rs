@@ -6,12 +6,13 @@
 //! architectures, x32 numbers and numbers that were not assigned when this was written. The kernel
 //! runs all filters on every call and the strictest answer counts.
 
+mod table;
+
 use nix::errno::Errno;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, sock_filter,
 };
-use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The newest system call that was weighed (`file_setattr`, Linux 6.17): a later kernel must not
@@ -51,24 +52,6 @@ pub(super) enum SeccompError {
     Kernel { reason: String },
 }
 
-/// One line of a table.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    x86_64: Option<i64>,
-    aarch64: Option<i64>,
-    errno: String,
-    #[serde(default)]
-    when: Vec<String>,
-    #[expect(
-        dead_code,
-        reason = "for people; its presence is what the parser checks"
-    )]
-    why: String,
-}
-
-type Table = BTreeMap<String, BTreeMap<String, Entry>>;
-
 /// Compiles and installs the filters for this process and its children; `no_new_privs` is set.
 ///
 /// # Errors
@@ -95,20 +78,19 @@ fn host_arch() -> Result<TargetArch, SeccompError> {
 fn compile(network: Network, arch: TargetArch) -> Result<Vec<BpfProgram>, SeccompError> {
     let mut by_errno: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
     for text in [BASE, network.table()] {
-        let table: Table = toml::from_str(text).map_err(|error| SeccompError::Table {
-            reason: error.to_string(),
-        })?;
-        for (call, entry) in table.into_values().flatten() {
+        let entries = table::parse(text).map_err(|reason| SeccompError::Table { reason })?;
+        for entry in entries {
+            let call = entry.call;
             let number = match arch {
                 TargetArch::aarch64 => entry.aarch64,
                 _ => entry.x86_64,
             };
             let Some(number) = number else { continue };
             let wrong = |reason: String| SeccompError::Entry {
-                call: call.clone(),
+                call: call.to_owned(),
                 reason,
             };
-            let errno = errno(&entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
+            let errno = errno(entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
             let mut rules = Vec::new();
             for clause in &entry.when {
                 rules.extend(parse_clause(clause).map_err(&wrong)?);
@@ -146,6 +128,11 @@ fn assemble(
     arch: TargetArch,
 ) -> Result<BpfProgram, SeccompError> {
     let failed = |reason: String| SeccompError::Table { reason };
+    // What is refused whatever its arguments takes two instructions of our own; seccompiler spends
+    // five, and the kernel walks the whole filter once for each call number when it is installed.
+    let (always, rules): (BTreeMap<_, _>, BTreeMap<_, _>) = rules
+        .into_iter()
+        .partition(|(_, clauses)| clauses.is_empty());
     let action = SeccompAction::Errno(errno);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch)
         .map_err(|error| failed(error.to_string()))?;
@@ -155,6 +142,11 @@ fn assemble(
     match body.split_at_checked(3) {
         Some(([load, compare, kill], rest)) if is_arch_check(load, compare, kill) => {
             let mut program = prologue(compare.k);
+            for number in always.into_keys() {
+                let number = u32::try_from(number).map_err(|error| failed(error.to_string()))?;
+                program.push(step(JUMP_EQUAL, 0, 1, number));
+                program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno));
+            }
             program.extend_from_slice(rest);
             Ok(program)
         }
@@ -179,10 +171,13 @@ fn is_arch_check(load: &sock_filter, compare: &sock_filter, kill: &sock_filter) 
         && (kill.code, kill.k) == (RETURN, libc::SECCOMP_RET_KILL_PROCESS)
 }
 
+fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
 /// Foreign architecture (`int 0x80` on x86-64), x32 (bit 30 makes the number huge) and numbers
 /// above [`NEWEST`]: ENOSYS.
 fn prologue(arch: u32) -> BpfProgram {
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let absent = libc::SECCOMP_RET_ERRNO | (Errno::ENOSYS as u32);
     vec![
         step(LOAD_WORD, 0, 0, ARCH),
@@ -250,5 +245,7 @@ fn number(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| format!("{text:?} is not a number"))
 }
 
+// The verdicts are computed for both architectures, but the numbers come from the libc of one.
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;

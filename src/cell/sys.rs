@@ -64,7 +64,9 @@ pub(super) fn join_new_keyring() -> Result<(), Errno> {
 
 /// Makes stdin the controlling terminal of our session (`TIOCSCTTY`).
 pub(super) fn take_terminal() -> Result<(), Errno> {
-    scalar(libc::SYS_ioctl, [0, libc::TIOCSCTTY, 0, 0, 0]).map(drop)
+    // `ioctl_tty(2)`; libc types the constant differently for each C library.
+    const TIOCSCTTY: libc::c_ulong = 0x540e;
+    scalar(libc::SYS_ioctl, [0, TIOCSCTTY, 0, 0, 0]).map(drop)
 }
 
 /// Removes one capability from the bounding set; needs `CAP_SETPCAP`.

@@ -61,7 +61,7 @@ pub(super) fn testify(
 /// The planted file can neither be read nor written.
 fn canary(spec: &CellSpec) -> Result<(), String> {
     let Some(path) = &spec.canary else {
-        return Ok(());
+        return root(spec);
     };
     for (act, write) in [("reading", false), ("writing", true)] {
         let opened = OpenOptions::new().read(!write).write(write).open(path);
@@ -69,6 +69,24 @@ fn canary(spec: &CellSpec) -> Result<(), String> {
         refused(&format!("{act} {}", path.display()), opened, Errno::EACCES)?;
     }
     Ok(())
+}
+
+/// Without a canary: the root directory cannot be listed, unless it is granted.
+fn root(spec: &CellSpec) -> Result<(), String> {
+    let root = std::path::Path::new("/");
+    let grants = [&spec.read, &spec.write, &spec.execute]
+        .into_iter()
+        .flatten();
+    if grants
+        .filter_map(|path| path.canonicalize().ok())
+        .any(|path| path == root)
+    {
+        return Ok(());
+    }
+    let listed = std::fs::read_dir(root)
+        .map(drop)
+        .map_err(|error| errno(&error));
+    refused("listing /", listed, Errno::EACCES)
 }
 
 fn errno(error: &std::io::Error) -> Errno {

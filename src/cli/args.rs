@@ -6,14 +6,15 @@
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, EgressRule, EnvRule, File, Origins, Overrides,
-    Preset, SecretsMode, Surroundings, TimeSpan, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, EgressRule, EntryError, EnvRule, File, Origins,
+    Overrides, Preset, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Makes one MCP server safe to run: a landlock + seccomp cell, and policy on every message.
 #[derive(Debug, Parser)]
@@ -51,10 +52,28 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// As it is typed.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Exec(_) => "exec",
+            Self::Check(_) => "check",
+            Self::Doctor(_) => "doctor",
+            Self::Demo => "demo",
+            Self::Schema => "schema",
+            Self::Completions { .. } => "completions",
+        }
+    }
+}
+
 const RUN_EXAMPLES: &str = "Examples:
   cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
   cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
-  cofferdam run --config github.toml";
+  cofferdam run --config github.toml
+
+With both a file and flags, a flag replaces a value of the file and adds to a list of it.
+`cofferdam check` takes the same words and shows what they come to.";
 
 /// Flags of `run`.
 #[derive(Debug, Clone, Args)]
@@ -123,13 +142,13 @@ pub struct SharedArgs {
     #[arg(long, value_name = "PROGRAM", help_heading = CELL)]
     pub allow_exec: Vec<String>,
     /// Pass a variable to the server, or set one
-    #[arg(long, value_name = "NAME[=VALUE]", help_heading = CELL)]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = entry::<EnvRule>, help_heading = CELL)]
     pub allow_env: Vec<EnvRule>,
     /// Let the server connect to the TCP port of a host [default port: 443]
-    #[arg(long, value_name = "HOST[:PORT]", help_heading = CELL)]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = entry::<EgressRule>, help_heading = CELL)]
     pub allow_host: Vec<EgressRule>,
     /// Largest data segment of each process, as in 1GiB
-    #[arg(long, value_name = "SIZE", help_heading = CELL)]
+    #[arg(long, value_name = "SIZE", value_parser = unit::<ByteSize>, help_heading = CELL)]
     pub memory: Option<ByteSize>,
     /// Largest number of processes and threads
     #[arg(long, value_name = "N", help_heading = CELL)]
@@ -158,13 +177,13 @@ pub struct SharedArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyArgs {
     /// Largest message of the client [default: 1MiB]
-    #[arg(long, value_name = "SIZE", help_heading = POLICY)]
+    #[arg(long, value_name = "SIZE", value_parser = unit::<ByteSize>, help_heading = POLICY)]
     pub request_limit: Option<ByteSize>,
     /// Largest message of the server [default: 1MiB]
-    #[arg(long, value_name = "SIZE", help_heading = POLICY)]
+    #[arg(long, value_name = "SIZE", value_parser = unit::<ByteSize>, help_heading = POLICY)]
     pub response_limit: Option<ByteSize>,
     /// Silence after which a request expires [default: 300s]
-    #[arg(long, value_name = "DURATION", help_heading = POLICY)]
+    #[arg(long, value_name = "DURATION", value_parser = unit::<TimeSpan>, help_heading = POLICY)]
     pub timeout: Option<TimeSpan>,
     /// What happens to credentials in messages [default: redact]
     #[arg(long, value_name = "MODE", value_parser = word::<SecretsMode>(), help_heading = POLICY)]
@@ -176,7 +195,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "GLOB", help_heading = POLICY)]
     pub deny_tool: Vec<String>,
     /// Serve /health and /metrics at ADDRESS:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR", help_heading = SEEN)]
+    #[arg(long, value_name = "ADDR", value_parser = entry::<AdminAddr>, help_heading = SEEN)]
     pub admin: Option<AdminAddr>,
     /// Where the audit log goes, or `off` [default: the state directory]
     #[arg(long, value_name = "FILE|off", help_heading = SEEN)]
@@ -191,6 +210,18 @@ const SEEN: &str = "Seen from outside";
 fn word<T: Word + Send + Sync>() -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(T::WORDS.iter().map(|(word, _)| *word))
         .try_map(|text| T::from_word(&text).ok_or_else(|| format!("`{text}` is not known")))
+}
+
+fn unit<T: FromStr<Err = UnitError>>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|error: UnitError| format!("{error}; {}", error.hint()))
+}
+
+fn entry<T: FromStr<Err = EntryError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: EntryError| match error.hint {
+        "" => error.what,
+        hint => format!("{}; {hint}", error.what),
+    })
 }
 
 /// Everything that a command of ours needs to start.
@@ -218,7 +249,7 @@ pub enum Error {
     #[error("no server to run: there is neither a command nor a configuration")]
     Nothing,
     #[error("`{command}` takes no configuration")]
-    OtherCommand { command: String },
+    OtherCommand { command: &'static str },
     #[error("the current directory is not known: {source}")]
     Directory { source: std::io::Error },
 }
@@ -250,17 +281,9 @@ pub fn parse(words: &[OsString]) -> Result<Cli, Error> {
 pub fn to_config(words: &[OsString]) -> Result<Resolved, Error> {
     match parse(words)?.command {
         Command::Run(args) => resolve(&args),
-        Command::Exec(args) => resolve(&RunArgs {
-            shared: args.shared,
-            policy: PolicyArgs::default(),
-            dry_run: false,
-        }),
+        Command::Exec(args) => resolve_exec(&args),
         other => Err(Error::OtherCommand {
-            command: format!("{other:?}")
-                .split([' ', '('])
-                .next()
-                .unwrap_or_default()
-                .to_ascii_lowercase(),
+            command: other.name(),
         }),
     }
 }
@@ -284,6 +307,18 @@ pub fn resolve(args: &RunArgs) -> Result<Resolved, Error> {
         quiet: shared.quiet,
         dry_run: args.dry_run,
         config_file: shared.config.clone(),
+    })
+}
+
+/// [`resolve`] for the flags of `exec`.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_exec(args: &ExecArgs) -> Result<Resolved, Error> {
+    resolve(&RunArgs {
+        shared: args.shared.clone(),
+        policy: PolicyArgs::default(),
+        dry_run: false,
     })
 }
 
@@ -371,6 +406,12 @@ impl Failure {
         let plain = text.to_string();
         let plain = plain.strip_prefix("error: ").unwrap_or(&plain);
         let (first, rest) = plain.split_once('\n').unwrap_or((plain, ""));
+        // A mistyped flag before `--` is never meant as a word of the command.
+        let rest: Vec<&str> = rest
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("tip: to pass "))
+            .collect();
+        let rest = rest.join("\n").replace("\n\n\n", "\n\n");
         Self::new(Exit::USAGE, first.trim_end()).details(rest.trim_start_matches('\n'))
     }
 
@@ -398,6 +439,61 @@ impl Failure {
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn run_and_exec_become_the_same_cell() {
+        let flags =
+            "--read /a --allow-exec git --allow-host x.org:5432 --memory 1GiB -v -- prog -x --y";
+        let run = to_config(&words(&format!("run --dry-run {flags}"))).unwrap();
+        let exec = to_config(&words(&format!("exec {flags}"))).unwrap();
+        assert_eq!(format!("{:?}", run.config), format!("{:?}", exec.config));
+        assert_eq!(run.config.server.command, ["prog", "-x", "--y"]);
+        assert_eq!(run.config.cell.egress[0].port, 5432);
+        assert_eq!((run.verbose, run.dry_run, exec.dry_run), (1, true, false));
+    }
+
+    #[test]
+    fn without_anything_to_run_there_is_no_configuration() {
+        for text in ["run", "exec", "run --read /a"] {
+            let error = to_config(&words(text)).unwrap_err();
+            assert!(matches!(error, Error::Nothing), "{text}");
+            assert_eq!(Failure::from(error).exit(), Exit::USAGE);
+        }
+    }
+
+    #[test]
+    fn other_commands_have_no_configuration() {
+        for text in ["doctor", "schema", "completions bash", "demo"] {
+            let error = to_config(&words(text)).unwrap_err();
+            let name = text.split(' ').next().unwrap();
+            assert_eq!(
+                error.to_string(),
+                format!("`{name}` takes no configuration")
+            );
+        }
+    }
+
+    #[test]
+    fn asking_for_help_is_no_failure() {
+        for text in ["--help", "--version", "run --help"] {
+            let failure = Failure::from(to_config(&words(text)).unwrap_err());
+            assert_eq!(failure.exit(), Exit::OK, "{text}");
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::args::{self, CheckArgs, Error, Format};
 use super::exit::Failure;
+use super::out::{self, printable};
 use super::preflight::{self, Finding};
-use super::{out, show};
+use super::show;
 use crate::config;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -38,7 +39,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         writeln!(text, ", but on this host:").ok();
     }
     for finding in &findings {
-        writeln!(text, "  warning: {}", finding.message).ok();
+        writeln!(text, "  warning: {}", printable(&finding.message)).ok();
         if let Some(exit) = finding.exit {
             writeln!(text, "           `run` would end with exit code {exit}").ok();
         }

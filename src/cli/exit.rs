@@ -1,5 +1,6 @@
 //! Exit codes, one constant for each cause, and the one way in which an error ends the program.
 
+use super::out::printable;
 use std::fmt;
 use std::io::Write;
 use std::process::{ExitCode, ExitStatus};
@@ -46,6 +47,12 @@ impl Exit {
             .or_else(|| status.signal().map(|signal| 128 + signal));
         code.and_then(|code| u8::try_from(code).ok())
             .map_or(Self::SOFTWARE, Self)
+    }
+}
+
+impl From<u8> for Exit {
+    fn from(code: u8) -> Self {
+        Self(code)
     }
 }
 
@@ -106,14 +113,14 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.message.is_empty() {
-            writeln!(f, "cofferdam: error: {}", self.message)?;
+            writeln!(f, "cofferdam: error: {}", printable(&self.message))?;
         }
         f.write_str(&self.details)?;
         if !self.details.is_empty() && !self.details.ends_with('\n') {
             f.write_str("\n")?;
         }
         for hint in &self.hints {
-            writeln!(f, "hint: {hint}")?;
+            writeln!(f, "hint: {}", printable(hint))?;
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 pub mod args;
 mod check;
+mod demo;
 mod doctor;
+mod exec;
 pub mod exit;
 mod out;
 mod preflight;
@@ -21,17 +23,27 @@ pub fn main() -> ExitCode {
     if let Some(code) = cell() {
         return code;
     }
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "__demo-server")
+    {
+        return demo::serve();
+    }
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.next_if(|word| word == "__spawn").is_some() {
+        return exec::spawn(words).unwrap_or_else(|failure| report(&failure));
+    }
+    let words: Vec<OsString> = words.collect();
     dispatch(words).unwrap_or_else(|failure| report(&failure))
 }
 
 fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     match args::parse(&words)?.command {
         Command::Run(args) => run::run(&args, words),
-        Command::Exec(_) => Err(Failure::new(Exit::SOFTWARE, "`exec` is not wired")),
+        Command::Exec(_) => exec::exec(words),
         Command::Check(args) => check::check(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
-        Command::Demo => Ok(crate::app::demo()),
+        Command::Demo => demo::run(),
         Command::Schema => Ok(out::print(&crate::config::json_schema())),
         Command::Completions { shell } => Ok(completions(shell)),
     }

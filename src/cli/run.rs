@@ -1,9 +1,11 @@
 //! `run`: from the command line to the application.
 
 use super::args::{self, RunArgs};
+use super::exit::Exit;
 use super::exit::Failure;
 use super::{out, preflight, show};
-use crate::app::{self, RunOptions};
+use crate::app;
+use crate::telemetry::logs;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -15,11 +17,18 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
         return Ok(out::print(&show::human(&resolved)));
     }
     preflight::first_failure(&resolved.config)?;
-    let options = RunOptions {
-        words,
-        verbose: resolved.verbose,
-        quiet: resolved.quiet,
-        config_file: resolved.config_file,
+    let level = match (resolved.quiet, resolved.verbose) {
+        (true, _) => tracing::Level::WARN,
+        (false, 0) => tracing::Level::INFO,
+        (false, _) => tracing::Level::DEBUG,
     };
-    Ok(app::run(resolved.config, options))
+    logs::init(logs::Format::Human, level);
+    let code = app::run(resolved.config, &words).map_err(|error| {
+        let failure = Failure::new(Exit::from(error.code()), error.to_string());
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(ExitCode::from(code))
 }

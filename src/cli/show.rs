@@ -2,6 +2,7 @@
 //! shown: they are often secrets.
 
 use super::args::Resolved;
+use super::out::printable;
 use crate::config::{EnvRule, NameRules, Origin, TimeSpan, ToolRule, Word};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -62,16 +63,6 @@ pub(super) fn json(resolved: &Resolved) -> Value {
         .collect()
 }
 
-/// Control characters would let a file write to the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| match c.is_control() {
-            true => c.escape_debug().collect::<Vec<_>>(),
-            false => vec![c],
-        })
-        .collect()
-}
-
 struct Rows<'a> {
     resolved: &'a Resolved,
     section: &'static str,
@@ -86,6 +77,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
     };
     rows.server();
     rows.cell();
+    rows.packages();
     rows.policy();
     rows.limits();
     rows.outside();
@@ -197,6 +189,10 @@ impl Rows<'_> {
             "every layer that is not optional",
         );
         self.list("cell.optional", &cell.optional, "none");
+    }
+
+    fn packages(&mut self) {
+        self.section = "Packages";
         let packages = &self.resolved.config.packages;
         let scripts = if packages.scripts {
             "run, inside the install cell"
@@ -380,7 +376,7 @@ impl Rows<'_> {
         }
         match &config.admin {
             Some(address) => self.one("admin.listen", address.to_string(), address.to_string()),
-            None => self.one("admin.listen", "none", Value::Null),
+            None => self.one("admin.listen", "no listener", Value::Null),
         }
     }
 }

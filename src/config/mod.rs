@@ -186,7 +186,7 @@ pub struct Tools {
     pub named: BTreeMap<String, ToolRule>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolRule {
     pub allow: Option<bool>,
     pub timeout: Option<Duration>,

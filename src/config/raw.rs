@@ -178,7 +178,7 @@ pub(super) struct SchemaChecks {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Names {
     /// When present, the rest is denied; `*` matches any run of characters.
-    pub(super) allow: Option<Vec<At<String>>>,
+    pub(super) allow: Option<At<Vec<At<String>>>>,
     /// Denied, also when allowed.
     pub(super) deny: Vec<At<String>>,
 }

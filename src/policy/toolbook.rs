@@ -131,6 +131,18 @@ impl ToolBook {
         }
     }
 
+    /// True when the list is complete.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.state == State::Listed
+    }
+
+    /// True when the server has listed a tool of exactly this name.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.tools.contains_key(name)
+    }
+
     /// The outer `None`: no tool list. The inner one: no further page.
     fn learn_page<'r>(&mut self, result: &'r [u8]) -> Option<Option<&'r [u8]>> {
         let mut seen = None;

@@ -1,1 +1,13 @@
-//! proxy
+//! Joins two byte streams through policy. Nothing here reads or writes a descriptor or asks the time:
+//! the event loop hands in lines and the hour, and carries out what comes back.
+
+mod asks;
+mod listing;
+mod pending;
+mod pipeline;
+mod reply;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use session::{Outbox, Passage, Session};

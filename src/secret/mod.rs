@@ -1,5 +1,9 @@
 //! Secret values that leave no trace in memory, logs or debug output.
 
+mod guess;
+
+pub use guess::looks_secret;
+
 use std::fmt;
 use zeroize::Zeroizing;
 

@@ -1,1 +1,6 @@
-//! telemetry
+//! What cofferdam says of itself: log lines for people and machines, Prometheus metrics for dashboards.
+
+pub mod logs;
+mod metrics;
+
+pub use metrics::{Kind, Metrics, Outcome};

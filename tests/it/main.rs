@@ -1,9 +1,21 @@
-//! Integration tests, in one binary; one module for each behaviour.
+//! Tests of the built program, one module for each behaviour, in one binary.
 #![expect(
     clippy::panic,
     clippy::expect_used,
-    reason = "a test says no by panicking"
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says no by panicking and shows what it skipped; helpers are part of the tests"
 )]
 
+mod architecture;
+mod cell_floor;
+mod cell_launch;
+mod cell_runtimes;
+mod cli;
+mod config;
+mod package_cell;
+mod package_install;
 mod policy_corpus;
 mod policy_props;
+mod rig;
+mod support;

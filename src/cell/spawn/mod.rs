@@ -1,1 +1,37 @@
 //! The small process that keeps the power to start cells, and our end of its fixed protocol.
+//!
+//! ```text
+//! message process ──Start n, Stop n──▶ spawner ──fork, exec──▶ cofferdam __cell ──exec──▶ server
+//!        ▲   ▲                           │ │
+//!        │   └── Started, Exited, … ─────┘ └─ temp directory, plan, pipes, reaping, the tree's end
+//!        └────────── stdin, stdout, stderr of the cell (as descriptors) ───────────────────┘
+//! ```
+//!
+//! The spawner reads the same arguments and the same file as the message process. A request is 16
+//! bytes that can name a cell and nothing else, so a message process that was taken over still
+//! cannot choose a command, a path, a layer or a variable.
+//!
+//! Which process dies does not matter:
+//!
+//! | dies (also by kill -9) | who notices | what ends the rest |
+//! |---|---|---|
+//! | the server | the spawner, by SIGCHLD | it kills every descendant, then reports `Exited` |
+//! | the message process | the spawner, by the hang-up of the socket | it kills every descendant and exits |
+//! | the spawner | the server, by its parent-death SIGKILL; the message process, by end of file | orphans re-parent to the message process, a subreaper, which kills them |
+//! | message process and spawner at the same moment | the server, by its parent-death SIGKILL | nothing reaches the server's own children: see [`tree`] |
+
+mod cell;
+mod channel;
+mod client;
+mod protocol;
+mod server;
+mod signals;
+mod stdio;
+pub mod tempdir;
+pub mod tree;
+
+pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
+pub use client::{SpawnError, Spawner};
+pub use protocol::{Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
+pub use server::{Ended, Planned, Planner, serve};
+pub use stdio::{Terminals, adopt};

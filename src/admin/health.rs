@@ -1,0 +1,151 @@
+//! What `/health` says: live apart from ready, and the layers that are really in force.
+//!
+//! ```text
+//! Starting ──server up──▶ Serving ──end of input or signal──▶ Draining ──▶ (gone)
+//! ```
+//! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
+//! that the server runs and nothing is being drained.
+
+use crate::cell::{LayerReport, LayerState};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde_json::{Value, json};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Where the sidecar is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    Starting = 0,
+    Serving = 1,
+    Draining = 2,
+}
+
+/// What does not change while the server runs.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub server: String,
+    pub owner: Option<String>,
+    pub review_by: Option<String>,
+    pub policy: String,
+    pub cell: LayerReport,
+    pub pid: Option<i32>,
+}
+
+/// Shared by the message path, which writes, and the admin listener, which reads.
+#[derive(Debug)]
+pub struct Health {
+    started: Instant,
+    phase: AtomicU8,
+    facts: Mutex<Facts>,
+    ask: EventFd,
+    beats: AtomicU64,
+}
+
+impl Health {
+    /// A sidecar that is starting.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn new(facts: Facts) -> nix::Result<Self> {
+        Ok(Self {
+            started: Instant::now(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            facts: Mutex::new(facts),
+            ask: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            beats: AtomicU64::new(0),
+        })
+    }
+
+    /// Moves to another phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// True while the server runs and nothing is drained.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == Phase::Serving as u8
+    }
+
+    /// True once the server has been up.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) != Phase::Starting as u8
+    }
+
+    /// Changes the facts.
+    pub fn update(&self, change: impl FnOnce(&mut Facts)) {
+        match self.facts.lock() {
+            Ok(mut facts) => change(&mut facts),
+            Err(poisoned) => change(&mut poisoned.into_inner()),
+        }
+    }
+
+    /// The descriptor that the event loop polls; readable means that somebody asks for a beat.
+    #[must_use]
+    pub fn asked(&self) -> BorrowedFd<'_> {
+        self.ask.as_fd()
+    }
+
+    /// The event loop's answer to [`Health::asked`].
+    pub fn beat(&self) {
+        // An empty counter means that another beat has answered already.
+        _ = self.ask.read();
+        self.beats.fetch_add(1, Ordering::Release);
+    }
+
+    /// Asks for a beat; the count of beats so far tells when it has come.
+    pub(super) fn ask(&self) -> u64 {
+        let before = self.beats.load(Ordering::Acquire);
+        // A full counter means that the loop has not answered for a very long time, which the
+        // caller finds out by waiting.
+        _ = self.ask.write(1);
+        before
+    }
+
+    pub(super) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Acquire)
+    }
+
+    /// The human summary, as JSON.
+    #[must_use]
+    pub fn summary(&self, live: bool) -> Value {
+        let facts = match self.facts.lock() {
+            Ok(facts) => facts.clone(),
+            Err(poisoned) => poisoned.into_inner().clone(),
+        };
+        let phase = match self.phase.load(Ordering::Relaxed) {
+            0 => "starting",
+            1 => "serving",
+            _ => "draining",
+        };
+        let layers: serde_json::Map<String, Value> = facts
+            .cell
+            .layers
+            .iter()
+            .map(|(layer, state)| {
+                let state = match state {
+                    LayerState::Enforced => json!("enforced"),
+                    LayerState::Missing(why) => json!({ "missing": why }),
+                };
+                (layer.name().to_owned(), state)
+            })
+            .collect();
+        json!({
+            "status": if live && self.ready() { "ok" } else { "unavailable" },
+            "live": live,
+            "ready": live && self.ready(),
+            "phase": phase,
+            "server": { "name": facts.server, "pid": facts.pid, "owner": facts.owner, "review_by": facts.review_by },
+            "transport": "stdio",
+            "identity": "the process that started us",
+            "policy": facts.policy,
+            "cell": { "landlock_abi": facts.cell.landlock_abi, "layers": layers },
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}

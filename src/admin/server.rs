@@ -1,0 +1,415 @@
+//! The listener: five routes, bounded in every direction, refused to other people's browsers.
+
+use super::Health;
+use crate::config::AdminAddr;
+use crate::telemetry::Metrics;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections at one time; a scraper needs one.
+const CONNECTIONS: usize = 32;
+/// Time for a client to send its header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for one connection in all; scrapers that keep theirs open simply make a new one.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Largest header block.
+const HEADER_BYTES: usize = 16 * 1024;
+/// Time that the event loop has to answer before it counts as dead.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no admin listener.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address cannot be listened on.
+    #[error("the admin listener cannot listen on {address}: {source}")]
+    Listen { address: String, source: io::Error },
+    /// Its thread or runtime cannot be made.
+    #[error("the admin listener cannot start: {source}")]
+    Start { source: io::Error },
+}
+
+/// A running admin listener; dropping it removes its socket file.
+#[derive(Debug)]
+pub struct Server {
+    /// What it listens on, with the port that the kernel chose for port 0.
+    pub address: String,
+    socket: Option<PathBuf>,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Server {
+    /// Listens, then serves on a thread of its own until the process ends.
+    ///
+    /// # Errors
+    /// When the address is in use or not ours, or no thread can be made.
+    pub fn start(
+        address: &AdminAddr,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, AdminError> {
+        let named = |source| AdminError::Listen {
+            address: address.to_string(),
+            source,
+        };
+        let (listener, bound, socket) = match address {
+            AdminAddr::Tcp(address) => {
+                let listener = TcpListener::bind(address).map_err(named)?;
+                listener.set_nonblocking(true).map_err(named)?;
+                let bound = listener.local_addr().map_err(named)?.to_string();
+                (Listener::Tcp(listener), bound, None)
+            }
+            AdminAddr::Unix(path) => {
+                let listener = listen_unix(path).map_err(named)?;
+                (
+                    Listener::Unix(listener),
+                    format!("unix:{}", path.display()),
+                    Some(path.clone()),
+                )
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| AdminError::Start { source })?;
+        std::thread::Builder::new()
+            .name("admin".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || runtime.block_on(serve(listener, health, metrics)))
+            .map_err(|source| AdminError::Start { source })?;
+        Ok(Self {
+            address: bound,
+            socket,
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(path) = &self.socket {
+            // Gone already is as good.
+            drop(fs::remove_file(path));
+        }
+    }
+}
+
+/// A socket file that nobody answers on is left over from a killed run and is replaced.
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        fs::remove_file(path)?;
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn serve(listener: Listener, health: Arc<Health>, metrics: Arc<Metrics>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            match listener {
+                Listener::Tcp(listener) => {
+                    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+                        return;
+                    };
+                    loop {
+                        let Ok(slot) = slots.clone().acquire_owned().await else {
+                            return;
+                        };
+                        match listener.accept().await {
+                            Ok((stream, _)) => connection(stream, slot, &health, &metrics, true),
+                            Err(error) => pause(&error).await,
+                        }
+                    }
+                }
+                Listener::Unix(listener) => {
+                    let Ok(listener) = tokio::net::UnixListener::from_std(listener) else {
+                        return;
+                    };
+                    loop {
+                        let Ok(slot) = slots.clone().acquire_owned().await else {
+                            return;
+                        };
+                        match listener.accept().await {
+                            Ok((stream, _)) => connection(stream, slot, &health, &metrics, false),
+                            Err(error) => pause(&error).await,
+                        }
+                    }
+                }
+            }
+        })
+        .await;
+}
+
+/// Out of descriptors is a passing state; spinning on it would not make it pass.
+async fn pause(error: &io::Error) {
+    tracing::warn!("the admin listener cannot accept: {error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+fn connection<S>(
+    stream: S,
+    slot: OwnedSemaphorePermit,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    network: bool,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (health, metrics) = (Arc::clone(health), Arc::clone(metrics));
+    drop(tokio::task::spawn_local(async move {
+        let service = service_fn(|request: Request<Incoming>| {
+            let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
+            async move { Ok::<_, Infallible>(answer(&request, &health, &metrics, network).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        // A client that breaks off, or stays too long, is its own problem.
+        drop(tokio::time::timeout(CONNECTION_TIMEOUT, served).await);
+        drop(slot);
+    }));
+}
+
+async fn answer(
+    request: &Request<Incoming>,
+    health: &Health,
+    metrics: &Metrics,
+    network: bool,
+) -> Response<Full<Bytes>> {
+    if network && !addressed_to_us(request) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "this Host or Origin is not served here\n",
+        );
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    }
+    match request.uri().path() {
+        "/health" => {
+            let live = live(health).await;
+            let summary = health.summary(live);
+            let status = if summary["ready"] == true {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            typed(
+                status,
+                "application/json",
+                format!("{summary:#}\n").into_bytes(),
+            )
+        }
+        "/health/live" => verdict(live(health).await),
+        "/health/ready" => verdict(health.ready()),
+        "/health/startup" => verdict(health.has_started()),
+        "/metrics" => typed(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics.render(),
+        ),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "try /health, /health/live, /health/ready or /metrics\n",
+        ),
+    }
+}
+
+/// A page in somebody's browser can reach a loopback port by a name that it controls (DNS
+/// rebinding), but it cannot choose the Host header: an address or `localhost` is never its name.
+fn addressed_to_us(request: &Request<Incoming>) -> bool {
+    if request.headers().contains_key(ORIGIN) {
+        return false;
+    }
+    let Some(host) = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+    else {
+        return false;
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// Asks the event loop for a beat and waits for it.
+async fn live(health: &Health) -> bool {
+    let before = health.ask();
+    let waited = tokio::time::timeout(BEAT_TIMEOUT, async {
+        while health.beats() == before {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.is_ok()
+}
+
+fn verdict(good: bool) -> Response<Full<Bytes>> {
+    if good {
+        text(StatusCode::OK, "ok\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, "unavailable\n")
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    typed(
+        status,
+        "text/plain; charset=utf-8",
+        body.as_bytes().to_vec(),
+    )
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{Facts, Phase};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    /// An admin listener with an event loop that answers beats until the test ends.
+    fn start(address: &AdminAddr) -> (Server, Arc<Health>) {
+        let health = Arc::new(Health::new(Facts::default()).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let server = Server::start(address, Arc::clone(&health), metrics).unwrap();
+        let loop_side = Arc::clone(&health);
+        std::thread::spawn(move || {
+            loop {
+                let mut asked = [PollFd::new(loop_side.asked(), PollFlags::POLLIN)];
+                poll(&mut asked, PollTimeout::NONE).unwrap();
+                loop_side.beat();
+            }
+        });
+        (server, health)
+    }
+
+    fn ask(address: &str, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(address: &str, path: &str) -> String {
+        ask(
+            address,
+            &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+        )
+    }
+
+    #[test]
+    fn live_and_ready_are_told_apart() {
+        let (server, health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
+        assert!(get(&server.address, "/health/live").starts_with("HTTP/1.1 200"));
+        assert!(get(&server.address, "/health/ready").starts_with("HTTP/1.1 503"));
+        health.enter(Phase::Serving);
+        assert!(get(&server.address, "/health/ready").starts_with("HTTP/1.1 200"));
+        let summary = get(&server.address, "/health");
+        assert!(summary.contains("\"phase\": \"serving\""), "{summary}");
+        assert!(get(&server.address, "/metrics").contains("cofferdam_build_info"));
+    }
+
+    #[test]
+    fn a_loop_that_does_not_answer_is_not_live() {
+        let health = Arc::new(Health::new(Facts::default()).unwrap());
+        health.enter(Phase::Serving);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let address = AdminAddr::Tcp("127.0.0.1:0".parse().unwrap());
+        let server = Server::start(&address, health, metrics).unwrap();
+        assert!(get(&server.address, "/health/live").starts_with("HTTP/1.1 503"));
+    }
+
+    #[test]
+    fn names_and_origins_of_others_are_refused() {
+        let (server, _health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
+        for head in [
+            "Host: evil.example",
+            "Host: localhost\r\nOrigin: https://evil.example",
+            "X: y",
+        ] {
+            let request = format!("GET /metrics HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n");
+            let answer = ask(&server.address, &request);
+            assert!(!answer.starts_with("HTTP/1.1 200"), "{head}: {answer}");
+            assert!(!answer.contains("cofferdam_build_info"), "{head}: {answer}");
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let (server, health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
+        let again = AdminAddr::Tcp(server.address.parse().unwrap());
+        let error = Server::start(&again, health, Arc::new(Metrics::new().unwrap())).unwrap_err();
+        assert!(error.to_string().contains(&server.address), "{error}");
+    }
+
+    #[test]
+    fn a_unix_socket_is_private_and_a_dead_one_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/admin.sock");
+        fs::create_dir(dir.path().join("run")).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        let (server, health) = start(&AdminAddr::Unix(path.clone()));
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream
+            .write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let taken = Server::start(
+            &AdminAddr::Unix(path.clone()),
+            health,
+            Arc::new(Metrics::new().unwrap()),
+        );
+        assert!(taken.is_err());
+        drop(server);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,193 @@
+//! One direction of the conversation: lines in, segments out, nothing copied that merely passes.
+//!
+//! Lines that pass unchanged stay where they were read and are written as one contiguous run; only
+//! what a rule made is a buffer of its own. Segments are whole lines and leave in order, so nothing
+//! can be written into the middle of a line, however slowly the reader takes it.
+
+use crate::proxy::Passage;
+use crate::transport::frame::{Frame, FrameBuf};
+use crate::transport::writer::Outlet;
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+/// Bytes of our own lines that may wait for one reader; while there are more, nothing is read that
+/// could make yet another.
+const OWN_CAP: usize = 1024 * 1024;
+
+#[derive(Debug)]
+enum Segment {
+    /// Lies in the frame buffer.
+    Run(Range<usize>),
+    /// Made by a rule.
+    Own { bytes: Vec<u8>, written: usize },
+}
+
+/// What the session is asked about.
+#[derive(Debug)]
+pub(super) enum Incoming<'a> {
+    Line(&'a [u8]),
+    TooLong {
+        id: Option<crate::mcp::OversizeId>,
+        bytes: u64,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    frames: FrameBuf,
+    segments: VecDeque<Segment>,
+    own: usize,
+    /// Offset after the last line that was asked about.
+    seen: usize,
+    /// The source has ended and its last bytes are framed.
+    ended: bool,
+}
+
+impl Lane {
+    pub(super) fn new(cap: u64) -> Self {
+        let cap = usize::try_from(cap).unwrap_or(usize::MAX);
+        Self {
+            frames: FrameBuf::new(cap),
+            segments: VecDeque::new(),
+            own: 0,
+            seen: 0,
+            ended: false,
+        }
+    }
+
+    /// One `read(2)`; false at the end of the source.
+    pub(super) fn read(&mut self, from: BorrowedFd<'_>) -> io::Result<bool> {
+        let got = match self.frames.read_from(from) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            other => other?,
+        };
+        Ok(got > 0)
+    }
+
+    /// True when reading more makes sense: what was read before has left.
+    pub(super) fn wants_input(&self) -> bool {
+        !self.ended && self.segments.is_empty()
+    }
+
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// True while something waits to be written.
+    pub(super) fn has_output(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
+    /// True when too much of our own waits for this lane's reader.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.own > OWN_CAP
+    }
+
+    /// Asks about every line that has been read.
+    pub(super) fn process(&mut self, mut ask: impl FnMut(Incoming<'_>) -> Passage) {
+        while let Some(frame) = self.frames.next() {
+            self.take(frame, &mut ask);
+        }
+        self.release();
+    }
+
+    /// The source has ended: a last line without its LF is still asked about.
+    pub(super) fn finish(&mut self, mut ask: impl FnMut(Incoming<'_>) -> Passage) {
+        self.process(&mut ask);
+        self.ended = true;
+        if let Some(frame) = self.frames.finish() {
+            self.take(frame, &mut ask);
+        }
+    }
+
+    fn take(&mut self, frame: Frame, ask: &mut impl FnMut(Incoming<'_>) -> Passage) {
+        let (text, whole) = match frame {
+            Frame::Line(line) => {
+                self.seen = line.next();
+                (line.range(), line.with_line_end())
+            }
+            Frame::Partial(text) => {
+                self.seen = text.end;
+                (text, None)
+            }
+            Frame::TooLong { id, bytes } => {
+                // Only a line has something to pass.
+                drop(ask(Incoming::TooLong { id, bytes }));
+                return;
+            }
+        };
+        match (ask(Incoming::Line(self.frames.bytes(text.clone()))), whole) {
+            (Passage::Pass, Some(whole)) => match self.segments.back_mut() {
+                Some(Segment::Run(run)) if run.end == whole.start => run.end = whole.end,
+                _ => self.segments.push_back(Segment::Run(whole)),
+            },
+            (Passage::Pass, None) => self.own_line(self.frames.bytes(text).to_vec()),
+            (Passage::Replace(line), _) => self.own_line(line),
+            (Passage::Stop, _) => {}
+        }
+    }
+
+    fn own_line(&mut self, mut line: Vec<u8>) {
+        line.push(b'\n');
+        self.push(line);
+    }
+
+    /// Adds whole lines of our own.
+    pub(super) fn push(&mut self, bytes: Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.own += bytes.len();
+        self.segments.push_back(Segment::Own { bytes, written: 0 });
+    }
+
+    /// Writes what waits, as far as the reader takes it.
+    pub(super) fn write(&mut self, to: &mut Outlet) -> io::Result<()> {
+        while let Some(segment) = self.segments.front_mut() {
+            let done = match segment {
+                Segment::Run(run) => {
+                    run.start += to.write(self.frames.bytes(run.clone()))?;
+                    run.start == run.end
+                }
+                Segment::Own { bytes, written } => {
+                    let took = to.write(&bytes[*written..])?;
+                    *written += took;
+                    self.own -= took;
+                    *written == bytes.len()
+                }
+            };
+            if !done {
+                break;
+            }
+            self.segments.pop_front();
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Forgets what waits: there is nobody left to read it.
+    pub(super) fn abandon(&mut self) {
+        self.segments.clear();
+        self.own = 0;
+        self.release();
+    }
+
+    /// Gives back buffers that a burst has grown.
+    pub(super) fn rest(&mut self) {
+        if self.segments.is_empty() {
+            self.segments.shrink_to(16);
+            self.frames.shrink();
+        }
+    }
+
+    fn release(&mut self) {
+        let kept = self.segments.iter().find_map(|segment| match segment {
+            Segment::Run(run) => Some(run.start),
+            Segment::Own { .. } => None,
+        });
+        self.frames.release(kept.unwrap_or(self.seen));
+    }
+}

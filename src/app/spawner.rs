@@ -1,0 +1,129 @@
+//! `__spawn`: from the spawner's own reading of the configuration to its loop.
+
+use crate::cell;
+use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
+use crate::cell::spawn::{Ended, Facts, Mode, Planned, StartError, Watch, adopt, serve};
+use crate::cell::{CellSpec, Layer};
+use crate::config::{Config, EnvRule};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Serves the message process at the other end of descriptor `control` until it is gone.
+#[must_use]
+pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
+    let mut planner = |tmp: &Path, watch: &mut Watch<'_>| plan(config, tmp, watch);
+    let ended = adopt(control).and_then(|control| serve(control, mode, &mut planner));
+    let complaint = match ended {
+        Ok(Ended::Closed) => return ExitCode::SUCCESS,
+        Ok(Ended::Malformed(error)) => format!("the message process sent nonsense: {error}"),
+        Ok(Ended::Stuck) => "the message process does not read what the spawner says".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    say(&complaint);
+    ExitCode::from(70)
+}
+
+/// One cell: a package is prepared when the command runs one, then the cell is planned.
+fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
+    let mut facts = Facts {
+        name: Some(config.server.name.clone()),
+        version: None,
+    };
+    let spec = match prepare(config, watch)? {
+        Some(package) => {
+            facts = Facts {
+                name: Some(package.name.clone()),
+                version: Some(package.version.clone()),
+            };
+            plan_package(config, &package, tmp)?
+        }
+        None => plan_command(&config.cell, &config.server.command, tmp)?,
+    };
+    for warning in &spec.warnings {
+        watch.progress(format!("warning: {warning}"));
+    }
+    Ok(Planned { spec, facts })
+}
+
+/// Installs the package that the command names, or finds it in the cache; `None` for a plain command.
+fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, StartError> {
+    let refused = |error: package::PackageError| {
+        let hint = error.hint();
+        let message = if hint.is_empty() {
+            error.to_string()
+        } else {
+            format!("{error}; {hint}")
+        };
+        StartError::Refused {
+            exit_code: error.exit_code(),
+            message,
+        }
+    };
+    let here = |source| StartError::Os {
+        doing: "find the current directory",
+        source,
+    };
+    let cwd = std::env::current_dir().map_err(here)?;
+    let Some(request) = package::detect(&config.server.command, &cwd).map_err(refused)? else {
+        return Ok(None);
+    };
+    let env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let optional: Vec<Layer> = config
+        .cell
+        .optional
+        .iter()
+        .filter_map(|name| Layer::named(name))
+        .collect();
+    let setup = Setup {
+        packages: &config.packages,
+        env: &env,
+        cwd: &cwd,
+        cell_write: &config.cell.write,
+        optional: &optional,
+        limit: INSTALL_LIMIT,
+    };
+    let teller = watch.teller();
+    package::prepare(&request, &setup, &mut InCell { watch }, &mut |line| {
+        teller.tell(line)
+    })
+    .map(Some)
+    .map_err(refused)
+}
+
+fn plan_package(config: &Config, package: &Prepared, tmp: &Path) -> Result<CellSpec, StartError> {
+    let mut cell = config.cell.clone();
+    cell.read.extend(package.read.iter().cloned());
+    cell.env.extend(
+        package
+            .env
+            .iter()
+            .map(|(name, value)| EnvRule::Set(name.clone(), value.clone())),
+    );
+    let mut spec = plan_command(&cell, &package.command, tmp)?;
+    // The sealed entry and its runtime are trees, and nothing of them can be written in the cell.
+    spec.execute.extend(package.execute.iter().cloned());
+    Ok(spec)
+}
+
+fn plan_command(
+    cell: &crate::config::Cell,
+    command: &[String],
+    tmp: &Path,
+) -> Result<CellSpec, StartError> {
+    cell::plan(cell, command, tmp, &|name| std::env::var_os(name)).map_err(|error| {
+        StartError::Refused {
+            exit_code: error.exit_code(),
+            message: error.to_string(),
+        }
+    })
+}
+
+fn say(text: &str) {
+    // Nobody may be left to read it; that is no reason to fail differently.
+    drop(io::stderr().write_all(format!("cofferdam: spawner: {text}\n").as_bytes()));
+}

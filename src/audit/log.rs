@@ -1,0 +1,286 @@
+//! The audit file: appended, shared by every instance of a server, rotated under a lock.
+//!
+//! Lines are gathered and written together. The owner of the loop calls [`Log::flush`] when nothing
+//! has happened for [`FLUSH_AFTER`], so a busy path pays for one `write(2)` in many calls and a
+//! crash loses at most that long. Two instances of one server may share the file: every write is
+//! whole lines with `O_APPEND`, and only the holder of the lock rotates.
+
+use super::record::{Context, Record};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a gathered line may wait.
+pub const FLUSH_AFTER: Duration = Duration::from_millis(50);
+/// Gathered bytes that are written at once, without waiting.
+const GATHER: usize = 64 * 1024;
+/// Size at which the file is rotated.
+const ROTATE_AT: u64 = 32 * 1024 * 1024;
+/// Rotated files that are kept.
+const KEEP: u32 = 4;
+
+/// Why there can be no audit log.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file, or its directory, cannot be made or opened.
+    #[error("the audit log {path} cannot be opened: {source}")]
+    Open {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// The open log, or none where audit is off.
+#[derive(Debug)]
+pub struct Log {
+    target: Option<Target>,
+    context: Context,
+    gathered: Vec<u8>,
+    records: u64,
+    lost: u64,
+    waiting: u64,
+}
+
+#[derive(Debug)]
+struct Target {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Log {
+    /// Opens (makes, with mode 0600) the log at `path`; `None` keeps no log.
+    ///
+    /// # Errors
+    /// When the directory or the file cannot be made or opened.
+    pub fn open(path: Option<&Path>, server: &str, policy: &str) -> Result<Self, AuditError> {
+        let target = path.map(Target::open).transpose()?;
+        let context = Context {
+            server: server.to_owned(),
+            client: String::new(),
+            policy: policy.to_owned(),
+        };
+        Ok(Self {
+            target,
+            context,
+            gathered: Vec::new(),
+            records: 0,
+            lost: 0,
+            waiting: 0,
+        })
+    }
+
+    /// Names the client in the lines that follow.
+    pub fn client(&mut self, name: &str) {
+        name.clone_into(&mut self.context.client);
+    }
+
+    /// Gathers one line.
+    pub fn record(&mut self, record: &Record<'_>) {
+        if self.target.is_none() {
+            return;
+        }
+        record.write(&mut self.gathered, jiff::Timestamp::now(), &self.context);
+        self.waiting += 1;
+        if self.gathered.len() >= GATHER {
+            self.flush();
+        }
+    }
+
+    /// True when lines wait for [`Log::flush`].
+    #[must_use]
+    pub fn waiting(&self) -> bool {
+        !self.gathered.is_empty()
+    }
+
+    /// Writes what was gathered; what cannot be written is counted as lost.
+    pub fn flush(&mut self) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        if self.gathered.is_empty() {
+            return;
+        }
+        match target.append(&self.gathered) {
+            Ok(()) => self.records += self.waiting,
+            Err(error) => {
+                // Said once, not for each line: a full disk must not flood stderr.
+                if self.lost == 0 {
+                    tracing::error!("the audit log {} fails: {error}", target.path.display());
+                }
+                self.lost += self.waiting;
+            }
+        }
+        self.waiting = 0;
+        self.gathered.clear();
+        self.gathered.shrink_to(GATHER);
+    }
+
+    /// Records written and records lost since the start.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.records, self.lost)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl Target {
+    fn open(path: &Path) -> Result<Self, AuditError> {
+        let attempt = || {
+            if let Some(directory) = path.parent() {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(directory)?;
+            }
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path)?;
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        };
+        let (file, size) = attempt().map_err(|source| AuditError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+        })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
+        if self.size.saturating_add(lines.len() as u64) > ROTATE_AT {
+            self.rotate()?;
+        }
+        self.file.write_all(lines)?;
+        self.size += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Moves the file aside, unless another instance has just done so.
+    fn rotate(&mut self) -> std::io::Result<()> {
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.numbered("lock"))?;
+        let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let ours = self.file.metadata()?;
+        let there = fs::metadata(&self.path);
+        let still_ours = there
+            .as_ref()
+            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+        if still_ours && ours.len() > ROTATE_AT / 2 {
+            for n in (1..KEEP).rev() {
+                // A gap in the numbers is no error: there are fewer files than we may keep.
+                drop(fs::rename(
+                    self.numbered(&n.to_string()),
+                    self.numbered(&(n + 1).to_string()),
+                ));
+            }
+            fs::rename(&self.path, self.numbered("1"))?;
+        }
+        self.file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path)?;
+        self.size = self.file.metadata()?.len();
+        Ok(())
+    }
+
+    fn numbered(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".");
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Arguments;
+    use crate::mcp::Direction;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn record() -> Record<'static> {
+        Record {
+            direction: Direction::ToServer,
+            subject: None,
+            id: None,
+            decision: "drop",
+            rule: None,
+            status: "malformed",
+            latency: None,
+            request_bytes: 1,
+            response_bytes: 0,
+            arguments: &Arguments::Absent,
+        }
+    }
+
+    #[test]
+    fn lines_reach_the_file_with_owner_only_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/audit.jsonl");
+        let mut log = Log::open(Some(&path), "s", "p").unwrap();
+        log.record(&record());
+        assert!(log.waiting());
+        log.flush();
+        assert_eq!(log.counts(), (1, 0));
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn two_instances_rotate_without_losing_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut one = Log::open(Some(&path), "one", "p").unwrap();
+        let mut two = Log::open(Some(&path), "two", "p").unwrap();
+        one.record(&record());
+        one.flush();
+        if let Some(target) = &mut one.target {
+            target.file.set_len(ROTATE_AT).unwrap();
+            target.size = ROTATE_AT;
+        }
+        if let Some(target) = &mut two.target {
+            target.size = ROTATE_AT;
+        }
+        for _ in 0..2 {
+            one.record(&record());
+            one.flush();
+            two.record(&record());
+            two.flush();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
+        assert!(dir.path().join("audit.jsonl.1").exists());
+        assert!(!dir.path().join("audit.jsonl.2").exists());
+        assert_eq!((one.counts(), two.counts()), ((3, 0), (2, 0)));
+    }
+
+    #[test]
+    fn an_unwritable_place_is_an_error_that_names_it() {
+        let error = Log::open(Some(Path::new("/proc/nowhere/audit.jsonl")), "s", "p").unwrap_err();
+        assert!(
+            error.to_string().contains("/proc/nowhere/audit.jsonl"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! What is granted: by itself for the program that runs, and because the operator named it.
+
+use super::command::{self, Target, utf8};
+use super::host::absolute;
+use super::{PlanError, Planner, elf, preset};
+use crate::config::Preset;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+impl Planner<'_> {
+    /// What the preset lists and this host has.
+    pub(super) fn grant_table(&mut self, table: &preset::Table) {
+        self.spec.read.extend(there(&table.read));
+        self.spec.write.extend(there(&table.write));
+        if !self.config.egress.is_empty() {
+            self.spec.read.extend(there(&table.network));
+        }
+    }
+
+    /// A binary, its loader, and the library directories that it names itself.
+    pub(super) fn grant_binary(&mut self, path: &Path) {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        // A file that is not readable, or not one of this architecture, is the kernel's to judge.
+        let needs = elf::needs(&real).ok().flatten().unwrap_or_default();
+        self.spec.execute.extend(needs.loader);
+        let libraries = needs.libraries.into_iter();
+        let libraries = libraries.filter(|dir| dir.is_dir() && !self.host.too_wide(dir));
+        self.spec.read.extend(libraries.collect::<Vec<_>>());
+        self.spec.execute.push(real);
+    }
+
+    /// The script or module that the command line names.
+    pub(super) fn grant_target(
+        &mut self,
+        preset: Preset,
+        program: &mut command::Program,
+    ) -> Result<(), PlanError> {
+        if preset == Preset::None {
+            return Ok(());
+        }
+        match command::target(preset, &program.args) {
+            Target::Script(index) => {
+                let Some(script) = program.args.get(index) else {
+                    return Ok(());
+                };
+                let path = absolute(&self.host.cwd, Path::new(script));
+                // A directory with a `__main__.py` or an `index.js` is a program too.
+                if path.is_dir() && !self.host.too_wide(&path) {
+                    self.spec.read.push(path.clone());
+                }
+                if path.exists() {
+                    self.spec
+                        .read
+                        .extend(command::script_roots(&self.host, preset, &path));
+                } else if preset == Preset::Node && path.with_extension("js").is_file() {
+                    let path = path.with_extension("js");
+                    self.spec
+                        .read
+                        .extend(command::script_roots(&self.host, preset, &path));
+                }
+            }
+            Target::Module(module) => {
+                // Python looks into the working directory first.
+                let top = self
+                    .host
+                    .cwd
+                    .join(module.split('.').next().unwrap_or_default());
+                let local = [top.clone(), top.with_extension("py")];
+                let wide = self.host.too_wide(&self.host.cwd);
+                for path in local.into_iter().filter(|path| path.exists()) {
+                    self.spec
+                        .read
+                        .push(if wide { path } else { self.host.cwd.clone() });
+                }
+            }
+            Target::Inline => {}
+        }
+        Ok(())
+    }
+
+    /// `cell.execute`, and the programs that a known package cannot work without.
+    pub(super) fn grant_programs(&mut self, program: &command::Program) -> Result<(), PlanError> {
+        let words = program
+            .args
+            .iter()
+            .take(4)
+            .filter_map(|word| Path::new(word).file_name());
+        let words: BTreeSet<String> = words
+            .map(|word| word.to_string_lossy().replace('_', "-"))
+            .collect();
+        let known = self
+            .programs
+            .package
+            .iter()
+            .filter(|(name, _)| words.contains(*name));
+        let mut wanted: Vec<(String, bool)> = known
+            .flat_map(|(_, needs)| needs.execute.iter().map(|p| (p.clone(), false)))
+            .collect();
+        wanted.extend(self.config.execute.iter().map(|name| (name.clone(), true)));
+        for (name, asked) in wanted {
+            let found = match self.host.find(&name) {
+                Ok(found) => found,
+                Err(_) if !asked => {
+                    let server = words
+                        .iter()
+                        .next_back()
+                        .map_or("the server", String::as_str);
+                    self.spec
+                        .warnings
+                        .push(format!("{server} needs {name}, which is not there"));
+                    continue;
+                }
+                Err(_) => return Err(PlanError::Execute { program: name }),
+            };
+            self.grant_program(&found)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn grant_program(&mut self, path: &Path) -> Result<(), PlanError> {
+        let chain = command::resolve(&self.host, &[utf8(path)?])?;
+        for script in &chain.scripts {
+            self.spec
+                .execute
+                .push(script.canonicalize().unwrap_or_else(|_| script.clone()));
+        }
+        self.grant_binary(&chain.path);
+        let name = |path: &Path| {
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        };
+        if name(&chain.path).is_some_and(|name| matches!(name.as_str(), "sh" | "bash" | "dash")) {
+            let program = path.display();
+            self.spec.warnings.push(format!(
+                "{program} needs a shell, which the server may now use"
+            ));
+        }
+        self.grant_needs(path);
+        Ok(())
+    }
+
+    /// What the table says about programs of that name.
+    pub(super) fn grant_needs(&mut self, path: &Path) {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if let Some(needs) = self.programs.program.get(name) {
+            self.spec.execute.extend(there(&needs.execute));
+            self.spec.read.extend(there(&needs.read));
+        }
+    }
+
+    /// What the operator named; it must be there.
+    pub(super) fn grant_paths(&mut self) -> Result<(), PlanError> {
+        let lists = [(&self.config.read, false), (&self.config.write, true)];
+        for (paths, write) in lists {
+            let flag = if write {
+                "--write or cell.write"
+            } else {
+                "--read or cell.read"
+            };
+            for path in paths {
+                let path = absolute(&self.host.cwd, path);
+                let failed = |source| PlanError::Path {
+                    path: path.clone(),
+                    flag,
+                    source,
+                };
+                readable(&path).map_err(failed)?;
+                if write {
+                    let access = nix::unistd::access(&path, nix::unistd::AccessFlags::W_OK);
+                    access.map_err(|error| failed(error.into()))?;
+                }
+                if self.host.holds_home(&path) {
+                    let path = path.display();
+                    let text = "holds the home directory: the server can reach every secret in it";
+                    self.spec.warnings.push(format!("{path} {text} ({flag})"));
+                }
+                if write {
+                    &mut self.spec.write
+                } else {
+                    &mut self.spec.read
+                }
+                .push(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The grants of a table that this host has.
+fn there(grants: &[preset::Grant]) -> Vec<PathBuf> {
+    let paths = grants.iter().map(|grant| grant.path.clone());
+    paths.filter(|path| readable(path).is_ok()).collect()
+}
+
+/// Whether we ourselves can read that file or list that directory.
+fn readable(path: &Path) -> std::io::Result<()> {
+    path.metadata()?;
+    nix::unistd::access(path, nix::unistd::AccessFlags::R_OK).map_err(Into::into)
+}

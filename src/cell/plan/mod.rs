@@ -1,0 +1,236 @@
+//! From config to a [`CellSpec`]: finds the program that will really run, adds what it needs by
+//! itself, and grants what the operator named.
+//!
+//! Nothing is executed to find out. What is granted without being asked for is the program, its
+//! loader and libraries, its package or virtual environment, and the tables of `policy/presets`;
+//! never the home directory, never a shell.
+
+mod command;
+mod elf;
+mod env;
+mod error;
+mod grants;
+mod host;
+mod preset;
+mod private;
+mod python;
+mod uv;
+
+pub use error::PlanError;
+
+use super::{CellSpec, Layer};
+use crate::config::{Cell, Preset};
+use command::{Target, utf8};
+use host::{Host, absolute};
+use private::Private;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The port of name servers, over TCP: see `RES_OPTIONS` below.
+const DNS: u16 = 53;
+
+/// Plans the cell for one command. `tmp` is a private directory made by the caller; `home`, `tmp`,
+/// `run` and `canary` are made inside it. `env` looks a variable up in the environment that cofferdam
+/// was started with. [`CellSpec::warnings`] is what the operator should hear.
+///
+/// The caller fills in `parent` and `terminal`.
+///
+/// # Errors
+/// See [`PlanError`]; [`PlanError::exit_code`] is what `run` exits with.
+pub fn plan(
+    config: &Cell,
+    command: &[String],
+    tmp: &Path,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<CellSpec, PlanError> {
+    let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    Planner::new(Host { env, cwd }, config)?.plan(command, tmp)
+}
+
+struct Planner<'a> {
+    host: Host<'a>,
+    config: &'a Cell,
+    programs: preset::Programs,
+    spec: CellSpec,
+}
+
+impl<'a> Planner<'a> {
+    fn new(host: Host<'a>, config: &'a Cell) -> Result<Self, PlanError> {
+        let programs = preset::programs().map_err(|source| PlanError::Table { source })?;
+        Ok(Self {
+            host,
+            config,
+            programs,
+            spec: CellSpec::default(),
+        })
+    }
+
+    fn plan(mut self, command: &[String], tmp: &Path) -> Result<CellSpec, PlanError> {
+        let uv = uv::resolve(&self.host, command)?;
+        if let Some(directory) = uv.as_ref().and_then(|run| run.directory.clone()) {
+            self.host.cwd = directory;
+        }
+        let command = uv.as_ref().map_or(command, |run| &run.command);
+        let mut program = command::resolve(&self.host, command)?;
+        let preset = self
+            .config
+            .preset
+            .unwrap_or_else(|| command::preset(&program.path));
+        let table = preset::table(preset).map_err(|source| PlanError::Table { source })?;
+
+        let private = Private::make(tmp)?;
+        self.grant_table(&table);
+        self.grant_binary(&program.path);
+        self.grant_needs(&program.path);
+        for script in &program.scripts {
+            self.spec
+                .read
+                .extend(command::script_roots(&self.host, preset, script));
+        }
+        if preset == Preset::Python {
+            self.spec
+                .read
+                .extend(python::roots(&self.host, &program.path));
+        }
+        self.grant_target(preset, &mut program)?;
+        if let Some(run) = &uv {
+            let roots = [&run.venv, &run.project];
+            let roots = roots
+                .into_iter()
+                .filter(|root| !self.host.too_wide(root))
+                .cloned();
+            self.spec.read.extend(roots.collect::<Vec<_>>());
+        }
+        self.grant_programs(&program)?;
+        self.grant_paths()?;
+        self.spec
+            .write
+            .extend([&private.home, &private.tmp, &private.run].map(Clone::clone));
+        self.allow_network();
+        self.limit(&table);
+        self.name_layers()?;
+        self.build_env(&table, &program, &private, uv.as_ref());
+        self.choose_cwd(&mut program, preset, &private)?;
+        self.settle(&private);
+        self.spec.program = program.path;
+        self.spec.args = program.args;
+        Ok(self.spec)
+    }
+
+    fn allow_network(&mut self) {
+        let mut ports: BTreeSet<u16> = self.config.egress.iter().map(|rule| rule.port).collect();
+        if !ports.is_empty() {
+            ports.insert(DNS);
+        }
+        self.spec.connect_ports = ports.into_iter().collect();
+    }
+
+    fn limit(&mut self, table: &preset::Table) {
+        let limits = &table.limits;
+        self.spec.memory = self.config.memory.map(|size| size.0).or(limits.memory);
+        self.spec.processes = self.config.processes.or(limits.processes);
+        if self.config.processes.is_some() && nix::unistd::getuid().is_root() {
+            let text = "the number of processes is not limited for root: start cofferdam as a user";
+            self.spec.warnings.push(text.to_owned());
+        }
+        self.spec.file_size = limits.file_size;
+        self.spec.open_files = limits.open_files;
+    }
+
+    fn name_layers(&mut self) -> Result<(), PlanError> {
+        let named = |names: &[String]| {
+            let layers = names.iter().map(|name| {
+                Layer::named(name).ok_or_else(|| PlanError::Layer { name: name.clone() })
+            });
+            layers.collect::<Result<Vec<_>, _>>()
+        };
+        let required = named(&self.config.require)?;
+        let optional = named(&self.config.optional)?.into_iter();
+        self.spec.optional = optional.filter(|layer| !required.contains(layer)).collect();
+        Ok(())
+    }
+
+    fn build_env(
+        &mut self,
+        table: &preset::Table,
+        program: &command::Program,
+        private: &Private,
+        uv: Option<&uv::UvRun>,
+    ) {
+        let places = env::Places {
+            home: &private.home,
+            tmp: &private.tmp,
+            run: &private.run,
+            program_dir: program.path.parent().unwrap_or(Path::new("/")),
+        };
+        let warnings = &mut self.spec.warnings;
+        let mut vars = env::build(&self.host, table, &self.config.env, &places, warnings);
+        if let Some(run) = uv {
+            env::set(
+                &mut vars,
+                "VIRTUAL_ENV",
+                run.venv.to_string_lossy().into_owned(),
+            );
+        }
+        // Names are resolved over TCP: the filter lets no datagram out. `resolv.conf(5)`.
+        if !self.spec.connect_ports.is_empty() && !vars.iter().any(|(n, _)| n == "RES_OPTIONS") {
+            env::set(&mut vars, "RES_OPTIONS", "use-vc".to_owned());
+        }
+        self.spec.env = vars;
+    }
+
+    /// Where we were started, when something there or below is granted: relative paths among the
+    /// arguments then mean what they say. Else the private home.
+    fn choose_cwd(
+        &mut self,
+        program: &mut command::Program,
+        preset: Preset,
+        private: &Private,
+    ) -> Result<(), PlanError> {
+        let cwd = self.host.cwd.clone();
+        let own = [&private.home, &private.tmp, &private.run];
+        let granted = self.spec.read.iter().chain(&self.spec.write);
+        let known = granted
+            .filter(|path| !own.contains(path))
+            .any(|path| cwd.starts_with(path) || path.starts_with(&cwd));
+        if known && cwd.parent().is_some() {
+            self.spec.cwd = cwd;
+            return Ok(());
+        }
+        if let Target::Script(index) = command::target(preset, &program.args)
+            && preset != Preset::None
+            && let Some(script) = program.args.get_mut(index)
+        {
+            let path = absolute(&cwd, Path::new(script.as_str()));
+            if path.exists() {
+                *script = utf8(&path)?;
+            }
+        }
+        self.spec.cwd = private.home.clone();
+        Ok(())
+    }
+
+    /// Each path once, and a canary only where no grant covers it.
+    fn settle(&mut self, private: &Private) {
+        for list in [
+            &mut self.spec.read,
+            &mut self.spec.write,
+            &mut self.spec.execute,
+        ] {
+            let mut seen = BTreeSet::new();
+            list.retain(|path| seen.insert(path.clone()));
+        }
+        let grants = [&self.spec.read, &self.spec.write, &self.spec.execute];
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let canary = real(&private.canary);
+        let covered = grants
+            .into_iter()
+            .flatten()
+            .any(|path| canary.starts_with(real(path)));
+        self.spec.canary = (!covered).then(|| private.canary.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use super::*;
+use crate::config::{ByteSize, EgressRule, EnvRule};
+
+fn spec(config: &Cell, command: &[&str], cwd: &Path, tmp: &Path) -> Result<CellSpec, PlanError> {
+    let env = |name: &str| match name {
+        "SECRET_TOKEN" => Some("hunter2".into()),
+        "LD_PRELOAD" => Some("/x.so".into()),
+        "LANG" => Some("de_DE.UTF-8".into()),
+        "HOME" => Some("/nobody-lives-here".into()),
+        "PATH" => Some("/usr/local/bin:/usr/bin:/bin".into()),
+        _ => None,
+    };
+    let host = Host {
+        env: &env,
+        cwd: cwd.to_owned(),
+    };
+    let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+    Planner::new(host, config)?.plan(&command, tmp)
+}
+
+fn value<'a>(spec: &'a CellSpec, name: &str) -> Option<&'a str> {
+    spec.env
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.as_str())
+}
+
+#[test]
+fn a_plain_binary_gets_itself_and_little_else() {
+    let tmp = tempfile::tempdir().unwrap();
+    let spec = spec(&Cell::default(), &["cat"], Path::new("/"), tmp.path()).unwrap();
+    let cat = Path::new("/usr/bin/cat").canonicalize().unwrap();
+    assert!(spec.execute.contains(&cat), "{:?}", spec.execute);
+    assert_eq!(spec.args, ["cat"]);
+    assert_eq!(spec.cwd, tmp.path().join("home"));
+    assert_eq!(value(&spec, "HOME"), tmp.path().join("home").to_str());
+    assert_eq!(value(&spec, "LANG"), Some("de_DE.UTF-8"));
+    assert_eq!(value(&spec, "SECRET_TOKEN"), None);
+    assert_eq!(value(&spec, "LD_PRELOAD"), None);
+    assert_eq!(value(&spec, "RES_OPTIONS"), None);
+    assert!(spec.connect_ports.is_empty());
+    assert!(!spec.write.iter().any(|path| tmp.path().starts_with(path)));
+    assert_eq!(spec.canary, Some(tmp.path().join("canary")));
+    for path in [&spec.read, &spec.write, &spec.execute]
+        .into_iter()
+        .flatten()
+    {
+        assert!(path.exists(), "{}", path.display());
+        let shells = ["sh", "bash", "dash", "zsh", "busybox"];
+        assert!(
+            !shells.iter().any(|shell| path.ends_with(shell)),
+            "{}",
+            path.display()
+        );
+    }
+    assert_eq!(spec.warnings, [""; 0]);
+}
+
+#[test]
+fn what_the_operator_names_must_be_there() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (read, write) in [
+        (vec!["/not/there".into()], vec![]),
+        (vec![], vec!["/not/there".into()]),
+    ] {
+        let flag = if read.is_empty() { "--write" } else { "--read" };
+        let config = Cell {
+            read,
+            write,
+            ..Cell::default()
+        };
+        let error = spec(&config, &["cat"], Path::new("/"), tmp.path()).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        let text = error.to_string();
+        assert!(text.contains("/not/there") && text.contains(flag), "{text}");
+    }
+    let config = Cell {
+        execute: vec!["no-such-program".into()],
+        ..Cell::default()
+    };
+    let error = spec(&config, &["cat"], Path::new("/"), tmp.path()).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    let config = Cell {
+        optional: vec!["landlok".into()],
+        ..Cell::default()
+    };
+    let error = spec(&config, &["cat"], Path::new("/"), tmp.path())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("landlock-net"), "{error}");
+}
+
+#[test]
+fn the_operator_may_name_anything_but_hears_about_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let config = Cell {
+        read: vec!["/".into()],
+        env: vec![
+            EnvRule::Pass("SECRET_TOKEN".into()),
+            EnvRule::Pass("LD_PRELOAD".into()),
+            EnvRule::Pass("ABSENT".into()),
+            EnvRule::Set("HOME".into(), "/elsewhere".into()),
+        ],
+        memory: Some(ByteSize(1 << 30)),
+        processes: Some(8),
+        optional: vec!["landlock-net".into(), "seccomp".into()],
+        require: vec!["seccomp".into()],
+        ..Cell::default()
+    };
+    let spec = spec(&config, &["cat"], Path::new("/"), tmp.path()).unwrap();
+    assert_eq!(value(&spec, "SECRET_TOKEN"), Some("hunter2"));
+    assert_eq!(value(&spec, "LD_PRELOAD"), Some("/x.so"));
+    assert_eq!(value(&spec, "ABSENT"), None);
+    assert_eq!(value(&spec, "HOME"), Some("/elsewhere"));
+    assert_eq!((spec.memory, spec.processes), (Some(1 << 30), Some(8)));
+    assert_eq!(spec.optional, [Layer::LandlockNet]);
+    assert_eq!(spec.canary, None, "a granted root covers it");
+    let about_root = usize::from(nix::unistd::getuid().is_root());
+    assert_eq!(spec.warnings.len(), 2 + about_root, "{:?}", spec.warnings);
+}
+
+#[test]
+fn allowed_hosts_bring_names_over_tcp() {
+    let tmp = tempfile::tempdir().unwrap();
+    let egress = vec![EgressRule {
+        host: "a.example".into(),
+        port: 443,
+    }];
+    let config = Cell {
+        egress,
+        ..Cell::default()
+    };
+    let spec = spec(&config, &["cat"], Path::new("/"), tmp.path()).unwrap();
+    assert_eq!(spec.connect_ports, [53, 443]);
+    assert_eq!(value(&spec, "RES_OPTIONS"), Some("use-vc"));
+    assert!(!spec.datagrams);
+}
+
+#[test]
+fn the_working_directory_stays_when_something_in_it_is_granted() {
+    let tmp = tempfile::tempdir().unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let docs = work.path().join("docs");
+    std::fs::create_dir(&docs).unwrap();
+    let config = Cell {
+        read: vec!["docs".into()],
+        ..Cell::default()
+    };
+    let below = spec(&config, &["cat"], work.path(), tmp.path()).unwrap();
+    assert_eq!(below.cwd, work.path());
+    assert!(below.read.contains(&docs));
+    let none = spec(&Cell::default(), &["cat"], work.path(), tmp.path()).unwrap();
+    assert_eq!(none.cwd, tmp.path().join("home"));
+    let above = spec(&Cell::default(), &["cat"], tmp.path(), tmp.path()).unwrap();
+    assert_eq!(
+        above.cwd,
+        tmp.path().join("home"),
+        "its own directories do not count"
+    );
+}
+
+#[test]
+fn a_known_package_brings_the_program_it_runs() {
+    let tmp = tempfile::tempdir().unwrap();
+    let config = Cell {
+        execute: vec!["git".into()],
+        ..Cell::default()
+    };
+    let Ok(spec) = spec(&config, &["cat"], Path::new("/"), tmp.path()) else {
+        return;
+    };
+    assert!(spec.execute.iter().any(|path| path.ends_with("git")));
+    assert!(spec.execute.iter().any(|path| path.ends_with("git-core")));
+}

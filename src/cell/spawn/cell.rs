@@ -1,0 +1,457 @@
+//! One cell from its sealed spec to its end: launching, listening to the launcher, naming the exit.
+
+use super::channel::Channel;
+use super::protocol::{Event, Exit, Facts};
+use super::server::parent_is_gone;
+use super::signals::Signals;
+use super::stdio::{Ends, pass_on};
+use super::tempdir::TempDir;
+use super::tree;
+use crate::cell::{CellSpec, LaunchFailure, LaunchMessage, LayerReport, MESSAGE_LIMIT, seal_spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, WaitStatus, getpid};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A launcher that has not entered its cell after this long never will.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Why a cell did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The plan, the package or the launcher says no; the code is the one to exit with.
+    #[error("{message}")]
+    Refused { exit_code: u8, message: String },
+    #[error("cannot {doing}: {source}")]
+    Os {
+        doing: &'static str,
+        source: io::Error,
+    },
+    #[error("the launcher said nothing for {seconds} s")]
+    Slow { seconds: u64 },
+    #[error("it did not end within {seconds} s")]
+    Endless { seconds: u64 },
+    /// Nobody waits for the result any more: the message process is gone.
+    #[error("cofferdam is ending")]
+    Abandoned,
+}
+
+impl StartError {
+    /// The exit code of DESIGN §7 for this cause.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { exit_code, .. } => *exit_code,
+            Self::Os { .. } => 70,
+            Self::Slow { .. } | Self::Endless { .. } | Self::Abandoned => 75,
+        }
+    }
+}
+
+/// A cell that ran to its end.
+#[derive(Debug)]
+pub struct Completion {
+    pub exit: Exit,
+    pub report: LayerReport,
+}
+
+/// What of a launcher is ours: its pid and the descriptor on which it reports.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) pid: Pid,
+    status: Option<io::PipeReader>,
+    heard: Vec<u8>,
+    deadline: Instant,
+}
+
+/// What the launcher said in the end.
+pub(super) type Verdict = Result<LayerReport, LaunchFailure>;
+
+impl Launched {
+    /// Starts `cofferdam __cell` on a sealed copy of `spec`.
+    pub(super) fn start(
+        spec: &CellSpec,
+        stdin: Stdio,
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Self, StartError> {
+        let os = |doing| move |source| StartError::Os { doing, source };
+        let sealed = seal_spec(spec).map_err(os("seal the spec of the cell"))?;
+        let (status, theirs) = io::pipe().map_err(os("make a pipe"))?;
+        let theirs = OwnedFd::from(theirs);
+        rustix::io::ioctl_fionbio(&status, true).map_err(|e| os("set up a pipe")(e.into()))?;
+        pass_on(&sealed).map_err(os("pass on a descriptor"))?;
+        pass_on(&theirs).map_err(os("pass on a descriptor"))?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("cofferdam")
+            .arg("__cell")
+            .arg(sealed.as_raw_fd().to_string())
+            .arg(theirs.as_raw_fd().to_string())
+            .env_clear()
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .map_err(os("start the launcher"))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(StartError::Slow { seconds: 0 })?;
+        let deadline = Instant::now() + START_LIMIT;
+        Ok(Self {
+            pid,
+            status: Some(status),
+            heard: Vec::new(),
+            deadline,
+        })
+    }
+
+    /// What to poll, until the launcher has said everything.
+    pub(super) fn status(&self) -> Option<&io::PipeReader> {
+        self.status.as_ref()
+    }
+
+    /// When to give up, until the launcher has said everything.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.status.is_some().then_some(self.deadline)
+    }
+
+    /// Reads what there is; the verdict once the launcher closed its end (by executing the server
+    /// or by ending). `ended` says that it is dead, so that there is nothing to wait for.
+    pub(super) fn listen(&mut self, ended: bool) -> Option<Verdict> {
+        let status = self.status.as_mut()?;
+        let mut chunk = [0; 4096];
+        let closed = loop {
+            match status.read(&mut chunk) {
+                Ok(0) => break true,
+                Ok(n) => self
+                    .heard
+                    .extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break ended,
+                Err(_) => break true,
+            }
+            if self.heard.len() > 2 * MESSAGE_LIMIT {
+                break true;
+            }
+        };
+        if !closed {
+            return None;
+        }
+        self.status = None;
+        Some(judge(&std::mem::take(&mut self.heard)))
+    }
+}
+
+/// Reads the launcher's lines: `Entered` alone means that the server's program runs.
+fn judge(heard: &[u8]) -> Verdict {
+    let mut entered = None;
+    for line in heard.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        match LaunchMessage::decode(line) {
+            Ok(LaunchMessage::Entered(report)) => entered = Some(report),
+            Ok(LaunchMessage::Failed(failure)) => return Err(failure),
+            Err(error) => {
+                let text = format!("the launcher's report cannot be read: {error}");
+                return Err(LaunchFailure { code: 70, text });
+            }
+        }
+    }
+    entered.ok_or_else(|| LaunchFailure {
+        code: 70,
+        text: "the launcher ended before it entered the cell".into(),
+    })
+}
+
+/// A cell that the message process asked for.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) number: u32,
+    pub(super) launched: Launched,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) exit: Option<WaitStatus>,
+    pub(super) facts: Facts,
+    /// The ends for the message process, until `Started` takes them.
+    pub(super) ours: Vec<OwnedFd>,
+    /// Removed with the cell, after its last process.
+    pub(super) _directory: TempDir,
+}
+
+impl Cell {
+    pub(super) fn start(
+        number: u32,
+        mut spec: CellSpec,
+        facts: Facts,
+        ends: Ends,
+        directory: TempDir,
+    ) -> Result<Self, StartError> {
+        spec.terminal = ends.terminal;
+        spec.parent = getpid().as_raw_nonzero().get();
+        let launched = Launched::start(&spec, ends.stdin, ends.stdout, ends.stderr)?;
+        Ok(Self {
+            number,
+            launched,
+            verdict: None,
+            exit: None,
+            facts,
+            ours: ends.ours,
+            _directory: directory,
+        })
+    }
+}
+
+/// The spawner's ears while it does something long: it still notices when nobody waits any more.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    pub(super) control: &'a Channel,
+    pub(super) signals: &'a Signals,
+    /// The cell that is being prepared.
+    pub(super) cell: u32,
+    /// Main processes of other cells, which live on.
+    pub(super) others: Vec<Pid>,
+    /// Children that ended meanwhile.
+    pub(super) reaped: Vec<(Pid, WaitStatus)>,
+}
+
+/// The way to the operator alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Teller<'a> {
+    control: &'a Channel,
+    cell: u32,
+}
+
+impl Teller<'_> {
+    /// Shows the operator one line; dropped when the message process does not read.
+    pub fn tell(&self, text: impl Into<String>) {
+        let event = Event::Progress {
+            cell: self.cell,
+            text: text.into(),
+        };
+        if let Ok((bytes, fds)) = event.encode() {
+            drop(self.control.send(&bytes, &fds));
+        }
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Shows the operator one line; dropped when the message process does not read.
+    pub fn progress(&self, text: impl Into<String>) {
+        self.teller().tell(text);
+    }
+
+    /// Shows lines while the watch is lent to [`run_to_completion`].
+    #[must_use]
+    pub fn teller(&self) -> Teller<'a> {
+        Teller {
+            control: self.control,
+            cell: self.cell,
+        }
+    }
+
+    fn reap(&mut self) {
+        let reaped = &mut self.reaped;
+        tree::reap(&mut |pid, status| reaped.push((pid, status)));
+    }
+
+    fn ended(&self, pid: Pid) -> Option<Exit> {
+        self.reaped
+            .iter()
+            .find(|(p, _)| *p == pid)
+            .map(|(_, status)| exit_of(*status))
+    }
+}
+
+/// Runs one program in a cell of its own until it ends, and everything that it started with it.
+///
+/// Stdin is empty; what it writes to stdout and stderr goes to `output` in pieces as it comes. The
+/// other cells' events wait meanwhile.
+///
+/// # Errors
+/// The cell cannot be entered, the time is over, or the message process is gone; in each case
+/// nothing of the cell is left.
+pub fn run_to_completion(
+    spec: &CellSpec,
+    watch: &mut Watch<'_>,
+    limit: Duration,
+    output: &mut dyn FnMut(&[u8]),
+) -> Result<Completion, StartError> {
+    let os = |doing| move |source| StartError::Os { doing, source };
+    let (mut read, write) = io::pipe().map_err(os("make a pipe"))?;
+    rustix::io::ioctl_fionbio(&read, true).map_err(|e| os("set up a pipe")(e.into()))?;
+    let stderr = write.try_clone().map_err(os("make a pipe"))?;
+    let mut spec = spec.clone();
+    spec.parent = getpid().as_raw_nonzero().get();
+    let mut launched = Launched::start(&spec, Stdio::null(), write.into(), stderr.into())?;
+    let deadline = Instant::now() + limit;
+    let mut verdict = None;
+    let outcome = loop {
+        watch.reap();
+        let ended = watch.ended(launched.pid);
+        verdict = verdict.or_else(|| launched.listen(ended.is_some()));
+        if let Some(exit) = ended {
+            break Ok(exit);
+        }
+        let entering = launched.deadline().filter(|d| Instant::now() >= *d);
+        if entering.is_some() {
+            break Err(StartError::Slow {
+                seconds: START_LIMIT.as_secs(),
+            });
+        }
+        if Instant::now() >= deadline {
+            break Err(StartError::Endless {
+                seconds: limit.as_secs(),
+            });
+        }
+        let heard = wait(
+            watch,
+            launched.status(),
+            Some(&read),
+            launched.deadline(),
+            deadline,
+        );
+        if heard.is_err() {
+            break Err(StartError::Abandoned);
+        }
+        pour(&mut read, output);
+    };
+    let mut late = Vec::new();
+    tree::kill_all_but(&watch.others, &mut |pid, status| late.push((pid, status)));
+    watch.reaped.append(&mut late);
+    pour(&mut read, output);
+    let exit = outcome?;
+    match verdict {
+        Some(Ok(report)) => Ok(Completion { exit, report }),
+        Some(Err(LaunchFailure { code, text })) => Err(StartError::Refused {
+            exit_code: code,
+            message: text,
+        }),
+        None => Err(StartError::Slow { seconds: 0 }),
+    }
+}
+
+/// Waits for anything; an error when the message process is gone.
+fn wait(
+    watch: &Watch<'_>,
+    status: Option<&io::PipeReader>,
+    output: Option<&io::PipeReader>,
+    entering: Option<Instant>,
+    deadline: Instant,
+) -> Result<(), StartError> {
+    let until = entering.map_or(deadline, |e| e.min(deadline));
+    let left = until.saturating_duration_since(Instant::now());
+    let mut fds = vec![
+        // Requests wait: only a hang-up, which is always reported, ends this.
+        PollFd::from_borrowed_fd(watch.control.as_fd(), PollFlags::empty()),
+        PollFd::from_borrowed_fd(watch.signals.as_fd(), PollFlags::IN),
+    ];
+    for pipe in [status, output].into_iter().flatten() {
+        fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
+    }
+    match poll(&mut fds, Some(&timespec(left))) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(_) => return Err(StartError::Abandoned),
+    }
+    let hung_up = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+    // An output pipe at its end stays readable; without this pause a daemon that closed its
+    // output would make the loop spin until it ends.
+    if let Some(pipe) = fds.last()
+        && pipe.revents() == PollFlags::HUP
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let seen = watch.signals.take();
+    if hung_up || (seen.terminate && parent_is_gone()) {
+        return Err(StartError::Abandoned);
+    }
+    Ok(())
+}
+
+fn pour(read: &mut io::PipeReader, output: &mut dyn FnMut(&[u8])) {
+    let mut chunk = [0; 8192];
+    // Bounded, so that a flood cannot keep the caller from its deadline.
+    for _ in 0..64 {
+        match read.read(&mut chunk) {
+            Ok(n) if n > 0 => output(chunk.get(..n).unwrap_or_default()),
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+pub(super) fn timespec(left: Duration) -> Timespec {
+    // A millisecond more than asked, so that the deadline has passed when the wait is over.
+    let left = left.saturating_add(Duration::from_millis(1));
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    }
+}
+
+pub(super) fn exit_of(status: WaitStatus) -> Exit {
+    let byte = |n: i32| u8::try_from(n).unwrap_or(u8::MAX);
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(byte(code)),
+        (None, Some(signal)) => Exit::Signal(byte(signal)),
+        (None, None) => Exit::Code(u8::MAX),
+    }
+}
+
+/// What an exit means to people, and the limit that it points at.
+pub(super) fn meaning(exit: Exit) -> (String, Option<String>) {
+    let Exit::Signal(number) = exit else {
+        return (String::new(), None);
+    };
+    let name = nix::sys::signal::Signal::try_from(i32::from(number));
+    let name = name.map_or_else(|_| format!("signal {number}"), |s| s.as_str().to_owned());
+    match name.as_str() {
+        "SIGSYS" => ("killed by seccomp (SIGSYS)".into(), None),
+        "SIGXFSZ" => (
+            "a file grew past its limit (SIGXFSZ)".into(),
+            Some("file size".into()),
+        ),
+        "SIGXCPU" => (
+            "its processor time is used up (SIGXCPU)".into(),
+            Some("cpu".into()),
+        ),
+        _ => (format!("killed by {name}"), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entered() -> Vec<u8> {
+        LaunchMessage::Entered(LayerReport {
+            landlock_abi: 7,
+            layers: vec![],
+        })
+        .encode()
+    }
+
+    fn failed(code: u8) -> Vec<u8> {
+        let text = "no such program".into();
+        LaunchMessage::Failed(LaunchFailure { code, text }).encode()
+    }
+
+    #[test]
+    fn only_a_complete_entry_counts_as_started() {
+        assert_eq!(judge(&entered()).unwrap().landlock_abi, 7);
+        assert_eq!(judge(b"").unwrap_err().code, 70);
+        assert_eq!(judge(b"{\"entered\":").unwrap_err().code, 70);
+        assert_eq!(judge(&failed(77)).unwrap_err().code, 77);
+        // The layers were in force, then the execution itself failed.
+        assert_eq!(
+            judge(&[entered(), failed(127)].concat()).unwrap_err().code,
+            127
+        );
+    }
+
+    #[test]
+    fn a_signal_says_what_it_means() {
+        assert_eq!(meaning(Exit::Code(3)), (String::new(), None));
+        assert_eq!(meaning(Exit::Signal(31)).0, "killed by seccomp (SIGSYS)");
+        assert_eq!(meaning(Exit::Signal(25)).1.as_deref(), Some("file size"));
+        assert_eq!(meaning(Exit::Signal(9)).0, "killed by SIGKILL");
+        assert_eq!(meaning(Exit::Signal(99)).0, "killed by signal 99");
+    }
+}

@@ -1,0 +1,174 @@
+//! The message process's side: starts the spawner, asks, listens, and outlives it safely.
+
+use super::channel::{Channel, Received};
+use super::protocol::{Event, HEADER_BYTES, MAX_BODY, Mode, ProtocolError, Request, Stop};
+use super::stdio::pass_on;
+use super::{tempdir, tree};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// How long the spawner may take to end its tree before we do it.
+const FAREWELL: Duration = Duration::from_secs(6);
+
+/// Why there is no spawner to talk to.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error("cannot start the spawner: {source}")]
+    Launch { source: io::Error },
+    /// It died or was killed. Everything that it had started is dead by the time this is returned.
+    #[error("the spawner is gone{survivors}")]
+    Gone { survivors: String },
+    /// It sent what no spawner sends. Nothing it says counts any more.
+    #[error("the spawner does not keep to the protocol: {source}")]
+    Protocol { source: ProtocolError },
+    #[error("cannot read from the spawner: {source}")]
+    Read { source: io::Error },
+}
+
+/// The running spawner. Dropping it ends the spawner and everything that it started.
+#[derive(Debug)]
+pub struct Spawner {
+    channel: Channel,
+    child: Child,
+    gone: bool,
+}
+
+impl Spawner {
+    /// Starts `cofferdam __spawn FD MODE ARGS…`, which reads `args` itself.
+    ///
+    /// Call it on the main thread before any other thread exists: the spawner dies with the thread
+    /// that started it, and a descriptor is open across exec for a moment. This process becomes a
+    /// subreaper: from now on it inherits what the spawner leaves behind.
+    ///
+    /// # Errors
+    /// No more processes or descriptors.
+    pub fn launch(mode: Mode, args: &[OsString]) -> Result<Self, SpawnError> {
+        let launch = |source| SpawnError::Launch { source };
+        tree::adopt_orphans().map_err(launch)?;
+        let (channel, theirs) = Channel::pair().map_err(launch)?;
+        pass_on(&theirs).map_err(launch)?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("cofferdam")
+            .arg("__spawn")
+            .arg(theirs.as_raw_fd().to_string())
+            .arg(mode.word())
+            .args(args);
+        if mode == Mode::Run {
+            // Stdin and stdout are the client's connection: nobody else holds them.
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        let child = command.spawn().map_err(launch)?;
+        Ok(Self {
+            channel,
+            child,
+            gone: false,
+        })
+    }
+
+    /// Asks for cell `cell`; `Started` or `Failed` will follow.
+    ///
+    /// # Errors
+    /// The spawner is gone, or has not read its requests for a long time.
+    pub fn start(&mut self, cell: u32) -> io::Result<()> {
+        self.channel.send(&Request::Start { cell }.encode(), &[])
+    }
+
+    /// Asks for the end of cell `cell`; `Exited` follows when it ends. Without effect when it has
+    /// ended already.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn stop(&mut self, cell: u32, how: Stop) -> io::Result<()> {
+        self.channel
+            .send(&Request::Stop { cell, how }.encode(), &[])
+    }
+
+    /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
+    ///
+    /// # Errors
+    /// The spawner is gone or talks nonsense. Before this returns, whatever of its tree was left
+    /// has been killed.
+    pub fn next_event(&mut self) -> Result<Option<Event>, SpawnError> {
+        if self.gone {
+            return Err(SpawnError::Gone {
+                survivors: String::new(),
+            });
+        }
+        match self.channel.receive(HEADER_BYTES + MAX_BODY) {
+            Ok(Received::Datagram(datagram)) => {
+                match Event::decode(&datagram.bytes, datagram.fds) {
+                    Ok(event) => Ok(Some(event)),
+                    Err(source) => {
+                        self.clear_away();
+                        Err(SpawnError::Protocol { source })
+                    }
+                }
+            }
+            Ok(Received::Empty) => Ok(None),
+            Ok(Received::Closed) => Err(SpawnError::Gone {
+                survivors: self.clear_away(),
+            }),
+            Err(source) => {
+                self.clear_away();
+                Err(SpawnError::Read { source })
+            }
+        }
+    }
+
+    /// The spawner cannot end its tree any more: what it leaves is ours by re-parenting. Names the
+    /// processes that cannot be killed.
+    fn clear_away(&mut self) -> String {
+        self.gone = true;
+        drop(self.child.kill());
+        let felled = tree::kill_descendants();
+        tempdir::sweep();
+        if felled.survivors.is_empty() {
+            return String::new();
+        }
+        format!("; processes {:?} outlived SIGKILL", felled.survivors)
+    }
+
+    /// Waits until the spawner has ended; false when it takes too long.
+    fn ends_in(&self, limit: Duration) -> bool {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            return false;
+        };
+        let mut fds = [PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)];
+        let limit = super::cell::timespec(limit);
+        loop {
+            match poll(&mut fds, Some(&limit)) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return result.is_ok_and(|ready| ready > 0),
+            }
+        }
+    }
+}
+
+impl AsFd for Spawner {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
+        let _ = shutdown(&self.channel, Shutdown::Both);
+        let ended = self.ends_in(FAREWELL);
+        let clean = ended && self.child.wait().is_ok_and(|status| status.success());
+        if !clean {
+            self.clear_away();
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The spawner's side: one thread, one `poll` without timeout, and nothing that outlives it.
+//!
+//! ```text
+//! Start n ─▶ prepare, plan ─▶ launch ─▶ listen to the launcher ─┬▶ Started ─▶ (runs) ─▶ Exited
+//!                  └──────────────┴─────────────────────────────┴▶ Failed
+//! ```
+//!
+//! Whatever ends the loop, the way out is the same: kill every descendant, remove every directory.
+
+use super::cell::{Cell, StartError, Verdict, Watch, exit_of, meaning, timespec};
+use super::channel::{Channel, Received};
+use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
+use super::signals::Signals;
+use super::stdio::Ends;
+use super::tempdir::{self, TempDir};
+use super::tree;
+use crate::cell::CellSpec;
+use crate::cell::pty::SavedModes;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
+};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The process that started us; another one later means that it died.
+static PARENT: OnceLock<Option<Pid>> = OnceLock::new();
+/// How long a message process may leave our events unread before it counts as gone.
+const UNREAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a cell will be, made from the configuration that the spawner itself has read.
+#[derive(Debug)]
+pub struct Planned {
+    pub spec: CellSpec,
+    pub facts: Facts,
+}
+
+/// Prepares the package and plans the cell whose private directory is given.
+pub type Planner<'a> = dyn FnMut(&Path, &mut Watch<'_>) -> Result<Planned, StartError> + 'a;
+
+/// Why the spawner ended; in every case nothing that it started is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The message process closed its end or died.
+    Closed,
+    /// The message process sent what it cannot have meant.
+    Malformed(ProtocolError),
+    /// The message process reads no events.
+    Stuck,
+}
+
+/// True when the process that started us is gone.
+pub(super) fn parent_is_gone() -> bool {
+    PARENT.get().is_some_and(|parent| *parent != getppid())
+}
+
+/// Serves requests until the message process is gone.
+///
+/// # Errors
+/// The kernel refuses something without which no tree can be held together; nothing was started.
+pub fn serve(control: OwnedFd, mode: Mode, planner: &mut Planner<'_>) -> io::Result<Ended> {
+    PARENT.get_or_init(getppid);
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    tree::adopt_orphans()?;
+    // Ctrl-C and a hang-up of the terminal are for the message process. It fails only when we lead
+    // a group already, as when started by hand.
+    let _ = setsid();
+    let mut server = Server {
+        control: Channel::new(control),
+        signals: Signals::open()?,
+        mode,
+        cells: Vec::new(),
+        swept: false,
+    };
+    let modes = match mode {
+        Mode::Exec => SavedModes::of(io::stdin().as_fd()),
+        Mode::Run => None,
+    };
+    let ended = server.run(planner);
+    let felled = tree::kill_descendants();
+    server.cells.clear();
+    if let Some(modes) = modes {
+        // The message process died with the terminal in raw mode, or has restored it already.
+        modes.restore();
+    }
+    if !felled.survivors.is_empty() {
+        return Err(io::Error::other(outlived(&felled.survivors)));
+    }
+    Ok(ended)
+}
+
+struct Server {
+    control: Channel,
+    signals: Signals,
+    mode: Mode,
+    cells: Vec<Cell>,
+    swept: bool,
+}
+
+impl Server {
+    fn run(&mut self, planner: &mut Planner<'_>) -> Ended {
+        loop {
+            if let Err(ended) = self.turn(planner) {
+                return ended;
+            }
+        }
+    }
+
+    /// Waits for something and deals with it.
+    fn turn(&mut self, planner: &mut Planner<'_>) -> Result<(), Ended> {
+        self.settle()?;
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+        ];
+        for pipe in self.cells.iter().filter_map(|cell| cell.launched.status()) {
+            fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
+        }
+        let deadline = self
+            .cells
+            .iter()
+            .filter_map(|cell| cell.launched.deadline())
+            .min();
+        let left = deadline.map(|d| timespec(d.saturating_duration_since(Instant::now())));
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Err(Ended::Stuck),
+        }
+        let asked = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+        let seen = self.signals.take();
+        if seen.terminate && parent_is_gone() {
+            return Err(Ended::Closed);
+        }
+        if seen.child {
+            let mut reaped = Vec::new();
+            tree::reap(&mut |pid, status| reaped.push((pid, status)));
+            self.note(reaped);
+        }
+        if asked { self.answer(planner) } else { Ok(()) }
+    }
+
+    /// Reads one request; more of them keep the descriptor readable.
+    fn answer(&mut self, planner: &mut Planner<'_>) -> Result<(), Ended> {
+        let datagram = match self.control.receive(REQUEST_BYTES + 1) {
+            Ok(Received::Datagram(datagram)) => datagram,
+            Ok(Received::Empty) => return Ok(()),
+            Ok(Received::Closed) => return Err(Ended::Closed),
+            Err(_) => {
+                let bytes = REQUEST_BYTES + 1;
+                return Err(Ended::Malformed(ProtocolError::Length { bytes }));
+            }
+        };
+        if !datagram.fds.is_empty() {
+            let found = datagram.fds.len();
+            return Err(Ended::Malformed(ProtocolError::Descriptors {
+                found,
+                expected: 0,
+            }));
+        }
+        match Request::decode(&datagram.bytes).map_err(Ended::Malformed)? {
+            Request::Start { cell } => match self.start(cell, planner) {
+                Ok(()) => Ok(()),
+                Err(StartError::Abandoned) => Err(Ended::Closed),
+                Err(error) => self.tell(Event::Failed {
+                    cell,
+                    exit_code: error.exit_code(),
+                    message: error.to_string(),
+                }),
+            },
+            Request::Stop { cell, how } => {
+                self.stop(cell, how);
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, number: u32, planner: &mut Planner<'_>) -> Result<(), StartError> {
+        let live = self.cells.len() >= MAX_CELLS as usize;
+        if live || self.cells.iter().any(|cell| cell.number == number) {
+            let message = format!("cell {number} runs already");
+            return Err(StartError::Refused {
+                exit_code: 70,
+                message,
+            });
+        }
+        let os = |doing| move |source| StartError::Os { doing, source };
+        let directory = TempDir::create().map_err(os("make a private temporary directory"))?;
+        let mut watch = Watch {
+            control: &self.control,
+            signals: &self.signals,
+            cell: number,
+            others: self.cells.iter().map(|cell| cell.launched.pid).collect(),
+            reaped: Vec::new(),
+        };
+        let planned = planner(directory.path(), &mut watch);
+        let reaped = std::mem::take(&mut watch.reaped);
+        self.note(reaped);
+        let Planned { spec, facts } = planned?;
+        let ends = Ends::new(self.mode).map_err(os("make the cell's pipes"))?;
+        self.cells
+            .push(Cell::start(number, spec, facts, ends, directory)?);
+        Ok(())
+    }
+
+    /// A main process that is not reaped yet keeps its number, so the number is safe to signal.
+    fn stop(&mut self, number: u32, how: Stop) {
+        let Some(cell) = self.cells.iter().find(|cell| cell.number == number) else {
+            return;
+        };
+        if cell.exit.is_some() {
+            return;
+        }
+        let signal = match how {
+            Stop::Terminate => Signal::TERM,
+            Stop::Interrupt => Signal::INT,
+            Stop::Hangup => Signal::HUP,
+            Stop::Kill => Signal::KILL,
+        };
+        let _ = kill_process(cell.launched.pid, signal);
+        if how == Stop::Kill {
+            self.fell(number);
+        }
+    }
+
+    /// Kills what does not belong to another cell that still runs.
+    fn fell(&mut self, number: u32) -> tree::Felled {
+        let spare: Vec<Pid> = self
+            .cells
+            .iter()
+            .filter(|cell| cell.number != number && cell.exit.is_none())
+            .map(|cell| cell.launched.pid)
+            .collect();
+        let mut reaped = Vec::new();
+        let felled = tree::kill_all_but(&spare, &mut |pid, status| reaped.push((pid, status)));
+        self.note(reaped);
+        felled
+    }
+
+    fn note(&mut self, reaped: Vec<(Pid, WaitStatus)>) {
+        for (pid, status) in reaped {
+            // Whatever else ended was an orphan: reaped, and of no interest.
+            let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
+            if let Some(cell) = self.cells.iter_mut().find(known) {
+                cell.exit = Some(status);
+            }
+        }
+    }
+
+    /// Brings every cell as far as it can be brought without waiting.
+    fn settle(&mut self) -> Result<(), Ended> {
+        let mut at = 0;
+        while let Some(cell) = self.cells.get_mut(at) {
+            if let Some(verdict) = cell.launched.listen(cell.exit.is_some()) {
+                let started = started(cell, &verdict);
+                cell.verdict = Some(verdict);
+                if let Some(event) = started {
+                    self.tell(event)?;
+                    self.sweep_once();
+                }
+                continue;
+            }
+            let number = cell.number;
+            let late = cell
+                .launched
+                .deadline()
+                .is_some_and(|d| Instant::now() >= d);
+            if let Some(exit) = cell.exit {
+                let felled = self.fell(number);
+                // Dropped at the end of this round: the directory goes after the last process, the
+                // report does not wait for it.
+                let cell = self.cells.remove(at);
+                let event = farewell(&cell, exit, &felled);
+                self.tell(event)?;
+            } else if late {
+                self.fell(number);
+            } else {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What killed runs left is removed once, when nobody waits for us.
+    fn sweep_once(&mut self) {
+        if !std::mem::replace(&mut self.swept, true) {
+            tempdir::sweep();
+        }
+    }
+
+    fn tell(&self, event: Event) -> Result<(), Ended> {
+        let (bytes, fds) = event.encode().map_err(Ended::Malformed)?;
+        let deadline = Instant::now() + UNREAD_LIMIT;
+        loop {
+            match self.control.send(&bytes, &fds) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Ended::Closed),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Ended::Stuck);
+            }
+            let mut fds = [PollFd::from_borrowed_fd(
+                self.control.as_fd(),
+                PollFlags::OUT,
+            )];
+            if poll(&mut fds, Some(&timespec(left))).is_err_and(|e| e != rustix::io::Errno::INTR) {
+                return Err(Ended::Stuck);
+            }
+        }
+    }
+}
+
+fn started(cell: &mut Cell, verdict: &Verdict) -> Option<Event> {
+    let report = verdict.as_ref().ok()?.clone();
+    Some(Event::Started {
+        cell: cell.number,
+        pid: cell.launched.pid.as_raw_nonzero().get().unsigned_abs(),
+        report,
+        facts: cell.facts.clone(),
+        fds: std::mem::take(&mut cell.ours),
+    })
+}
+
+/// The last event of a cell.
+fn farewell(cell: &Cell, status: WaitStatus, felled: &tree::Felled) -> Event {
+    let number = cell.number;
+    let exit = exit_of(status);
+    let (mut cause, limit) = meaning(exit);
+    if !felled.survivors.is_empty() {
+        cause = outlived(&felled.survivors);
+    }
+    match &cell.verdict {
+        Some(Ok(_)) => Event::Exited {
+            cell: number,
+            exit,
+            cause,
+            limit,
+        },
+        Some(Err(failure)) if cause.is_empty() => {
+            let message = failure.text.clone();
+            Event::Failed {
+                cell: number,
+                exit_code: failure.code,
+                message,
+            }
+        }
+        Some(Err(failure)) => {
+            let message = format!("{}: {cause}", failure.text);
+            Event::Failed {
+                cell: number,
+                exit_code: failure.code,
+                message,
+            }
+        }
+        None => {
+            let error = StartError::Slow { seconds: 20 };
+            Event::Failed {
+                cell: number,
+                exit_code: error.exit_code(),
+                message: error.to_string(),
+            }
+        }
+    }
+}
+
+fn outlived(survivors: &[i32]) -> String {
+    format!("processes {survivors:?} outlived SIGKILL: the kernel holds them, look at their state")
+}

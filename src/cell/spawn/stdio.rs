@@ -1,0 +1,134 @@
+//! Which stdin, stdout and stderr a cell gets, and which ends the message process gets.
+
+use super::protocol::Mode;
+use crate::cell::pty::Pty;
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::termios::isatty;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::Stdio;
+
+/// Takes over a descriptor whose number came on the command line, and closes it on exec.
+///
+/// # Errors
+/// The number is a standard stream or not an open socket.
+#[expect(
+    unsafe_code,
+    reason = "a descriptor inherited by number has no safe constructor"
+)]
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
+    if number < 3 || !link.as_os_str().as_encoded_bytes().starts_with(b"socket:") {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: the descriptor is open (its link was just read), it is none of the standard streams,
+    // and this runs once at the start of a single-threaded process that was given it for this.
+    let owned = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl_setfd(&owned, fcntl_getfd(&owned)? | FdFlags::CLOEXEC)?;
+    Ok(owned)
+}
+
+/// Lets `fd` pass through the next exec. Only in a process with one thread: another thread's child
+/// would inherit it too.
+pub(super) fn pass_on(fd: &OwnedFd) -> io::Result<()> {
+    Ok(fcntl_setfd(fd, fcntl_getfd(fd)? - FdFlags::CLOEXEC)?)
+}
+
+/// What the cell gets and what stays with us.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) stdin: Stdio,
+    pub(super) stdout: Stdio,
+    pub(super) stderr: Stdio,
+    /// For the message process: see [`super::Event::Started`].
+    pub(super) ours: Vec<OwnedFd>,
+    /// Whether stdin is a terminal that the cell shall control.
+    pub(super) terminal: bool,
+}
+
+/// Which of our standard streams are terminals; both processes of `exec` see the same three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminals {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+impl Terminals {
+    /// Asks the kernel.
+    #[must_use]
+    pub fn here() -> Self {
+        Self {
+            stdin: isatty(io::stdin()),
+            stdout: isatty(io::stdout()),
+            stderr: isatty(io::stderr()),
+        }
+    }
+
+    /// Whether the cell gets a terminal of its own.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.stdin || self.stdout || self.stderr
+    }
+}
+
+impl Ends {
+    pub(super) fn new(mode: Mode) -> io::Result<Self> {
+        match mode {
+            Mode::Run => Self::pipes(),
+            Mode::Exec => Self::inherited(Terminals::here()),
+        }
+    }
+
+    fn pipes() -> io::Result<Self> {
+        let (stdin, our_stdin) = io::pipe()?;
+        let (our_stdout, stdout) = io::pipe()?;
+        let (our_stderr, stderr) = io::pipe()?;
+        Ok(Self {
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+            ours: vec![our_stdin.into(), our_stdout.into(), our_stderr.into()],
+            terminal: false,
+        })
+    }
+
+    /// A stream that is a terminal becomes the cell's own terminal, the others pass as they are;
+    /// only stderr is a pipe, because denials are explained on it.
+    fn inherited(are: Terminals) -> io::Result<Self> {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let mut ours = Vec::new();
+        let mut slave = None;
+        if are.any() {
+            let like = match are {
+                Terminals { stdin: true, .. } => stdin.as_fd(),
+                Terminals { stdout: true, .. } => stdout.as_fd(),
+                Terminals { .. } => stderr.as_fd(),
+            };
+            let pty = Pty::open_like(like)?;
+            ours.push(pty.master);
+            slave = Some(pty.slave);
+        }
+        let give = |is_terminal: bool, stream: BorrowedFd<'_>| -> io::Result<Stdio> {
+            let given = match &slave {
+                Some(slave) if is_terminal => slave.try_clone()?,
+                Some(_) | None => stream.try_clone_to_owned()?,
+            };
+            Ok(given.into())
+        };
+        let to_cell = if are.stderr {
+            give(true, stderr.as_fd())?
+        } else {
+            let (read, write) = io::pipe()?;
+            ours.push(read.into());
+            write.into()
+        };
+        Ok(Self {
+            stdin: give(are.stdin, stdin.as_fd())?,
+            stdout: give(are.stdout, stdout.as_fd())?,
+            stderr: to_cell,
+            ours,
+            terminal: are.stdin,
+        })
+    }
+}

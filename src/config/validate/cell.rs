@@ -1,0 +1,200 @@
+//! What the server may touch.
+
+use super::{Builder, Overrides, place_of};
+use crate::config::diagnose::{self, Place, Problem};
+use crate::config::entries::{self, EntryError};
+use crate::config::origin::Origin;
+use crate::config::{ByteSize, Cell, EnvRule, LAYERS, raw};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// Below, no runtime starts.
+const MEMORY_RANGE: RangeInclusive<ByteSize> = ByteSize(16 << 20)..=ByteSize(64 << 40);
+/// 2^22 is the largest `pid_max` of Linux (proc(5)).
+const MOST_PROCESSES: u64 = 1 << 22;
+
+impl Builder<'_> {
+    pub(super) fn cell(&mut self, raw: &raw::Cell, flags: &Overrides) -> Cell {
+        let preset = self.pick("cell.preset", raw.preset.as_ref(), flags.preset, "--preset");
+        let memory = self.pick("cell.memory", raw.memory.as_ref(), flags.memory, "--memory");
+        let place = place_of(raw.memory.as_ref(), flags.memory, "--memory");
+        self.range("cell.memory", memory, &MEMORY_RANGE, &place);
+
+        let written = raw.processes.as_ref();
+        // A negative number is out of range like 0 is.
+        let number = written.map(|at| u64::try_from(*at.value()).unwrap_or(0));
+        if let (Some(at), None) = (written, flags.processes) {
+            let origin = self.line(at.span());
+            self.origins.set("cell.processes", origin);
+        } else if flags.processes.is_some() {
+            self.origins
+                .set("cell.processes", Origin::Flag("--processes"));
+        }
+        let processes = flags.processes.or(number);
+        let place = place_of(written, flags.processes, "--processes");
+        self.range("cell.processes", processes, &(1..=MOST_PROCESSES), &place);
+
+        let read = self.paths("cell.read", &raw.read, &flags.read, "--read");
+        let write = self.paths("cell.write", &raw.write, &flags.write, "--write");
+        self.apart("cell.read", &raw.read, "cell.write", &raw.write);
+        let execute = self.execute(raw, flags);
+        let env = self.env(raw, flags);
+        let egress = self.list(
+            "cell.egress",
+            &raw.egress,
+            &flags.egress,
+            "--allow-host",
+            FromStr::from_str,
+        );
+        let (require, optional) = self.layers(raw, flags);
+        Cell {
+            preset,
+            read,
+            write,
+            execute,
+            env,
+            egress,
+            memory,
+            processes,
+            require,
+            optional,
+        }
+    }
+
+    /// A bare name is looked up on PATH later; anything with a `/` is a path now.
+    pub(super) fn execute(&mut self, raw: &raw::Cell, flags: &Overrides) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        let base = self.base.clone();
+        let directory = self.around.directory.clone();
+        let file = raw
+            .execute
+            .iter()
+            .map(|at| (at.value(), Place::File(at.span()), &base));
+        let flag = flags
+            .execute
+            .iter()
+            .map(|text| (text, Place::Flag("--allow-exec"), &directory));
+        for (text, place, base) in file.chain(flag) {
+            let entry = match text.contains('/') || text.starts_with('~') {
+                false if text.is_empty() || text.contains('\0') => Err(EntryError::new(
+                    "this is not a program",
+                    "write a path or a name",
+                )),
+                false => Ok(text.clone()),
+                true => self
+                    .absolute(text, base)
+                    .map(|path| path.to_string_lossy().into_owned()),
+            };
+            match entry {
+                Err(error) => self.note(Err(error), &place),
+                Ok(entry) => self.add("cell.execute", &mut all, entry, &place),
+            }
+        }
+        all
+    }
+
+    /// One rule for each variable; that of a flag replaces that of the file.
+    pub(super) fn env(&mut self, raw: &raw::Cell, flags: &Overrides) -> Vec<EnvRule> {
+        let mut all: Vec<EnvRule> = Vec::new();
+        for at in &raw.env {
+            let place = Place::File(at.span());
+            match at.value().parse::<EnvRule>() {
+                Err(error) => self.note(Err(error), &place),
+                Ok(rule) if all.iter().any(|other| other.name() == rule.name()) => {
+                    self.twice(&place, &format!("the variable `{}`", rule.name()));
+                }
+                Ok(rule) => self.add("cell.env", &mut all, rule, &place),
+            }
+        }
+        for rule in &flags.env {
+            match all.iter().position(|other| other.name() == rule.name()) {
+                Some(at) => {
+                    if let Some(entry) = all.get_mut(at) {
+                        entry.clone_from(rule);
+                    }
+                    self.origins
+                        .replace("cell.env", at, Origin::Flag("--allow-env"));
+                }
+                None => self.add(
+                    "cell.env",
+                    &mut all,
+                    rule.clone(),
+                    &Place::Flag("--allow-env"),
+                ),
+            }
+        }
+        all
+    }
+
+    pub(super) fn layers(
+        &mut self,
+        raw: &raw::Cell,
+        flags: &Overrides,
+    ) -> (Vec<String>, Vec<String>) {
+        let mut require = self.list("cell.require", &raw.require, &[], "--require", layer);
+        let mut optional = self.list("cell.optional", &raw.optional, &[], "--optional", layer);
+        self.apart("cell.require", &raw.require, "cell.optional", &raw.optional);
+        self.layer_flags(
+            &flags.require,
+            "--require",
+            ("cell.require", &mut require),
+            ("cell.optional", &mut optional),
+            layer,
+        );
+        for wanted in &flags.optional {
+            if flags.require.contains(wanted) {
+                self.problems.push(Problem::new(
+                    Place::Flag("--optional"),
+                    format!("the layer `{wanted}` is both required and optional"),
+                ));
+            }
+        }
+        self.layer_flags(
+            &flags.optional,
+            "--optional",
+            ("cell.optional", &mut optional),
+            ("cell.require", &mut require),
+            layer,
+        );
+        (require, optional)
+    }
+
+    pub(super) fn layer_flags(
+        &mut self,
+        wanted: &[String],
+        flag: &'static str,
+        (key, into): (&'static str, &mut Vec<String>),
+        (other_key, other): (&'static str, &mut Vec<String>),
+        parse: impl Fn(&str) -> Result<String, EntryError>,
+    ) {
+        for text in wanted {
+            let place = Place::Flag(flag);
+            match parse(text) {
+                Err(error) => self.note(Err(error), &place),
+                Ok(layer) => {
+                    if let Some(at) = other.iter().position(|have| *have == layer) {
+                        other.remove(at);
+                        self.origins.remove(other_key, at);
+                    }
+                    self.add(key, into, layer, &place);
+                }
+            }
+        }
+    }
+}
+
+/// A layer of the cell by its name.
+fn layer(text: &str) -> Result<String, EntryError> {
+    if LAYERS.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let shown = entries::shown(text);
+    let what = match diagnose::nearest(text, LAYERS) {
+        Some(near) => format!("`{shown}` is not a layer of this version; did you mean `{near}`?"),
+        None => format!("`{shown}` is not a layer of this version"),
+    };
+    Err(EntryError::new(
+        what,
+        "`cofferdam doctor` lists the layers and what this host can enforce",
+    ))
+}

@@ -1,0 +1,245 @@
+//! The client's requests that have no answer yet, and when they expire.
+//!
+//! ```text
+//!            answer ───────────────────────────▶ (gone: forwarded)
+//! Open ──┬── cancelled by the client ──▶ Cancelled ── answer ──▶ (gone: forwarded, the client ignores it)
+//!        └── deadline ──▶ Expired (answered by us) ── late answer ──▶ (gone: dropped)
+//! ```
+//! An expired id stays in the table until its late answer has come, so that the answer is never
+//! taken for that of a new request with the same id; [`GRAVES`] of them are kept.
+
+use crate::audit::Arguments;
+use crate::mcp::RequestId;
+use crate::policy::{Deadlines, Origin};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Expired ids that are remembered.
+const GRAVES: usize = 4096;
+/// Progress tokens of the client that are remembered; beyond it any token passes.
+const TOKENS: usize = 4096;
+
+/// Where a request is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Open,
+    Cancelled,
+    Expired,
+}
+
+/// One request of the client.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) raw_id: Box<[u8]>,
+    pub(super) origin: Origin,
+    pub(super) state: State,
+    pub(super) since: Instant,
+    pub(super) bytes: usize,
+    pub(super) arguments: Arguments,
+    /// The token under which its progress comes.
+    pub(super) token: Option<RequestId>,
+    limit: Option<Deadlines>,
+    last_sign: Instant,
+    /// Place in the order of arrival.
+    order: u64,
+}
+
+impl Open {
+    pub(super) fn new(
+        raw_id: &[u8],
+        origin: Origin,
+        now: Instant,
+        bytes: usize,
+        arguments: Arguments,
+        limit: Option<Deadlines>,
+    ) -> Self {
+        Self {
+            raw_id: raw_id.into(),
+            origin,
+            state: State::Open,
+            since: now,
+            bytes,
+            arguments,
+            token: None,
+            limit,
+            last_sign: now,
+            order: 0,
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let limit = self.limit?;
+        Some((self.since + limit.hard).min(self.last_sign + limit.idle))
+    }
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    requests: HashMap<RequestId, Open>,
+    by_token: HashMap<RequestId, RequestId>,
+    tokens_seen: HashSet<RequestId>,
+    graves: VecDeque<RequestId>,
+    /// Never later than the first deadline: adding a request lowers it, a sweep sets it right.
+    next_due: Option<Instant>,
+    arrivals: u64,
+}
+
+impl Pending {
+    pub(super) fn contains(&self, id: &RequestId) -> bool {
+        self.requests.contains_key(id)
+    }
+
+    /// Requests that still wait for an answer.
+    pub(super) fn waiting(&self) -> usize {
+        self.requests.len() - self.graves.len()
+    }
+
+    pub(super) fn insert(&mut self, id: RequestId, mut open: Open) {
+        self.arrivals += 1;
+        open.order = self.arrivals;
+        if let Some(due) = open.due() {
+            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        }
+        if let Some(token) = &open.token {
+            if self.tokens_seen.len() < TOKENS {
+                self.tokens_seen.insert(token.clone());
+            }
+            self.by_token.insert(token.clone(), id.clone());
+        }
+        self.requests.insert(id, open);
+    }
+
+    /// Takes the request that an answer with this id closes.
+    pub(super) fn close(&mut self, id: &RequestId) -> Option<Open> {
+        let open = self.requests.remove(id)?;
+        if let Some(token) = &open.token {
+            self.by_token.remove(token);
+        }
+        if open.state == State::Expired {
+            self.graves.retain(|grave| grave != id);
+        }
+        Some(open)
+    }
+
+    /// The open request whose id a server with 64-bit floats would spell like this: servers in
+    /// JavaScript answer 2^53 + 1 as 2^53. `None` unless exactly one fits.
+    pub(super) fn rounded(&self, id: &RequestId) -> Option<RequestId> {
+        let answered = as_float(id)?;
+        let mut fits = self
+            .requests
+            .keys()
+            .filter(|open| *open != id && as_float(open) == Some(answered));
+        let only = fits.next()?;
+        fits.next().is_none().then(|| only.clone())
+    }
+
+    /// The id as the client wrote it.
+    pub(super) fn raw_id(&self, id: &RequestId) -> Option<&[u8]> {
+        self.requests.get(id).map(|open| &*open.raw_id)
+    }
+
+    /// The client has cancelled this one; true when it was open.
+    pub(super) fn cancel(&mut self, id: &RequestId) -> bool {
+        match self.requests.get_mut(id) {
+            Some(open) if open.state == State::Open => {
+                open.state = State::Cancelled;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A sign of life: the silence of this request starts anew. True when progress with this token
+    /// may pass: the client gave it, now or before (tasks go on after their first answer).
+    pub(super) fn progress(&mut self, token: &RequestId, now: Instant) -> bool {
+        if let Some(open) = self
+            .by_token
+            .get(token)
+            .and_then(|id| self.requests.get_mut(id))
+        {
+            open.last_sign = now;
+            return true;
+        }
+        self.tokens_seen.contains(token) || self.tokens_seen.len() >= TOKENS
+    }
+
+    /// A person was asked and has answered: the time that took is nobody's silence.
+    pub(super) fn excuse_all(&mut self, now: Instant) {
+        for open in self.requests.values_mut() {
+            open.last_sign = now;
+        }
+    }
+
+    /// When [`Pending::expire`] has work at the earliest.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.next_due
+    }
+
+    /// Marks what is due as expired and hands it out: the raw id, origin and time it waited, and
+    /// whether the client still wants an answer.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Expiry> {
+        let mut expired = Vec::new();
+        let mut next = None;
+        for (id, open) in &mut self.requests {
+            if open.state == State::Expired {
+                continue;
+            }
+            let Some(due) = open.due() else { continue };
+            if due > now {
+                next = Some(next.map_or(due, |next: Instant| next.min(due)));
+                continue;
+            }
+            expired.push(Expiry {
+                raw_id: open.raw_id.clone(),
+                origin: open.origin.clone(),
+                waited: now.saturating_duration_since(open.since),
+                bytes: open.bytes,
+                arguments: open.arguments.clone(),
+                wanted: open.state == State::Open,
+            });
+            open.state = State::Expired;
+            self.graves.push_back(id.clone());
+        }
+        self.next_due = next;
+        while self.graves.len() > GRAVES {
+            if let Some(id) = self.graves.pop_front() {
+                self.requests.remove(&id);
+            }
+        }
+        expired
+    }
+
+    /// Empties the table: what was still wanted, oldest first.
+    pub(super) fn drain(&mut self) -> Vec<Open> {
+        self.by_token.clear();
+        self.graves.clear();
+        self.next_due = None;
+        let mut left: Vec<Open> = self.requests.drain().map(|(_, open)| open).collect();
+        left.retain(|open| open.state == State::Open);
+        left.sort_by_key(|open| open.order);
+        left
+    }
+}
+
+/// A request that has just expired.
+#[derive(Debug)]
+pub(super) struct Expiry {
+    pub(super) raw_id: Box<[u8]>,
+    pub(super) origin: Origin,
+    pub(super) waited: Duration,
+    pub(super) bytes: usize,
+    pub(super) arguments: Arguments,
+    /// False when the client had cancelled it.
+    pub(super) wanted: bool,
+}
+
+fn as_float(id: &RequestId) -> Option<u64> {
+    let float: f64 = match id {
+        RequestId::Number(number) if number.unsigned_abs() < 1 << 53 => return None,
+        RequestId::Number(number) => number.to_string().parse().ok()?,
+        RequestId::Wide(digits) => digits.parse().ok()?,
+        RequestId::Text(_) => return None,
+    };
+    Some(float.to_bits())
+}

@@ -1,0 +1,440 @@
+//! The path of a message, top to bottom: prove, decide, apply. `transport` has framed the line; the
+//! event loop writes what comes back.
+
+use super::pending::{Open, State};
+use super::reply::{self, own};
+use super::session::{Outbox, Passage, Session};
+use crate::mcp::method::{CANCELLED, INITIALIZE, PROGRESS, SUBSCRIPTIONS_LISTEN};
+use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
+use crate::policy::{Decision, Origin, Verdict};
+use crate::telemetry::{Kind as MessageKind, Outcome};
+use std::time::Instant;
+
+/// An error result of at most this many bytes is searched for complaints about the cell.
+const COMPLAINT: usize = 16 * 1024;
+
+impl Session {
+    /// One line of the client.
+    pub fn client_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
+        let envelope = match mcp::parse(line, Direction::ToServer) {
+            Ok(envelope) => envelope,
+            Err(malformed) => {
+                self.malformed_from_client(line, &malformed, out);
+                return Passage::Stop;
+            }
+        };
+        match &envelope.kind {
+            Kind::Request { id, params, .. } => {
+                self.client_request(&envelope, *id, *params, now, out)
+            }
+            Kind::Notification { method, params } => {
+                if method == CANCELLED {
+                    self.client_cancels(*params);
+                }
+                let subject = Subject::of(&envelope);
+                let decision =
+                    self.policy
+                        .client(&envelope, subject.as_ref(), self.era, &mut self.tools);
+                self.apply(
+                    Direction::ToServer,
+                    MessageKind::Notification,
+                    &envelope,
+                    decision,
+                )
+            }
+            Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
+                if !self.server.close(&id.key()) {
+                    return self.to_nobody(Direction::ToServer, line);
+                }
+                self.client.excuse_all(now);
+                let decision = self
+                    .policy
+                    .client(&envelope, None, self.era, &mut self.tools);
+                self.apply(
+                    Direction::ToServer,
+                    MessageKind::Response,
+                    &envelope,
+                    decision,
+                )
+            }
+            Kind::Error { id: None, .. } => self.to_nobody(Direction::ToServer, line),
+        }
+    }
+
+    fn client_request(
+        &mut self,
+        envelope: &Envelope<'_>,
+        id: Id<'_>,
+        params: Option<Raw<'_>>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
+        let bytes = envelope.line.len();
+        let Some(subject) = Subject::of(envelope) else {
+            return Passage::Stop;
+        };
+        let key = id.key();
+        let era = Era::of(params).unwrap_or(self.era);
+        let count = |session: &Self, outcome| {
+            session
+                .metrics
+                .message(Direction::ToServer, MessageKind::Request, outcome, bytes);
+        };
+        let arguments = params.filter(|_| subject.capability == mcp::Capability::Tool);
+        let arguments = arguments.and_then(|params| params.member("arguments"));
+        let arguments = self.arguments(arguments.map(|arguments| arguments.text));
+
+        if self.client.contains(&key) || self.listing.holds(&key) {
+            let refused = own::duplicate_id();
+            reply::refusal(&mut out.to_client, id.raw, &refused, era);
+            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+            count(self, Outcome::Refuse);
+            return Passage::Stop;
+        }
+        if !self.client_named {
+            self.learn_client(&subject.method, params);
+        }
+
+        let decision = self
+            .policy
+            .client(envelope, Some(&subject), era, &mut self.tools);
+        self.note(&decision.notes);
+        let (passage, outcome) = match decision.verdict {
+            Verdict::Forward => (Passage::Pass, Outcome::Forward),
+            Verdict::Rewrite(line) => (Passage::Replace(line), Outcome::Rewrite),
+            Verdict::Drop => (Passage::Stop, Outcome::Drop),
+            Verdict::Refuse(refused) => {
+                reply::refusal(&mut out.to_client, id.raw, &refused, era);
+                self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+                count(self, Outcome::Refuse);
+                return Passage::Stop;
+            }
+            Verdict::NeedTools => {
+                if !self
+                    .listing
+                    .park(key, envelope, era, now, &mut out.to_server)
+                {
+                    let refused = own::busy(&subject);
+                    reply::refusal(&mut out.to_client, id.raw, &refused, era);
+                    self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+                    count(self, Outcome::Refuse);
+                }
+                return Passage::Stop;
+            }
+        };
+        count(self, outcome);
+        // A subscription is answered when it ends, perhaps after days.
+        let limit =
+            (*subject.method != *SUBSCRIPTIONS_LISTEN).then(|| self.policy.deadlines(&subject));
+        let mut open = Open::new(
+            id.raw,
+            Origin { subject, era },
+            now,
+            bytes,
+            arguments,
+            limit,
+        );
+        open.token = mcp::wanted_progress(params).map(|token| token.key());
+        self.client.insert(key, open);
+        self.metrics.in_flight.set(self.client.waiting() as i64);
+        passage
+    }
+
+    /// A call that has waited for the tool list goes on.
+    pub(super) fn resume(&mut self, line: &[u8], now: Instant, out: &mut Outbox) {
+        match self.client_line(line, now, out) {
+            Passage::Pass => {
+                out.to_server.extend_from_slice(line);
+                out.to_server.push(b'\n');
+            }
+            Passage::Replace(line) => {
+                out.to_server.extend_from_slice(&line);
+                out.to_server.push(b'\n');
+            }
+            Passage::Stop => {}
+        }
+    }
+
+    fn client_cancels(&mut self, params: Option<Raw<'_>>) {
+        let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
+            return;
+        };
+        if !self.listing.cancel(&key) {
+            self.client.cancel(&key);
+        }
+    }
+
+    /// One line of the server.
+    pub fn server_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
+        let envelope = match mcp::parse(line, Direction::ToClient) {
+            Ok(envelope) => envelope,
+            Err(malformed) => {
+                self.malformed_from_server(line, &malformed, now, out);
+                return Passage::Stop;
+            }
+        };
+        match &envelope.kind {
+            Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
+                self.server_answer(&envelope, *id, now, out)
+            }
+            Kind::Request { id, .. } => self.server_asks(&envelope, *id, out),
+            Kind::Notification { method, params } => {
+                if method == PROGRESS
+                    && let Some(token) = mcp::reported_progress(*params)
+                    && !self.client.progress(&token.key(), now)
+                {
+                    return self.to_nobody(Direction::ToClient, line);
+                }
+                let decision = self.policy.server(&envelope, None, &mut self.tools);
+                self.apply(
+                    Direction::ToClient,
+                    MessageKind::Notification,
+                    &envelope,
+                    decision,
+                )
+            }
+            // Names no request, so it closes none and can be taken for no answer.
+            Kind::Error { id: None, .. } => {
+                let decision = self.policy.server(&envelope, None, &mut self.tools);
+                self.apply(
+                    Direction::ToClient,
+                    MessageKind::Response,
+                    &envelope,
+                    decision,
+                )
+            }
+        }
+    }
+
+    fn server_answer(
+        &mut self,
+        envelope: &Envelope<'_>,
+        id: Id<'_>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
+        let key = id.key();
+        if self.listing.is_ours(&key) {
+            let done = self
+                .listing
+                .answered(&key, envelope, &mut self.tools, &mut out.to_server);
+            for parked in done.unwrap_or_default() {
+                self.resume(&parked.line, now, out);
+            }
+            return Passage::Stop;
+        }
+        let Some(open) = self.client.close(&key) else {
+            return match self.client.rounded(&key) {
+                Some(meant) => self.restore_id(envelope, id, &meant, now, out),
+                None => self.to_nobody(Direction::ToClient, envelope.line),
+            };
+        };
+        if open.state == State::Expired {
+            return self.to_nobody(Direction::ToClient, envelope.line);
+        }
+
+        let decision = self
+            .policy
+            .server(envelope, Some(&open.origin), &mut self.tools);
+        self.note(&decision.notes);
+        let bytes = envelope.line.len();
+        let status = match &envelope.kind {
+            _ if open.state == State::Cancelled => "cancelled",
+            Kind::Error { .. } => "error",
+            Kind::Result { result, .. } if is_tool_error(*result) => "tool_error",
+            _ => "success",
+        };
+        if matches!(status, "error" | "tool_error") && bytes <= COMPLAINT {
+            self.explain_denial(envelope.line);
+        }
+        let (passage, outcome, decided) = match decision.verdict {
+            Verdict::Rewrite(line) => (Passage::Replace(line), Outcome::Rewrite, "rewrite"),
+            Verdict::Refuse(refused) => {
+                self.answer_for_server(&open, &refused, "refused", now, out);
+                let kind = MessageKind::Response;
+                self.metrics
+                    .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
+                return Passage::Stop;
+            }
+            // An answer is never dropped and needs no list: it closes a request that waits.
+            _ => (Passage::Pass, Outcome::Forward, "forward"),
+        };
+        self.metrics
+            .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
+        self.finished(&open, decided, decision.rule, status, bytes, now);
+        passage
+    }
+
+    /// The server rounded the id (see `Pending::rounded`): its answer gets the id that was asked.
+    fn restore_id(
+        &mut self,
+        envelope: &Envelope<'_>,
+        id: Id<'_>,
+        meant: &mcp::RequestId,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
+        let Some(raw) = self.client.raw_id(meant) else {
+            return Passage::Stop;
+        };
+        let (before, after) = (
+            &envelope.line[..id.start],
+            &envelope.line[id.start + id.raw.len()..],
+        );
+        let line = [before, raw, after].concat();
+        match self.server_line(&line, now, out) {
+            Passage::Pass => Passage::Replace(line),
+            other => other,
+        }
+    }
+
+    fn server_asks(&mut self, envelope: &Envelope<'_>, id: Id<'_>, out: &mut Outbox) -> Passage {
+        let decision = self.policy.server(envelope, None, &mut self.tools);
+        let kind = MessageKind::Request;
+        if let Verdict::Refuse(refused) = &decision.verdict {
+            reply::refusal(&mut out.to_server, id.raw, refused, self.era);
+            self.metrics.refusal(Direction::ToClient, refused.rule);
+            self.unread(
+                Direction::ToClient,
+                Some(id.raw),
+                refused.rule,
+                "refused",
+                envelope.line.len() as u64,
+            );
+            self.metrics.message(
+                Direction::ToClient,
+                kind,
+                Outcome::Refuse,
+                envelope.line.len(),
+            );
+            return Passage::Stop;
+        }
+        if !self.server.open(id.key()) {
+            let refused = own::duplicate_id();
+            reply::refusal(&mut out.to_server, id.raw, &refused, self.era);
+            self.metrics.message(
+                Direction::ToClient,
+                kind,
+                Outcome::Refuse,
+                envelope.line.len(),
+            );
+            return Passage::Stop;
+        }
+        self.apply(Direction::ToClient, kind, envelope, decision)
+    }
+
+    /// Carries out a decision on a message that nobody here waits for.
+    fn apply(
+        &mut self,
+        direction: Direction,
+        kind: MessageKind,
+        envelope: &Envelope<'_>,
+        decision: Decision,
+    ) -> Passage {
+        self.note(&decision.notes);
+        let (passage, outcome) = match decision.verdict {
+            Verdict::Forward | Verdict::NeedTools => (Passage::Pass, Outcome::Forward),
+            Verdict::Rewrite(line) => (Passage::Replace(line), Outcome::Rewrite),
+            Verdict::Refuse(_) | Verdict::Drop => (Passage::Stop, Outcome::Drop),
+        };
+        let bytes = envelope.line.len();
+        self.metrics.message(direction, kind, outcome, bytes);
+        if let (Outcome::Drop, Some(rule)) = (outcome, decision.rule) {
+            self.metrics.refusal(direction, rule);
+            self.unread(direction, None, rule, "dropped", bytes as u64);
+        }
+        passage
+    }
+
+    /// An answer (or progress) for an id that is not open goes nowhere.
+    fn to_nobody(&mut self, direction: Direction, line: &[u8]) -> Passage {
+        self.metrics.answers_to_nobody.inc();
+        self.metrics
+            .message(direction, MessageKind::Response, Outcome::Drop, line.len());
+        self.unread(
+            direction,
+            None,
+            "protocol.unasked",
+            "dropped",
+            line.len() as u64,
+        );
+        Passage::Stop
+    }
+
+    pub(super) fn malformed_from_client(
+        &mut self,
+        line: &[u8],
+        malformed: &Malformed,
+        out: &mut Outbox,
+    ) {
+        // The id of an open request belongs to that request's own answer.
+        let id = malformed.id.as_ref();
+        let free = id.filter(|(_, key)| !self.client.contains(key) && !self.listing.holds(key));
+        let raw_id = free.map(|(raw, _)| &**raw);
+        reply::malformed(&mut out.to_client, raw_id, malformed.fault, self.era);
+        self.metrics.message(
+            Direction::ToServer,
+            MessageKind::Malformed,
+            Outcome::Refuse,
+            line.len(),
+        );
+        self.metrics
+            .refusal(Direction::ToServer, "protocol.malformed");
+        self.unread(
+            Direction::ToServer,
+            raw_id,
+            "protocol.malformed",
+            "malformed",
+            line.len() as u64,
+        );
+    }
+
+    /// A broken answer to an open request is answered for the server; anything else is noise.
+    fn malformed_from_server(
+        &mut self,
+        line: &[u8],
+        malformed: &Malformed,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let answered = malformed.id.as_ref().filter(|_| !malformed.request);
+        let open = answered.and_then(|(_, key)| self.client.close(key));
+        match open.filter(|open| open.state != State::Expired) {
+            Some(open) => {
+                let why = malformed.fault.to_string();
+                let refused = own::broken_answer(&open.origin.subject, &why);
+                self.answer_for_server(&open, &refused, "malformed", now, out);
+                self.noise(line);
+            }
+            None => self.noise(line),
+        }
+    }
+
+    /// Who the client is: in `initialize`, or in `_meta` of a modern request.
+    fn learn_client(&mut self, method: &str, params: Option<Raw<'_>>) {
+        let Some(params) = params else { return };
+        if method == INITIALIZE {
+            if let Some(info) = params.member("clientInfo") {
+                self.name_client(info);
+            }
+        } else if let Some(meta) = params.member("_meta")
+            && let Some(info) = meta.member("io.modelcontextprotocol/clientInfo")
+        {
+            self.name_client(info);
+        }
+    }
+}
+
+/// Reads `isError` of a result. A large one is not walked again for the sake of a word in the audit
+/// log: there the flag is looked for where serialisers put it, next to the ends.
+fn is_tool_error(result: Raw<'_>) -> bool {
+    if result.text.len() <= COMPLAINT {
+        return result
+            .member("isError")
+            .is_some_and(|flag| flag.text == b"true");
+    }
+    let (head, tail) = (&result.text[..64], &result.text[result.text.len() - 64..]);
+    [head, tail]
+        .into_iter()
+        .any(|end| memchr::memmem::find(end, b"\"isError\":true").is_some())
+}

@@ -1,0 +1,474 @@
+//! The state of one client's conversation with one server, and everything but the path of a message.
+//!
+//! ```text
+//! Open ── end of the client's input ──▶ Draining ── server gone ──▶ Closed: every open request answered
+//!   └──────────────── server gone ─────────────────────────────────▶ Closed
+//! ```
+
+use super::asks::Asks;
+use super::listing::Listing;
+use super::pending::{Open, Pending};
+use super::reply::{self, own};
+use crate::audit::{Arguments, Log, Record};
+use crate::cell::denial::{Denials, Grants};
+use crate::config::{Config, Payloads};
+use crate::mcp::method::Method;
+use crate::mcp::{Direction, Era, OversizeId, Raw, Subject};
+use crate::policy::scrub::Finding;
+use crate::policy::{Note, Policy, Refusal, ToolBook};
+use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Kinds of refusal that are explained to the operator once each; more are only counted.
+const EXPLAINED: usize = 64;
+
+/// What happens to the line that was handed in.
+#[derive(Debug)]
+pub enum Passage {
+    /// These very bytes go on.
+    Pass,
+    /// These go on instead (one line, no LF).
+    Replace(Vec<u8>),
+    /// Nothing goes on.
+    Stop,
+}
+
+/// Lines of our own (LF included), for the loop to send after what has passed already.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pub to_client: Vec<u8>,
+    pub to_server: Vec<u8>,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) policy: Arc<Policy>,
+    pub(super) tools: ToolBook,
+    /// The era of a request that does not say: fixed by `initialize`.
+    pub(super) era: Era,
+    pub(super) client: Pending,
+    pub(super) server: Asks,
+    pub(super) listing: Listing,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) denials: Denials,
+    pub(super) scratch: Vec<Finding>,
+    pub(super) client_named: bool,
+    audit: Log,
+    payloads: Payloads,
+    caps: Caps,
+    noise_shown: bool,
+    explained: HashSet<(&'static str, Option<Box<str>>)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Caps {
+    request: u64,
+    response: u64,
+}
+
+impl Session {
+    /// A conversation that has not begun.
+    #[must_use]
+    pub fn new(config: &Config, policy: Arc<Policy>, audit: Log, metrics: Arc<Metrics>) -> Self {
+        Self {
+            policy,
+            tools: ToolBook::default(),
+            era: Era::Legacy,
+            client: Pending::default(),
+            server: Asks::default(),
+            listing: Listing::new(),
+            metrics,
+            denials: Denials::new(Grants {
+                read: config.cell.read.clone(),
+                write: config.cell.write.clone(),
+                ports: config.cell.egress.iter().map(|rule| rule.port).collect(),
+            }),
+            scratch: Vec::new(),
+            client_named: false,
+            audit,
+            payloads: config.audit.payloads,
+            caps: Caps {
+                request: config.limits.request.0,
+                response: config.limits.response.0,
+            },
+            noise_shown: false,
+            explained: HashSet::new(),
+        }
+    }
+
+    /// The audit log, for the loop to flush when it has nothing else to do.
+    pub fn audit(&mut self) -> &mut Log {
+        &mut self.audit
+    }
+
+    /// True while calls wait for the tool list: the server's input must stay open for them.
+    #[must_use]
+    pub fn holds_calls(&self) -> bool {
+        self.listing.holds_any()
+    }
+
+    /// When [`Session::tick`] has work at the earliest.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        match (self.client.next_due(), self.listing.next_due()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Answers what has waited too long, and tells the server to stop working on it.
+    pub fn tick(&mut self, now: Instant, out: &mut Outbox) {
+        if self.server.any() {
+            // The server waits for the client, perhaps for a person: that is not its silence.
+            self.client.excuse_all(now);
+        }
+        for expired in self.client.expire(now) {
+            self.metrics.timeouts.inc();
+            out.to_server.extend_from_slice(
+                br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
+            );
+            out.to_server.extend_from_slice(&expired.raw_id);
+            out.to_server
+                .extend_from_slice(b",\"reason\":\"timeout\"}}\n");
+            if !expired.wanted {
+                continue;
+            }
+            let refused = own::timeout(&expired.origin.subject, expired.waited);
+            let before = out.to_client.len();
+            reply::refusal(
+                &mut out.to_client,
+                &expired.raw_id,
+                &refused,
+                expired.origin.era,
+            );
+            let response_bytes = out.to_client.len() - before;
+            self.explain(&refused, &expired.origin.subject);
+            self.metrics.refusal(Direction::ToClient, refused.rule);
+            self.observe(&expired.origin.subject, refused.rule, expired.waited);
+            self.audit.record(&Record {
+                direction: Direction::ToClient,
+                subject: Some(&expired.origin.subject),
+                id: Some(&expired.raw_id),
+                decision: "refuse",
+                rule: Some(refused.rule),
+                status: "timeout",
+                latency: Some(expired.waited),
+                request_bytes: expired.bytes,
+                response_bytes,
+                arguments: &expired.arguments,
+            });
+        }
+        for parked in self.listing.expire(now, &mut self.tools) {
+            self.resume(&parked.line, now, out);
+        }
+        self.metrics.in_flight.set(self.client.waiting() as i64);
+    }
+
+    /// A line of the client above the cap was skipped.
+    pub fn oversize_from_client(&mut self, id: Option<OversizeId>, bytes: u64, out: &mut Outbox) {
+        let refused = own::request_too_large(bytes, self.caps.request);
+        self.metrics.refusal(Direction::ToServer, refused.rule);
+        tracing::warn!(
+            "a line of {bytes} bytes from the client is above the limit of {}: raise it with --request-limit",
+            self.caps.request
+        );
+        // An answer of the client to the server is lost, and the server is told nothing: it has
+        // limits of its own for how long it waits.
+        if let Some(id) = id.filter(|id| id.request) {
+            reply::refusal(&mut out.to_client, &id.raw, &refused, self.era);
+            self.unread(
+                Direction::ToServer,
+                Some(&id.raw),
+                refused.rule,
+                "refused",
+                bytes,
+            );
+        } else {
+            self.unread(Direction::ToServer, None, refused.rule, "dropped", bytes);
+        }
+    }
+
+    /// A line of the server above the cap was skipped: the request that it answers gets an answer.
+    pub fn oversize_from_server(
+        &mut self,
+        id: Option<OversizeId>,
+        bytes: u64,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let rule = "limits.response";
+        self.metrics.refusal(Direction::ToClient, rule);
+        tracing::warn!(
+            "a line of {bytes} bytes from the server is above the limit of {}: raise it with --response-limit",
+            self.caps.response
+        );
+        let answer = id.filter(|id| !id.request);
+        match answer.and_then(|id| self.client.close(&id.key)) {
+            Some(open) => {
+                let refused =
+                    own::response_too_large(&open.origin.subject, bytes, self.caps.response);
+                self.answer_for_server(&open, &refused, "refused", now, out);
+            }
+            None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
+        }
+    }
+
+    /// The server has ended (`how`): every request that still waits is answered.
+    pub fn server_gone(&mut self, how: &str, now: Instant, out: &mut Outbox) {
+        for open in self.client.drain() {
+            let refused = own::server_gone(&open.origin.subject, how);
+            self.answer_for_server(&open, &refused, "unavailable", now, out);
+        }
+        for parked in self.listing.drain() {
+            self.after_the_end(&parked.line, out);
+        }
+    }
+
+    /// A line of the client that came when the server was not there (any more).
+    pub fn after_the_end(&mut self, line: &[u8], out: &mut Outbox) {
+        use crate::mcp::{Kind, parse};
+        let envelope = match parse(line, Direction::ToServer) {
+            Ok(envelope) => envelope,
+            Err(malformed) => return self.malformed_from_client(line, &malformed, out),
+        };
+        let Kind::Request { id, params, .. } = &envelope.kind else {
+            return;
+        };
+        let Some(subject) = Subject::of(&envelope) else {
+            return;
+        };
+        let era = Era::of(*params).unwrap_or(self.era);
+        let refused = own::unavailable(&subject);
+        reply::refusal(&mut out.to_client, id.raw, &refused, era);
+        self.metrics.refusal(Direction::ToServer, refused.rule);
+        self.unread(
+            Direction::ToServer,
+            Some(id.raw),
+            refused.rule,
+            "unavailable",
+            line.len() as u64,
+        );
+    }
+
+    /// Sends our own answer where the server's would have gone.
+    pub(super) fn answer_for_server(
+        &mut self,
+        open: &Open,
+        refused: &Refusal,
+        status: &'static str,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let before = out.to_client.len();
+        reply::refusal(&mut out.to_client, &open.raw_id, refused, open.origin.era);
+        let bytes = out.to_client.len() - before;
+        self.explain(refused, &open.origin.subject);
+        self.metrics.refusal(Direction::ToClient, refused.rule);
+        self.finished(open, "refuse", Some(refused.rule), status, bytes, now);
+    }
+
+    /// Notes the end of a request in audit and metrics.
+    pub(super) fn finished(
+        &mut self,
+        open: &Open,
+        decision: &'static str,
+        rule: Option<&'static str>,
+        status: &'static str,
+        response_bytes: usize,
+        now: Instant,
+    ) {
+        let latency = now.saturating_duration_since(open.since);
+        let error = match status {
+            "success" => "",
+            "refused" => rule.unwrap_or(status),
+            other => other,
+        };
+        self.observe(&open.origin.subject, error, latency);
+        self.audit.record(&Record {
+            direction: Direction::ToClient,
+            subject: Some(&open.origin.subject),
+            id: Some(&open.raw_id),
+            decision,
+            rule,
+            status,
+            latency: Some(latency),
+            request_bytes: open.bytes,
+            response_bytes,
+            arguments: &open.arguments,
+        });
+        self.metrics.in_flight.set(self.client.waiting() as i64);
+    }
+
+    /// Notes a request of the client that went no further.
+    pub(super) fn refused(
+        &mut self,
+        id: Option<&[u8]>,
+        subject: &Subject,
+        refused: &Refusal,
+        request_bytes: usize,
+        arguments: &Arguments,
+    ) {
+        self.explain(refused, subject);
+        self.metrics.refusal(Direction::ToServer, refused.rule);
+        self.observe(subject, refused.rule, std::time::Duration::ZERO);
+        self.audit.record(&Record {
+            direction: Direction::ToServer,
+            subject: Some(subject),
+            id,
+            decision: "refuse",
+            rule: Some(refused.rule),
+            status: "refused",
+            latency: None,
+            request_bytes,
+            response_bytes: 0,
+            arguments,
+        });
+    }
+
+    /// Notes a line that was not passed on and has no subject.
+    pub(super) fn unread(
+        &mut self,
+        direction: Direction,
+        id: Option<&[u8]>,
+        rule: &'static str,
+        status: &'static str,
+        bytes: u64,
+    ) {
+        let (request_bytes, response_bytes) = match direction {
+            Direction::ToServer => (usize::try_from(bytes).unwrap_or(usize::MAX), 0),
+            Direction::ToClient => (0, usize::try_from(bytes).unwrap_or(usize::MAX)),
+        };
+        self.audit.record(&Record {
+            direction,
+            subject: None,
+            id,
+            decision: "drop",
+            rule: Some(rule),
+            status,
+            latency: None,
+            request_bytes,
+            response_bytes,
+            arguments: &Arguments::Absent,
+        });
+    }
+
+    /// Only names that are known become label values.
+    fn observe(&self, subject: &Subject, error: &'static str, took: std::time::Duration) {
+        let method = if Method::find(&subject.method).is_some() {
+            &*subject.method
+        } else {
+            "_other"
+        };
+        let tool = match (&subject.name, subject.capability) {
+            (Some(name), crate::mcp::Capability::Tool) if self.tools.knows(name) => name,
+            (Some(_), crate::mcp::Capability::Tool) => "_other",
+            _ => "",
+        };
+        self.metrics.operation(method, tool, error, took);
+    }
+
+    /// What audit may keep of the arguments of a call.
+    pub(super) fn arguments(&mut self, raw: Option<&[u8]>) -> Arguments {
+        match (raw, self.payloads) {
+            (None, _) | (_, Payloads::None) => Arguments::Absent,
+            (Some(raw), Payloads::Digest) => Arguments::digest(raw),
+            (Some(raw), Payloads::Redacted) => {
+                let scrubber = self.policy.scrubber();
+                scrubber.json(raw, &mut self.scratch);
+                let clean = scrubber.redact(raw, &self.scratch);
+                Arguments::Redacted(clean.into_boxed_slice())
+            }
+        }
+    }
+
+    /// Counts what a decision noticed besides its verdict.
+    pub(super) fn note(&self, notes: &[Note]) {
+        for note in notes {
+            match note {
+                Note::Redacted { detector, count } => self.metrics.redaction(detector, *count),
+                Note::Warned { rule, text } => tracing::warn!(rule, "{text}"),
+            }
+        }
+    }
+
+    /// Tells the operator, once for each rule and target, what was refused and what would allow it.
+    fn explain(&mut self, refused: &Refusal, subject: &Subject) {
+        let key = (refused.rule, subject.name.clone());
+        if self.explained.len() >= EXPLAINED || !self.explained.insert(key) {
+            return;
+        }
+        let target = subject.name.as_deref().unwrap_or_default();
+        let shown = crate::transport::terminal::sanitize(target.as_bytes());
+        match &refused.operator_hint {
+            Some(hint) => tracing::warn!(
+                "refused {} {shown} by rule {}; to allow it: {hint}",
+                subject.method,
+                refused.rule
+            ),
+            None => tracing::warn!(
+                "refused {} {shown} by rule {}",
+                subject.method,
+                refused.rule
+            ),
+        }
+    }
+
+    /// A line on the server's stdout that is no message: counted, and shown once.
+    pub(super) fn noise(&mut self, line: &[u8]) {
+        self.metrics.stdout_noise.inc();
+        self.metrics.message(
+            Direction::ToClient,
+            MessageKind::Malformed,
+            Outcome::Drop,
+            line.len(),
+        );
+        if !self.noise_shown {
+            self.noise_shown = true;
+            let start = self.clean(&line[..line.len().min(200)]);
+            tracing::warn!(
+                "the server wrote a line on stdout that is no MCP message; such lines are kept out and counted. It begins: {start}"
+            );
+        }
+    }
+
+    /// Text of the server for a person's eyes: no secrets, no control sequences.
+    pub(super) fn clean(&mut self, text: &[u8]) -> String {
+        let scrubber = self.policy.scrubber();
+        scrubber.text(text, &mut self.scratch);
+        if self.scratch.is_empty() {
+            return crate::transport::terminal::sanitize(text);
+        }
+        for finding in &self.scratch {
+            self.metrics.redaction(finding.detector, 1);
+        }
+        crate::transport::terminal::sanitize(&scrubber.redact(text, &self.scratch))
+    }
+
+    /// One line of the server's stderr, for the log.
+    pub fn stderr_line(&mut self, line: &[u8]) -> String {
+        self.metrics.stderr_lines.inc();
+        self.explain_denial(line);
+        self.clean(line)
+    }
+
+    /// If the server complains of something that the cell denies, says which flag would allow it.
+    pub(super) fn explain_denial(&mut self, text: &[u8]) {
+        if let Some(denial) = self.denials.note(text) {
+            self.metrics.denial(denial.kind());
+            tracing::warn!("{denial}");
+        }
+    }
+
+    /// Names the client in audit lines, once.
+    pub(super) fn name_client(&mut self, info: Raw<'_>) {
+        let part = |name: &str| info.member(name).and_then(|value| value.as_text());
+        if let Some(name) = part("name") {
+            let version = part("version").unwrap_or_default();
+            self.audit.client(&format!("{name}/{version}"));
+            self.client_named = true;
+        }
+    }
+}

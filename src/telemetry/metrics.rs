@@ -1,0 +1,354 @@
+//! Prometheus metrics on a registry of their own, with label sets that no peer can grow.
+//!
+//! Tool and method names come from peers, so only names that are known (the protocol's methods, the
+//! tools that the server listed) become label values, at most [`LABEL_CAP`] of them; the rest is
+//! `_other`. Names follow the OpenTelemetry MCP conventions where they have one.
+
+use crate::mcp::Direction;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Distinct tool or method names that become label values.
+const LABEL_CAP: usize = 256;
+
+/// What a message was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Request,
+    Notification,
+    Response,
+    /// Not a message at all.
+    Malformed,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Forward,
+    Rewrite,
+    Refuse,
+    Drop,
+}
+
+const KINDS: [&str; 4] = ["request", "notification", "response", "malformed"];
+const OUTCOMES: [&str; 4] = ["forward", "rewrite", "refuse", "drop"];
+const DIRECTIONS: [&str; 2] = ["to_server", "to_client"];
+
+/// Every metric of one sidecar. Counters are atomics: the message path only adds.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Resolved once: the message path indexes instead of hashing labels.
+    messages: Vec<IntCounter>,
+    bytes: [IntCounter; 2],
+    overhead: [Histogram; 2],
+    operations: HistogramVec,
+    /// By keyed hash of the labels, so that the message path neither allocates nor hashes them twice.
+    resolved: Mutex<HashMap<u64, Histogram>>,
+    keys: RandomState,
+    refusals: IntCounterVec,
+    redactions: IntCounterVec,
+    pub in_flight: IntGauge,
+    pub timeouts: IntCounter,
+    pub stdout_noise: IntCounter,
+    pub stderr_lines: IntCounter,
+    pub stderr_dropped: IntCounter,
+    pub answers_to_nobody: IntCounter,
+    pub audit_records: IntCounter,
+    pub audit_lost: IntCounter,
+    pub child_up: IntGauge,
+    pub child_starts: IntCounter,
+    child_exits: IntCounterVec,
+    enforced: IntGaugeVec,
+    pub landlock_abi: IntGauge,
+    policy: IntGaugeVec,
+    denials: IntCounterVec,
+}
+
+impl Metrics {
+    /// Builds and registers everything.
+    ///
+    /// # Errors
+    /// Only when two metrics have the same name, which a test rules out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+
+        let by_verdict = counters(
+            "cofferdam_messages_total",
+            "Messages by direction, kind and verdict",
+            &["direction", "kind", "verdict"],
+        )?;
+        let mut messages = Vec::with_capacity(DIRECTIONS.len() * KINDS.len() * OUTCOMES.len());
+        for direction in DIRECTIONS {
+            for kind in KINDS {
+                for outcome in OUTCOMES {
+                    messages.push(by_verdict.with_label_values(&[direction, kind, outcome]));
+                }
+            }
+        }
+        let bytes = counters(
+            "cofferdam_message_bytes_total",
+            "Bytes of messages read, line ends excluded",
+            &["direction"],
+        )?;
+        let overhead = register(
+            &registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "cofferdam_overhead_seconds",
+                    "Time that a message spent in policy",
+                )
+                .buckets(vec![1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2]),
+                &["direction"],
+            ),
+        )?;
+        let operations = register(
+            &registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "mcp_server_operation_duration_seconds",
+                    "Time from the client's request to the answer it got",
+                )
+                .buckets(vec![
+                    0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+                ]),
+                &[
+                    "mcp_method_name",
+                    "gen_ai_tool_name",
+                    "error_type",
+                    "network_transport",
+                ],
+            ),
+        )?;
+        let build = gauges(
+            "cofferdam_build_info",
+            "Version of this binary",
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+
+        let metrics = Self {
+            bytes: [
+                bytes.with_label_values(&[DIRECTIONS[0]]),
+                bytes.with_label_values(&[DIRECTIONS[1]]),
+            ],
+            overhead: [
+                overhead.with_label_values(&[DIRECTIONS[0]]),
+                overhead.with_label_values(&[DIRECTIONS[1]]),
+            ],
+            messages,
+            operations,
+            resolved: Mutex::default(),
+            keys: RandomState::new(),
+            refusals: counters(
+                "cofferdam_refusals_total",
+                "Messages that a rule refused",
+                &["direction", "rule"],
+            )?,
+            redactions: counters(
+                "cofferdam_redactions_total",
+                "Secrets that were taken out, or flagged",
+                &["detector"],
+            )?,
+            in_flight: gauge(
+                "cofferdam_requests_in_flight",
+                "Requests without an answer yet",
+            )?,
+            timeouts: counter("cofferdam_timeouts_total", "Requests that expired")?,
+            stdout_noise: counter(
+                "cofferdam_stdout_noise_total",
+                "Lines on the server's stdout that are no message",
+            )?,
+            stderr_lines: counter(
+                "cofferdam_stderr_lines_total",
+                "Lines of the server's stderr",
+            )?,
+            stderr_dropped: counter(
+                "cofferdam_stderr_dropped_total",
+                "Lines of the server's stderr above the rate limit, drained but not logged",
+            )?,
+            answers_to_nobody: counter(
+                "cofferdam_answers_to_nobody_total",
+                "Answers to ids that were not open",
+            )?,
+            audit_records: counter("cofferdam_audit_records_total", "Audit records written")?,
+            audit_lost: counter(
+                "cofferdam_audit_lost_total",
+                "Audit records that could not be written",
+            )?,
+            child_up: gauge("cofferdam_child_up", "1 while the server runs")?,
+            child_starts: counter("cofferdam_child_starts_total", "Starts of the server")?,
+            child_exits: counters(
+                "cofferdam_child_exits_total",
+                "Ends of the server",
+                &["cause"],
+            )?,
+            enforced: gauges(
+                "cofferdam_sandbox_enforced",
+                "1 where a layer of the cell is in force, 0 where it is missing",
+                &["layer"],
+            )?,
+            landlock_abi: gauge("cofferdam_landlock_abi", "Landlock ABI of this kernel")?,
+            policy: gauges(
+                "cofferdam_policy_info",
+                "Digest of the policy in force",
+                &["hash"],
+            )?,
+            denials: counters(
+                "cofferdam_cell_denials_total",
+                "Denials of the cell that the server reported",
+                &["what"],
+            )?,
+            registry,
+        };
+        Ok(metrics)
+    }
+
+    /// Counts one message.
+    pub fn message(&self, direction: Direction, kind: Kind, outcome: Outcome, bytes: usize) {
+        let at =
+            (direction as usize * KINDS.len() + kind as usize) * OUTCOMES.len() + outcome as usize;
+        if let Some(counter) = self.messages.get(at) {
+            counter.inc();
+        }
+        self.bytes[direction as usize].inc_by(bytes as u64);
+    }
+
+    /// Notes the time that one message spent in policy.
+    pub fn overhead(&self, direction: Direction, took: Duration) {
+        self.overhead[direction as usize].observe(took.as_secs_f64());
+    }
+
+    /// Notes a finished request. `tool` must be a name that the server listed, or empty.
+    pub fn operation(&self, method: &str, tool: &str, error: &'static str, took: Duration) {
+        let mut resolved = match self.resolved.lock() {
+            Ok(resolved) => resolved,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        let key = self.keys.hash_one((method, tool, error));
+        if let Some(histogram) = resolved.get(&key) {
+            histogram.observe(took.as_secs_f64());
+            return;
+        }
+        let full = resolved.len() >= LABEL_CAP;
+        let (method, tool) = if full {
+            ("_other", "_other")
+        } else {
+            (method, tool)
+        };
+        let histogram = self
+            .operations
+            .with_label_values(&[method, tool, error, "pipe"]);
+        histogram.observe(took.as_secs_f64());
+        if !full {
+            resolved.insert(key, histogram);
+        }
+    }
+
+    /// Counts a refusal; rule ids are a fixed set of ours.
+    pub fn refusal(&self, direction: Direction, rule: &str) {
+        self.refusals
+            .with_label_values(&[DIRECTIONS[direction as usize], rule])
+            .inc();
+    }
+
+    /// Counts what a detector took out.
+    pub fn redaction(&self, detector: &str, count: u32) {
+        self.redactions
+            .with_label_values(&[detector])
+            .inc_by(count.into());
+    }
+
+    /// Counts an end of the server: `code`, `signal`, `seccomp`, `limit`, `end_of_input`.
+    pub fn child_exit(&self, cause: &str) {
+        self.child_exits.with_label_values(&[cause]).inc();
+    }
+
+    /// Counts a denial that the server reported: `read`, `write`, `execute`, `network`.
+    pub fn denial(&self, what: &str) {
+        self.denials.with_label_values(&[what]).inc();
+    }
+
+    /// Shows one layer of the cell.
+    pub fn layer(&self, layer: &str, enforced: bool) {
+        self.enforced
+            .with_label_values(&[layer])
+            .set(enforced.into());
+    }
+
+    /// Shows the policy in force, and only that one.
+    pub fn policy(&self, digest: &str) {
+        self.policy.reset();
+        self.policy.with_label_values(&[digest]).set(1);
+    }
+
+    /// The text exposition format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing into memory fails only for a family without samples, which render as nothing.
+        drop(TextEncoder::new().encode(&self.registry.gather(), &mut text));
+        text
+    }
+}
+
+fn register<C>(
+    registry: &Registry,
+    metric: Result<C, prometheus::Error>,
+) -> Result<C, prometheus::Error>
+where
+    C: prometheus::core::Collector + Clone + 'static,
+{
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names_add_a_bounded_number_of_series() {
+        let metrics = Metrics::new().unwrap();
+        for n in 0..10_000 {
+            metrics.operation(
+                "tools/call",
+                &format!("tool{n}"),
+                "",
+                Duration::from_millis(1),
+            );
+        }
+        let text = String::from_utf8(metrics.render()).unwrap();
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with("mcp_server_operation_duration_seconds_count"))
+            .count();
+        assert_eq!(series, LABEL_CAP + 1);
+        assert!(text.contains("gen_ai_tool_name=\"_other\""));
+    }
+
+    #[test]
+    fn a_message_is_counted_under_its_own_labels() {
+        let metrics = Metrics::new().unwrap();
+        metrics.message(Direction::ToClient, Kind::Response, Outcome::Rewrite, 10);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        let line = "cofferdam_messages_total{direction=\"to_client\",kind=\"response\",verdict=\"rewrite\"} 1";
+        assert!(text.lines().any(|l| l == line), "{text}");
+        assert!(text.contains("cofferdam_message_bytes_total{direction=\"to_client\"} 10"));
+    }
+}

@@ -1,0 +1,145 @@
+//! What several behaviours need: the built programs, a cell to run them in, and honest skips.
+
+use cofferdam::cell::{CellSpec, LaunchMessage, plan, seal_spec};
+use cofferdam::config::Cell;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+/// The program under test.
+pub(crate) fn cofferdam() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_cofferdam"))
+}
+
+/// A fake server; `cargo test` builds the examples beside the tests.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let path = exe
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --examples`",
+        path.display()
+    );
+    path
+}
+
+/// Says that a check could not be made. The name must be listed with its reason.
+pub(crate) fn skip(name: &str, reason: &str) {
+    println!("SKIPPED: {name}: {reason}");
+    let list = include_str!("../unavailable.toml");
+    let listed = list.contains(&format!("name = \"{name}\""));
+    assert!(
+        listed,
+        "{name} was skipped ({reason}) and is not in tests/unavailable.toml"
+    );
+}
+
+/// A cell that ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) messages: Vec<LaunchMessage>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) code: Option<i32>,
+}
+
+/// Descriptors are inherited by every child that is spawned while they may be: one at a time.
+static SPAWNING: Mutex<()> = Mutex::new(());
+
+/// Runs the launcher with a spec as the spawner would, and waits for its end. The launcher itself
+/// is given a secret and a descriptor that must not reach the server.
+pub(crate) fn enter(spec: &CellSpec) -> Ended {
+    enter_as(None, spec)
+}
+
+/// The same as another user, which only root can ask for.
+pub(crate) fn enter_as(user: Option<u32>, spec: &CellSpec) -> Ended {
+    let parent = match spec.parent {
+        0 => i32::try_from(std::process::id()).unwrap(),
+        other => other,
+    };
+    let spec = CellSpec {
+        parent,
+        ..spec.clone()
+    };
+    let sealed = seal_spec(&spec).unwrap();
+    let (mut status, writer) = std::io::pipe().unwrap();
+    let leaked = std::fs::File::open("/dev/null").unwrap();
+    let child = {
+        let _guard = SPAWNING.lock().unwrap();
+        for fd in [sealed.as_fd(), writer.as_fd(), leaked.as_fd()] {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        }
+        let mut command = Command::new(cofferdam());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let child = command
+            .arg("__cell")
+            .args([
+                sealed.as_raw_fd().to_string(),
+                writer.as_raw_fd().to_string(),
+            ])
+            .env("PROBE_SECRET", "planted")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop((sealed, writer, leaked));
+        child
+    };
+    let mut text = String::new();
+    status.read_to_string(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        messages: text
+            .lines()
+            .map(|line| LaunchMessage::decode(line.as_bytes()).unwrap())
+            .collect(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code(),
+    }
+}
+
+/// Runs any command with a descriptor open and the secret in its environment: no cell.
+pub(crate) fn bare(program: &Path, args: &[&str]) -> String {
+    let leaked = std::fs::File::open("/dev/null").unwrap();
+    let child = {
+        let _guard = SPAWNING.lock().unwrap();
+        fcntl(&leaked, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let child = Command::new(program)
+            .args(args)
+            .env("PROBE_SECRET", "planted")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(leaked);
+        child
+    };
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// Plans a cell with our own environment and runs it.
+pub(crate) fn run(config: &Cell, command: &[&str]) -> Ended {
+    let tmp = tempfile::tempdir().unwrap();
+    enter(&planned(config, command, tmp.path()))
+}
+
+/// Plans a cell with our own environment.
+pub(crate) fn planned(config: &Cell, command: &[&str], tmp: &Path) -> CellSpec {
+    let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+    plan(config, &command, tmp, &|name| std::env::var_os(name)).unwrap()
+}
