@@ -8,9 +8,9 @@
 use crate::fidelity::examples;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +42,8 @@ struct Tally {
     by_server: usize,
     by_us: usize,
     cancelled_unanswered: usize,
+    /// Requests that the process never read because it had ended: nobody lost them.
+    untaken: usize,
     /// How each life ended, and how many requests it took along.
     ends: Vec<(Option<i32>, usize)>,
     faults: Vec<String>,
@@ -62,6 +64,7 @@ fn every_request_is_answered_once_and_with_its_own_answer() {
         .and_then(|s| s.parse().ok())
         .unwrap_or(20_261_121);
     let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir(state.path().join("tmp")).unwrap();
     let tally = drive(total, seed, |seed| wrapped(state.path(), seed));
     println!("chaos: seed {seed}: {tally:?}");
     assert!(
@@ -80,7 +83,7 @@ fn every_request_is_answered_once_and_with_its_own_answer() {
         Vec::<String>::new(),
         "left behind, seed {seed}"
     );
-    let temporary = entries(Path::new("/tmp"), "cofferdam");
+    let temporary = entries(&state.path().join("tmp"), "");
     assert_eq!(
         temporary,
         Vec::<String>::new(),
@@ -114,7 +117,10 @@ fn wrapped(state: &Path, seed: u64) -> Command {
         .arg(state.join("audit.jsonl"))
         .arg("--");
     command.arg(examples().join("chaos")).arg(seed.to_string());
-    command.env("XDG_STATE_HOME", state);
+    command
+        .env("XDG_STATE_HOME", state)
+        .env("TMPDIR", state.join("tmp"))
+        .env_remove("XDG_RUNTIME_DIR");
     command
 }
 
@@ -138,7 +144,9 @@ fn drive(total: usize, seed: u64, start: impl Fn(u64) -> Command) -> Tally {
 /// One process and the requests that are open on it.
 struct Life {
     child: Child,
-    input: Option<ChildStdin>,
+    input: Option<PipeWriter>,
+    /// The other end of its stdin: what stands in it at the end was never taken.
+    rest: PipeReader,
     lines: Receiver<String>,
     open: HashMap<u64, Sent>,
     next: u64,
@@ -150,12 +158,12 @@ struct Life {
 
 impl Life {
     fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
+        let (rest, input) = pipe().unwrap();
+        command
+            .stdin(rest.try_clone().unwrap())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let output = child.stdout.take().unwrap();
         let (sender, lines) = channel();
         thread::spawn(move || {
@@ -168,10 +176,10 @@ impl Life {
                 }
             }
         });
-        let input = child.stdin.take();
         let mut life = Self {
             child,
-            input,
+            input: Some(input),
+            rest,
             lines,
             open: HashMap::new(),
             next: 10,
@@ -293,7 +301,14 @@ impl Life {
 
     fn judge(&mut self, line: &str, tally: &mut Tally) {
         let Ok(message) = serde_json::from_str::<Value>(line) else {
-            tally.faults.push(format!("no JSON: {}", short(line)));
+            // A flood of junk is one fault.
+            if !tally
+                .faults
+                .last()
+                .is_some_and(|last| last.starts_with("no JSON"))
+            {
+                tally.faults.push(format!("no JSON: {}", short(line)));
+            }
             return;
         };
         if message.get("method").is_some() {
@@ -345,13 +360,6 @@ impl Life {
                 Err(RecvTimeoutError::Timeout) => self.kill_stopped(),
             }
         }
-        let lost = self.wanting();
-        for (id, sent) in self.open.drain() {
-            match sent {
-                Sent::Cancelled => tally.cancelled_unanswered += 1,
-                _ => tally.faults.push(format!("lost: {id} {sent:?}")),
-            }
-        }
         let ended = Instant::now();
         let status = loop {
             match self.child.try_wait().unwrap() {
@@ -360,6 +368,14 @@ impl Life {
                 None => thread::sleep(Duration::from_millis(5)),
             }
         };
+        self.forget_untaken(tally);
+        let lost = self.wanting();
+        for (id, sent) in self.open.drain() {
+            match sent {
+                Sent::Cancelled => tally.cancelled_unanswered += 1,
+                _ => tally.faults.push(format!("lost: {id} {sent:?}")),
+            }
+        }
         tally
             .ends
             .push((status.and_then(|status| status.code()), lost));
@@ -372,6 +388,27 @@ impl Life {
                 self.child.kill().ok();
                 self.child.wait().ok();
             }
+        }
+    }
+
+    /// Takes back what still stands in the pipe; the process has ended.
+    fn forget_untaken(&mut self, tally: &mut Tally) {
+        self.input = None;
+        let mut rest = String::new();
+        self.rest.read_to_string(&mut rest).unwrap();
+        let id_of = |line: &str| serde_json::from_str::<Value>(line).ok()?["id"].as_u64();
+        let mut untaken: Vec<u64> = rest.lines().filter_map(id_of).collect();
+        let torn = rest
+            .lines()
+            .next()
+            .is_some_and(|line| serde_json::from_str::<Value>(line).is_err());
+        if torn {
+            // Half of it was read: the last one that was sent before the first whole one.
+            let before = untaken.first().copied().unwrap_or(u64::MAX);
+            untaken.extend(self.open.keys().copied().filter(|id| *id < before).max());
+        }
+        for id in untaken {
+            tally.untaken += usize::from(self.open.remove(&id).is_some());
         }
     }
 
