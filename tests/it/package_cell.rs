@@ -157,7 +157,7 @@ impl World {
         match self.prepare(line) {
             (Ok(prepared), said) => Some((prepared, said)),
             (Err(PackageError::Unreachable { said, .. }), _) => {
-                println!("SKIPPED: the registry cannot be reached: {said}");
+                println!("SKIPPED: package.registry: {said}");
                 None
             }
             (Err(error), said) => panic!("{error}\n{}\n{said:#?}", error.hint()),

@@ -65,6 +65,15 @@ pub trait Runner {
         limit: Duration,
         on_line: &mut dyn FnMut(&str),
     ) -> io::Result<Exit>;
+
+    /// Waits while another start installs.
+    ///
+    /// # Errors
+    /// Nobody waits for the package any more.
+    fn pause(&mut self, time: Duration) -> io::Result<()> {
+        std::thread::sleep(time);
+        Ok(())
+    }
 }
 
 /// How an install cell ended.
@@ -134,7 +143,13 @@ pub fn prepare(
     let slot = slot_of(request, setup, &tools)?;
     let mut entry = Entry::newest(&cache, &slot)?;
     if entry.as_ref().is_none_or(|entry| is_stale(request, entry)) {
-        let _held = cache.lock(&slot, &package, setup.limit, say)?;
+        let _held = cache.lock(
+            &slot,
+            &package,
+            setup.limit,
+            &mut |time| runner.pause(time),
+            say,
+        )?;
         // Another start may have installed it while we waited.
         entry = Entry::newest(&cache, &slot)?;
         if entry.as_ref().is_none_or(|entry| is_stale(request, entry)) {
