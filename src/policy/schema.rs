@@ -5,10 +5,12 @@
 //! is 2020-12 unless `$schema` names 2019-09, draft-07, -06 or -04. `format` is an annotation, as
 //! 2020-12 has it: implementations differ too much for a refusal to hang on it.
 
+mod flat;
 mod nesting;
 mod reason;
 mod weight;
 
+pub(super) use self::flat::Flat;
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
@@ -31,6 +33,8 @@ pub(super) enum Compiled {
         weight: usize,
         /// The deepest value that it checks.
         depth: usize,
+        /// Says yes at once to what is plainly valid.
+        shortcut: Option<Flat>,
     },
     /// Cannot be used.
     Unusable(Unusable),
@@ -96,6 +100,7 @@ fn try_compile(raw: &[u8]) -> Result<Compiled, Unusable> {
         validator,
         weight: weight.subschemas,
         depth: weight.depth,
+        shortcut: Flat::of(&schema),
     })
 }
 

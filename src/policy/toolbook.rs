@@ -10,7 +10,7 @@
 //! before a change stays in use until the next list replaces it. Everything is bounded: a server
 //! that lists without end fills the book and no more.
 
-use super::schema::{Compiled, Unusable, compile};
+use super::schema::{Compiled, Flat, Unusable, compile};
 use crate::mcp::{elements, members, text};
 use jsonschema::Validator;
 use std::collections::HashMap;
@@ -78,6 +78,8 @@ pub(super) enum Checker<'b> {
         validator: &'b Validator,
         /// The deepest value that it checks.
         depth: usize,
+        /// Says yes at once to what is plainly valid.
+        shortcut: Option<&'b Flat>,
         /// What it was compiled from.
         raw: &'b [u8],
     },
@@ -233,10 +235,14 @@ impl ToolBook {
         match compiled {
             Compiled::Trivial => Checker::None,
             Compiled::Ready {
-                validator, depth, ..
+                validator,
+                depth,
+                shortcut,
+                ..
             } => Checker::Schema {
                 validator,
                 depth: *depth,
+                shortcut: shortcut.as_ref(),
                 raw,
             },
             Compiled::Unusable(why) => Checker::Unusable(*why),

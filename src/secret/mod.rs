@@ -41,3 +41,16 @@ impl fmt::Debug for Secret {
         write!(f, "Secret({})", self.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_has_the_name_and_not_the_value() {
+        let secret = Secret::new("token", b"do-not-print".to_vec());
+        let printed = format!("{secret:?} {:?}", [&secret]);
+        assert!(printed.contains("token") && !printed.contains("do-not-print"));
+        assert!(!printed.contains(&format!("{:?}", b"do-not-print")));
+    }
+}

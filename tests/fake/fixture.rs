@@ -316,14 +316,19 @@ fn call(state: &Shared, tool: &str, params: &Value, id: &Value, modern: bool) {
             );
             "logged".into()
         }
-        "roots" => ask(state, "roots/list", json!({})),
-        "sample" => ask(state, "sampling/createMessage", sampling()),
-        "elicit" => ask(state, "elicitation/create", elicitation()),
-        "ask" if modern => {
+        "roots" if !modern => ask(state, "roots/list", json!({})),
+        "sample" if !modern => ask(state, "sampling/createMessage", sampling()),
+        "elicit" if !modern => ask(state, "elicitation/create", elicitation()),
+        // Modern servers put their questions into a result.
+        "ask" | "roots" | "sample" | "elicit" if modern => {
             let responses = &params["inputResponses"];
             if responses.is_null() {
-                let questions =
-                    json!({"name":{"method":"elicitation/create","params":elicitation()}});
+                let question = match tool {
+                    "roots" => json!({"method":"roots/list"}),
+                    "sample" => json!({"method":"sampling/createMessage","params":sampling()}),
+                    _ => json!({"method":"elicitation/create","params":elicitation()}),
+                };
+                let questions = json!({"name":question});
                 result(
                     id,
                     json!({"resultType":"input_required","inputRequests":questions,"requestState":"b3BhcXVlIC8gc3RhdGU="}),

@@ -20,12 +20,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # What clients give a server (they pass no more than these).
 GIVEN = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 SDKS = {
-    "ts1": ["node", "ts1.mjs"],
-    "ts2": ["node", "ts2.mjs", "legacy"],
-    "ts2-auto": ["node", "ts2.mjs", "auto"],
-    "ts2-pin": ["node", "ts2.mjs", "pin"],
-    "py2": ["python", "py2.py", "auto"],
-    "py2-legacy": ["python", "py2.py", "legacy"],
+    "ts1": ["node", "sdk.mjs", "ts1"],
+    "ts2": ["node", "sdk.mjs", "legacy"],
+    "ts2-auto": ["node", "sdk.mjs", "auto"],
+    "ts2-pin": ["node", "sdk.mjs", "pin"],
+    "py2": ["python", "sdk.py", "auto"],
+    "py2-legacy": ["python", "sdk.py", "legacy"],
+    "py2-pin": ["python", "sdk.py", "2026-07-28"],
 }
 
 
@@ -39,7 +40,9 @@ def main():
     parser.add_argument("--era", default="2025-11-25", choices=raw.ERAS)
     parser.add_argument("--cofferdam", help="path of the binary")
     parser.add_argument("--wrapper", help="another wrapper's command, put before the server's")
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds for one answer")
     args = parser.parse_args()
+    raw.PATIENCE = args.patience
     parts = [args.server, args.client] + ([args.era] if args.client == "raw" else [])
     case = "/".join(parts)
     base = os.path.join(os.path.abspath(args.work), "-".join(parts))
@@ -105,7 +108,7 @@ def sdk(args, server, command, env, base):
         "resources": list(server.resources),
         "prompts": [{"name": name, "arguments": arguments} for name, arguments in server.prompts],
         "completions": [{"ref": ref, "argument": argument} for ref, argument in server.completions],
-        "modules": f"{args.fixtures}/npm/node_modules", "mode": (mode or [""])[0], "server": server.name,
+        "mode": mode[0], "server": server.name,
     }
     path = os.path.join(base, "plan.json")
     with open(path, "w", encoding="utf-8") as file:

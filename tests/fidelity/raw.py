@@ -40,9 +40,9 @@ class Session:
         except (BrokenPipeError, OSError):
             raise Gone from None
 
-    def wait(self, token, patience=PATIENCE):
+    def wait(self, token):
         """Reads until the answer with this raw id; answers the server's questions on the way."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 line = self.queue.get(timeout=max(0.01, end - time.monotonic()))

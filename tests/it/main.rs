@@ -14,6 +14,7 @@ mod cell_runtimes;
 mod cli;
 mod config;
 mod exec;
+mod fidelity;
 mod package_cell;
 mod package_install;
 mod policy_corpus;

@@ -100,6 +100,7 @@ impl Policy {
                 validator,
                 depth,
                 raw,
+                ..
             } => check(validator, depth, raw, content?).err()?,
         };
         if mode == Check::Warn {

@@ -14,7 +14,7 @@ const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIEN
 /// How much of a token is decoded to look at its structure.
 const DECODED: usize = 1024;
 
-/// A mark inside a token stands within its first so many bytes.
+/// So many bytes of a long token say whether it is random, and hold the mark that some have inside.
 const MARKED: usize = 256;
 
 /// What a detector verifies about the bytes that its shape matched.
@@ -36,15 +36,18 @@ pub(super) enum Check {
     AfterDigits(usize),
     /// Upper case, lower case and digits all occur.
     Mixed,
+    /// The same, and it is no part of a base64 text: the prefix is so short that it happens there.
+    Alone,
 }
 
 impl Check {
-    /// `crc-github`, `jwt-header`, `mixed`, `contains:X`, `decodes:X`, `holds:X`, `after-digits:N`.
+    /// `crc-github`, `jwt-header`, `mixed`, `alone`, `contains:X`, `decodes:X`, `holds:X`, `after-digits:N`.
     pub(super) fn parse(text: &'static str) -> Option<Self> {
         Some(match text {
             "crc-github" => Self::GithubCrc,
             "jwt-header" => Self::JwtHeader,
             "mixed" => Self::Mixed,
+            "alone" => Self::Alone,
             _ => match text.split_once(':')? {
                 ("contains", part) => Self::Contains(part),
                 ("decodes", part) => Self::Decodes(part),
@@ -78,6 +81,9 @@ impl Check {
             Self::Decodes(start) => decode(body).starts_with(start.as_bytes()),
             Self::Holds(part) => memchr::memmem::find(&decode(token), part.as_bytes()).is_some(),
             Self::Mixed => mixed(body),
+            Self::Alone => {
+                mixed(body) && !matches!(before.last(), Some(b'+' | b'/' | b'=' | b'-' | b'_'))
+            }
         }
     }
 }
@@ -97,7 +103,8 @@ pub(super) fn is_varied(body: &[u8], floor: usize) -> bool {
     if floor == 0 {
         return true;
     }
-    for pair in body.windows(2) {
+    let head = body.get(..MARKED).unwrap_or(body);
+    for pair in head.windows(2) {
         let &[a, b] = pair else { continue };
         if a == b || a.wrapping_add(1) == b {
             continue;

@@ -1,34 +1,18 @@
 //! The values that this server was given, found in every form that a program may print them in.
 
+use super::spell::{Form, spell};
 use super::{Finding, Kind};
 use crate::secret::Secret;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use std::fmt::Write as _;
 use std::ops::Range;
 
 /// Shorter values are not searched for: they would be found everywhere.
 const SHORTEST: usize = 6;
 
-/// From this length on a value counts also inside a longer word.
-const ANYWHERE: usize = 8;
-
 /// The name in findings.
 pub(super) const NAME: &str = "given";
 /// The same for a JSON number, which must stay one.
 pub(super) const NUMBER: &str = "given-number";
-
-/// What is known about one pattern of the automaton.
-#[derive(Debug, Clone, Copy)]
-struct Form {
-    /// Letters and digits on neither side.
-    whole_word: bool,
-    /// Holds bytes that cannot stand inside a JSON string like this.
-    text_only: bool,
-    /// Base64 characters at either side hold bits of the value too.
-    base64: Option<(bool, bool)>,
-}
 
 /// The automaton over all forms of all values.
 ///
@@ -194,141 +178,4 @@ fn number_around(bytes: &[u8], span: Range<usize>) -> Range<usize> {
     let after = bytes.get(span.end..).unwrap_or_default();
     span.start - before.iter().rev().take_while(part).count()
         ..span.end + after.iter().take_while(part).count()
-}
-
-/// All spellings of `value`.
-fn spell(value: &[u8], add: &mut impl FnMut(Vec<u8>, Form)) {
-    let digits = value.iter().all(u8::is_ascii_digit);
-    let plain = Form {
-        whole_word: value.len() < ANYWHERE || digits,
-        text_only: false,
-        base64: None,
-    };
-    let raw = Form {
-        text_only: value.iter().any(|b| matches!(b, b'"' | b'\\' | 0..0x20))
-            || std::str::from_utf8(value).is_err(),
-        ..plain
-    };
-    add(value.to_vec(), raw);
-    if let Ok(text) = std::str::from_utf8(value) {
-        for style in [
-            Escapes::Least,
-            Escapes::Slash,
-            Escapes::Html,
-            Escapes::Ascii,
-        ] {
-            let once = escape(text, style);
-            let twice = escape(&once, Escapes::Least);
-            add(once.into_bytes(), plain);
-            add(escape(&twice, Escapes::Least).into_bytes(), plain);
-            add(twice.into_bytes(), plain);
-        }
-    }
-    for (upper, plus) in [(true, false), (false, false), (true, true)] {
-        add(percent_encode(value, upper, plus).into_bytes(), plain);
-    }
-    let loose = Form {
-        whole_word: false,
-        ..plain
-    };
-    add(hex(value, false), loose);
-    add(hex(value, true), loose);
-    for engine in [&STANDARD, &URL_SAFE] {
-        for offset in 0..3 {
-            let mut padded = vec![0; offset];
-            padded.extend_from_slice(value);
-            let encoded = engine.encode(&padded);
-            // Characters that hold only bits of the value: RFC 4648 §4, six bits each.
-            let (from, to) = ((offset * 8).div_ceil(6), padded.len() * 8 / 6);
-            let core = encoded.as_bytes().get(from..to).unwrap_or_default();
-            let form = Form {
-                whole_word: false,
-                text_only: false,
-                base64: Some((offset != 0, padded.len() * 8 % 6 != 0)),
-            };
-            add(core.to_vec(), form);
-            if core.contains(&b'/') {
-                add(
-                    String::from_utf8_lossy(core)
-                        .replace('/', "\\/")
-                        .into_bytes(),
-                    form,
-                );
-            }
-        }
-    }
-}
-
-/// How far a JSON writer escapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Escapes {
-    /// What RFC 8259 §7 demands.
-    Least,
-    /// `/` too, as PHP does.
-    Slash,
-    /// `<`, `>` and `&` too, as Go does.
-    Html,
-    /// All that is not ASCII too, as Python does.
-    Ascii,
-}
-
-fn escape(text: &str, style: Escapes) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '/' if style == Escapes::Slash => out.push_str("\\/"),
-            c if c < ' '
-                || style == Escapes::Html && matches!(c, '<' | '>' | '&')
-                || style == Escapes::Ascii && !c.is_ascii() =>
-            {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a String cannot fail.
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// RFC 3986 §2.1, everything but unreserved characters; `plus`: a space becomes `+` (HTML forms).
-fn percent_encode(value: &[u8], upper: bool, plus: bool) -> String {
-    let mut out = String::with_capacity(value.len() * 3);
-    for &byte in value {
-        match byte {
-            b' ' if plus => out.push('+'),
-            b if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') => {
-                out.push(char::from(b));
-            }
-            b => {
-                let _ = if upper {
-                    write!(out, "%{b:02X}")
-                } else {
-                    write!(out, "%{b:02x}")
-                };
-            }
-        }
-    }
-    out
-}
-
-fn hex(value: &[u8], upper: bool) -> Vec<u8> {
-    let digits = if upper {
-        b"0123456789ABCDEF"
-    } else {
-        b"0123456789abcdef"
-    };
-    value
-        .iter()
-        .flat_map(|b| [b >> 4, b & 15])
-        .filter_map(|d| digits.get(usize::from(d)).copied())
-        .collect()
 }

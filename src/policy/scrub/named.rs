@@ -6,14 +6,12 @@
 
 use super::table::{Role, Table, is_token};
 use super::value::{Frame, is_password, is_secret, read};
+use super::words::{ends_like_a_secret, role};
 use super::{Finding, Kind};
 use std::ops::Range;
 
 /// How far a value may reach back before its first long run, and the longest name.
 const REACH: usize = 64;
-
-/// Names are split into at most this many words.
-const WORDS: usize = 12;
 
 /// The names that this file finds.
 pub(super) const NAMES: [&str; 3] = ["password", "named-secret", "authorization"];
@@ -44,25 +42,21 @@ pub(super) fn assigned(
     let name = name_before(bytes, before)?;
     // `"name":"DB_PASSWORD","value":"…"`: the name is in the member before.
     let name = match bytes.get(name.clone())? {
-        b"value" | b"Value" => sibling(bytes, name.start).unwrap_or(name),
+        [b'v' | b'V', b'a', b'l', b'u', b'e'] => sibling(bytes, name.start).unwrap_or(name),
         _ => name,
     };
+    let tag = operator == b'>' && byte_before(bytes, spaced - 1) != Some(b'=');
     finding(bytes, kind, table, name, start, open)
+        .filter(|found| !tag || is_closed(bytes, found.span.end))
 }
 
 /// The start of the value around the run: its characters may also be those of base64 and passwords.
 fn value_start(bytes: &[u8], run: usize, past: usize) -> Option<usize> {
-    let punctuation = |b: u8| {
-        matches!(
-            b,
-            b'+' | b'/' | b'.' | b'~' | b'%' | b'!' | b'@' | b'#' | b'^' | b'*'
-        )
-    };
     match byte_before(bytes, run)? {
-        b if punctuation(b) => {
+        b if is_punctuation(b) => {
             let limit = past.max(run.saturating_sub(REACH));
             let before = bytes.get(limit..run)?;
-            let part = |b: &&u8| punctuation(**b) || is_token(**b);
+            let part = |b: &&u8| IN_VALUE.get(usize::from(**b)) == Some(&true);
             let start = run - before.iter().rev().take_while(part).count();
             (start > limit || limit == 0).then_some(start)
         }
@@ -70,6 +64,24 @@ fn value_start(bytes: &[u8], run: usize, past: usize) -> Option<usize> {
         _ => None,
     }
 }
+
+const fn is_punctuation(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'+' | b'/' | b'.' | b'~' | b'%' | b'!' | b'@' | b'#' | b'^' | b'*'
+    )
+}
+
+/// Which bytes a value may have before its first long run.
+const IN_VALUE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = is_punctuation(byte) || is_token(byte);
+        byte += 1;
+    }
+    table
+};
 
 /// Passwords of any length: looks for the word and then for what is assigned to it.
 pub(super) fn passwords(bytes: &[u8], kind: Kind, table: &Table, found: &mut Vec<Finding>) {
@@ -93,8 +105,10 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
     at += usize::from(quoted);
     at += usize::from(bytes.get(at) == Some(&b']'));
     at = skip(bytes, at, |b| b == b' ');
+    let tag = bytes.get(at) == Some(&b'>');
     at = match bytes.get(at..)? {
-        [b':' | b'=', b'=' | b'>', ..] => at + 2,
+        [b':', b':', ..] | [b'=', b'=', ..] => return None,
+        [b':', b'=', ..] | [b'=', b'>', ..] => at + 2,
         [b':' | b'=' | b'>', ..] => at + 1,
         _ if flag && at > name.end => at,
         _ => return None,
@@ -107,6 +121,13 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
         .map(|quote| Frame { quote, slashes });
     let start = at + open.map_or(0, |_| slashes + 1);
     finding(bytes, kind, table, name, start, open)
+        .filter(|found| !tag || is_closed(bytes, found.span.end))
+}
+
+/// The value of an XML element ends where its closing tag starts.
+fn is_closed(bytes: &[u8], end: usize) -> bool {
+    let rest = bytes.get(end..).unwrap_or_default();
+    rest.starts_with(b"</") || rest.starts_with(br"<\/")
 }
 
 /// Judges name and value.
@@ -118,7 +139,6 @@ fn finding(
     start: usize,
     open: Option<Frame>,
 ) -> Option<Finding> {
-    let role = role(table, bytes.get(name.clone())?)?;
     if kind == Kind::Json {
         // A member's name wants a whole string behind it: a bare number or word is not text.
         let bare = |at: usize, quote: Option<&u8>| {
@@ -132,9 +152,15 @@ fn finding(
     }
     let span = read(bytes, start, open);
     let value = bytes.get(span.clone())?;
-    let (holds, detector) = match role {
-        Role::Password => (is_password(value, open.is_some()), "password"),
-        _ => (is_secret(value, open.is_some()), "named-secret"),
+    // The value is judged before the name is split: that takes longer.
+    let quoted = open.is_some();
+    let (password, secret) = (is_password(value, quoted), is_secret(value, quoted));
+    if !password && !secret {
+        return None;
+    }
+    let (holds, detector) = match role(table, bytes.get(name)?)? {
+        Role::Password => (password, "password"),
+        _ => (secret, "named-secret"),
     };
     holds.then_some(Finding { span, detector })
 }
@@ -193,39 +219,9 @@ fn name_before(bytes: &[u8], end: usize) -> Option<Range<usize>> {
     if byte_before(bytes, start) == Some(b'\\') && end - start > 1 {
         start += 1;
     }
-    (end - start <= REACH).then_some(start..end)
-}
-
-/// Most names end like no secret's name does; they are left before anything is split. The endings
-/// are those of the words in `names.toml` that decide, which a test compares, and of `value`.
-fn ends_like_a_secret(text: &[u8]) -> bool {
-    let lower = |b: u8| b | 0x20;
-    let Some(&[a, b, c]) = text.last_chunk::<3>() else {
-        return false;
-    };
-    match &[lower(a), lower(b), lower(c)] {
-        b"key" | b"pwd" | b"pat" | b"dsn" | b"sig" => true,
-        [b, c, d] => {
-            let before = text.len().checked_sub(4).and_then(|at| text.get(at));
-            matches!(
-                &[before.map_or(0, |a| lower(*a)), *b, *c, *d],
-                b"word"
-                    | b"sswd"
-                    | b"rase"
-                    | b"code"
-                    | b"pass"
-                    | b"cret"
-                    | b"rets"
-                    | b"oken"
-                    | b"tial"
-                    | b"ials"
-                    | b"okie"
-                    | b"onid"
-                    | b"auth"
-                    | b"alue"
-            )
-        }
-    }
+    // `AWS::IAM::AccessKey` is a type.
+    let typed = byte_before(bytes, start) == Some(b':');
+    (end - start <= REACH && !typed).then_some(start..end)
 }
 
 /// The name in `"name":"X",` before a member `"value":` whose name starts at `value`.
@@ -239,54 +235,6 @@ fn sibling(bytes: &[u8], value: usize) -> Option<Range<usize>> {
     open?;
     let start = skip_back(bytes, end, is_name);
     Some(start..end)
-}
-
-/// What the words of `name` say; `None` when it is no secret's name.
-fn role(table: &Table, name: &[u8]) -> Option<Role> {
-    let mut words: [Option<Role>; WORDS] = [None; WORDS];
-    let mut count = 0;
-    let mut word = [0u8; 24];
-    let mut length = 0;
-    let mut previous = 0u8;
-    let mut secret_last = false;
-    for (index, &byte) in name.iter().enumerate() {
-        let after = name.get(index + 1).copied().unwrap_or(0);
-        let camel = byte.is_ascii_uppercase()
-            && (previous.is_ascii_lowercase()
-                || previous.is_ascii_digit()
-                || previous.is_ascii_uppercase() && after.is_ascii_lowercase());
-        if length > 0 && (!byte.is_ascii_alphanumeric() || camel) {
-            *words.get_mut(count)? = table.role(word.get(..length)?);
-            count += 1;
-            length = 0;
-        }
-        if byte.is_ascii_alphanumeric() {
-            *word.get_mut(length)? = byte.to_ascii_lowercase();
-            length += 1;
-        }
-        previous = byte;
-    }
-    if length > 0 {
-        let last = word.get(..length)?;
-        secret_last = last == b"secret";
-        *words.get_mut(count)? = table.role(last);
-        count += 1;
-    }
-    let (last, before) = words.get(..count)?.split_last()?;
-    let vetoed = before.contains(&Some(Role::Veto)) && !secret_last;
-    match last {
-        Some(Role::Password) => Some(Role::Password),
-        Some(Role::Secret) if !vetoed => Some(Role::Secret),
-        Some(Role::Weak)
-            if !vetoed
-                && before.iter().any(|r| {
-                    matches!(r, Some(Role::Qualifier | Role::Secret | Role::Password))
-                }) =>
-        {
-            Some(Role::Secret)
-        }
-        _ => None,
-    }
 }
 
 fn is_name(byte: u8) -> bool {
@@ -307,58 +255,4 @@ fn skip_back(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
 fn skip(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().take(8).take_while(|b| over(**b)).count()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::scrub::table::table;
-
-    #[test]
-    fn words_decide_and_veto() {
-        for secret in [
-            "token",
-            "API_KEY",
-            "apiKey",
-            "client_secret",
-            "githubToken",
-            "X-Auth-Token",
-            "spring.datasource.password",
-            "AWS_SECRET_ACCESS_KEY",
-            "AccountKey",
-            "NEXT_AUTH_SECRET",
-        ] {
-            assert!(role(table(), secret.as_bytes()).is_some(), "{secret}");
-        }
-        for other in [
-            "nextPageToken",
-            "progressToken",
-            "max_tokens",
-            "tokens",
-            "sessions",
-            "key",
-            "publicKey",
-            "passwordPolicy",
-            "token_url",
-            "secretName",
-            "continuationToken",
-            "cacheKey",
-            "requestState",
-            "nextCursor",
-            "api_key_id",
-            "primaryKey",
-            "hash",
-        ] {
-            assert_eq!(role(table(), other.as_bytes()), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn every_deciding_word_passes_the_quick_look() {
-        for (word, role) in &table().names {
-            if matches!(role, Role::Password | Role::Secret | Role::Weak) {
-                assert!(ends_like_a_secret(word.as_bytes()), "{word}");
-            }
-        }
-    }
 }

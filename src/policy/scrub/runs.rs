@@ -64,7 +64,7 @@ pub(super) fn run_end(bytes: &[u8], mut from: usize) -> usize {
 }
 
 /// One bit for each of the 64 bytes at `from`; beyond the end there is no word.
-#[inline]
+#[inline(always)]
 fn mask_at(bytes: &[u8], from: usize) -> u64 {
     let rest = bytes.get(from..).unwrap_or_default();
     match rest.first_chunk::<64>() {
@@ -140,7 +140,7 @@ impl Iterator for WordStarts<'_> {
                     .fold(0, |word, b| word << 8 | u64::from(*b)),
             };
             // A byte of a run is ASCII, so adding 0x7f sets its high bit unless it is zero.
-            let differs = |b: u8| (eight ^ LOW * u64::from(b)) + (HIGH - LOW);
+            let differs = |b: u8| (eight ^ (LOW * u64::from(b))) + (HIGH - LOW);
             self.hits = !(differs(b'-') & differs(b'_')) & HIGH;
             self.at += 8;
         }

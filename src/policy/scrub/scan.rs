@@ -11,7 +11,10 @@ use super::{Finding, Kind};
 /// Failed attempts may look at this many bytes for each byte of the line. Real text stays far below;
 /// past it, what starts like a credential is taken for one without a closer look, so that a line made
 /// to be slow costs its sender precision and nobody time.
-const FUEL: usize = 2;
+const FUEL: usize = 1;
+
+/// What the checks of one match look at, at most.
+const LOOKED_AT: usize = 1024;
 
 /// Bodies that vendors print in their documentation; agents need to read that.
 const DOCUMENTED: [&[u8]; 2] = [b"AKIAIOSFODNN7EXAMPLE", b"ASIAIOSFODNN7EXAMPLE"];
@@ -22,6 +25,7 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, found: &mut Vec<Finding>) {
         bytes,
         kind,
         table: table(),
+        run: 0,
         past: 0,
         fuel: bytes.len().saturating_mul(FUEL).saturating_add(64 << 10),
         found,
@@ -37,6 +41,8 @@ struct Scan<'a> {
     bytes: &'a [u8],
     kind: Kind,
     table: &'static Table,
+    /// The end of the run that is looked at.
+    run: usize,
     /// The end of the run before this one.
     past: usize,
     fuel: usize,
@@ -46,6 +52,7 @@ struct Scan<'a> {
 impl Scan<'_> {
     /// Looks at one long run; gives the place to go on from.
     fn visit(&mut self, start: usize, end: usize) -> usize {
+        self.run = end;
         let before = self.byte_before(start);
         let (first, also) = match before {
             Some(b'\\' | b'%') => self.unescaped(start),
@@ -180,10 +187,10 @@ impl Scan<'_> {
         if self.fuel == 0 {
             return Some(finding(run_end(self.bytes, body)));
         }
-        let end = match detector.shape.ends(self.bytes, body) {
+        let end = match detector.shape.ends(self.bytes, body, self.run) {
             Ok(end) => end,
-            Err(seen) => {
-                self.burn(seen - at);
+            Err(cost) => {
+                self.burn(cost);
                 return None;
             }
         };
@@ -196,7 +203,7 @@ impl Scan<'_> {
                 self.bytes.get(..at).unwrap_or_default(),
             );
         if !genuine {
-            self.burn(end - at);
+            self.burn((end - at).min(LOOKED_AT));
             return None;
         }
         Some(finding(end))

@@ -75,18 +75,23 @@ impl Shape {
         })
     }
 
-    /// Matches the classes at `at`, which lies behind the prefix; gives the end, or how far it looked
-    /// in vain.
+    /// Matches the classes at `at`, which lies behind the prefix and in a word run that ends at `run`;
+    /// gives the end, or how many bytes it looked at in vain.
     ///
     /// The byte behind the match must not belong to the last class: a longer token is another kind.
     /// In JSON a slash may be written `\/`; it counts as one character.
-    pub(super) fn ends(&self, bytes: &[u8], at: usize) -> Result<usize, usize> {
+    pub(super) fn ends(&self, bytes: &[u8], at: usize, run: usize) -> Result<usize, usize> {
         let mut end = at;
+        let mut cost = 0;
         for piece in &self.pieces {
             if piece.word && piece.max == ENDLESS {
-                let stop = run_end(bytes, end);
+                let mut stop = run;
+                if end >= run {
+                    stop = run_end(bytes, end);
+                    cost += (stop - end) / 16;
+                }
                 if stop - end < usize::from(piece.min) {
-                    return Err(stop);
+                    return Err(cost);
                 }
                 end = stop;
                 continue;
@@ -97,16 +102,17 @@ impl Shape {
                     break;
                 };
                 end += width;
+                cost += 1;
                 count += u16::from(piece.max != ENDLESS || count < piece.min);
             }
             if count < piece.min {
-                return Err(end);
+                return Err(cost);
             }
         }
         match self.pieces.last() {
-            Some(last) if last.max != ENDLESS && width(last, bytes, end).is_some() => Err(end),
+            Some(last) if last.max != ENDLESS && width(last, bytes, end).is_some() => Err(cost),
             Some(_) => Ok(end),
-            None => Err(end),
+            None => Err(cost),
         }
     }
 
@@ -176,7 +182,11 @@ mod tests {
     use super::*;
 
     fn ends(shape: &'static str, text: &str) -> Option<usize> {
-        Shape::parse(shape).unwrap().ends(text.as_bytes(), 0).ok()
+        let run = run_end(text.as_bytes(), 0);
+        Shape::parse(shape)
+            .unwrap()
+            .ends(text.as_bytes(), 0, run)
+            .ok()
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
         let text = body + close + "-----".len();
         let stop = string_end(bytes, text);
         let inside = bytes.get(text..stop).unwrap_or_default();
+        if !is_key_text(inside) {
+            continue;
+        }
         let end = match memmem::find(inside, b"-----END ") {
             Some(last) => {
                 let last = text + last + "-----END ".len();
@@ -77,6 +80,21 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
         });
         at = end;
     }
+}
+
+/// Key material or its headers follow, and not the code or prose of someone who writes about keys.
+fn is_key_text(text: &[u8]) -> bool {
+    let line_end = |b: &u8| matches!(b, b'\\' | b'n' | b'r' | b' ' | b'\n' | b'\r');
+    let skip = text.iter().take(16).take_while(|b| line_end(b)).count();
+    text.get(skip..)
+        .and_then(<[u8]>::first_chunk::<16>)
+        .is_some_and(|start| {
+            start.first() != Some(&b'-')
+                && start.iter().all(|b| {
+                    b.is_ascii_alphanumeric()
+                        || matches!(b, b'+' | b'/' | b'=' | b':' | b'-' | b' ' | b',')
+                })
+        })
 }
 
 /// Where the string around `from` ends at the latest: at its first quote, whose backslashes are not

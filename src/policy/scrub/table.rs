@@ -24,6 +24,9 @@ const BUCKETS: usize = 4096;
 /// Buckets of what stands before a run.
 const DOTS: usize = 1024;
 
+/// Slots for words; a power of two, more than twice their number.
+const SLOTS: usize = 1024;
+
 /// One kind of credential.
 #[derive(Debug)]
 pub(super) struct Detector {
@@ -40,6 +43,8 @@ pub(super) struct Detector {
 pub(super) struct Table {
     pub(super) detectors: Vec<Detector>,
     pub(super) names: Vec<(&'static str, Role)>,
+    /// Open addressing into `names`, plus one; zero is free.
+    slots: Box<[u16; SLOTS]>,
     /// Finds what has no word run to start from; made once, because making one takes longer than
     /// reading a small message.
     pub(super) finders: Finders,
@@ -47,9 +52,9 @@ pub(super) struct Table {
     heads: Box<[u16; BUCKETS]>,
     /// Entries: detector and the next entry of the chain, plus one.
     chain: Vec<(u16, u16)>,
-    /// Detectors whose prefix has a byte outside of word runs (`SG.`), and where the run starts in it:
-    /// they are found by what stands before a run.
-    dotted: Vec<(u16, usize)>,
+    /// Detectors whose prefix has a byte outside of word runs (`SG.`): they are found by what stands
+    /// before a run.
+    dotted: Vec<Dotted>,
     /// For each bucket of the three bytes before a run: whether one of `dotted` may end there.
     dots: [bool; DOTS],
 }
@@ -67,6 +72,16 @@ pub(super) enum Role {
     Qualifier,
     /// The name is of something else (`nextToken`, `passwordPolicy`).
     Veto,
+}
+
+/// One detector of [`Table::dotted`].
+#[derive(Debug)]
+struct Dotted {
+    detector: u16,
+    /// Where the run starts in the prefix.
+    anchor: usize,
+    /// The three bytes before the run; `None` when the prefix has fewer.
+    key: Option<[u8; 3]>,
 }
 
 /// Literal searches over whole lines.
@@ -103,6 +118,7 @@ impl Table {
         let mut table = Self {
             detectors: Vec::with_capacity(256),
             names: Vec::with_capacity(192),
+            slots: Box::new([0; SLOTS]),
             finders: Finders::new(),
             heads: Box::new([0; BUCKETS]),
             chain: Vec::with_capacity(512),
@@ -116,8 +132,12 @@ impl Table {
                 }
             }
         }
-        table.names.extend(entries(names).filter_map(|e| named(&e)));
-        table.names.sort_unstable_by_key(|(word, _)| *word);
+        for (word, role) in entries(names)
+            .filter_map(|entry| named(&entry))
+            .take(SLOTS / 2)
+        {
+            table.name(word, role);
+        }
         table
     }
 
@@ -127,12 +147,18 @@ impl Table {
         };
         let prefix = detector.shape.prefix.as_bytes();
         if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
-            self.dotted.push((index, last + 1));
-            if let Some(&key) = prefix.get(..=last).and_then(<[u8]>::last_chunk::<3>) {
-                if let Some(dot) = self.dots.get_mut(bucket(key) % DOTS) {
-                    *dot = true;
-                }
+            let key = prefix
+                .get(..=last)
+                .and_then(<[u8]>::last_chunk::<3>)
+                .copied();
+            if let Some(dot) = key.and_then(|key| self.dots.get_mut(bucket(key) % DOTS)) {
+                *dot = true;
             }
+            self.dotted.push(Dotted {
+                detector: index,
+                anchor: last + 1,
+                key,
+            });
         } else {
             // A shorter prefix is completed from the first class: `SK[0-9a-f]{32}` has 16 keys.
             let mut keys = vec![prefix.iter().copied().take(3).collect::<Vec<u8>>()];
@@ -189,25 +215,64 @@ impl Table {
         bytes: &[u8],
         run: usize,
     ) -> impl Iterator<Item = (&Detector, usize)> {
-        self.dotted.iter().filter_map(move |&(index, anchor)| {
-            let detector = self.detectors.get(usize::from(index))?;
-            let start = run.checked_sub(anchor)?;
+        let before = bytes.get(..run).and_then(<[u8]>::last_chunk::<3>).copied();
+        let likely = before.is_some_and(|key| {
+            self.dots.get(bucket(key) % DOTS) == Some(&true) || is_short_dot(key)
+        });
+        let all = if likely { self.dotted.as_slice() } else { &[] };
+        all.iter().filter_map(move |dotted| {
+            let near = dotted.key.is_none() || dotted.key == before;
+            let detector = self
+                .detectors
+                .get(usize::from(dotted.detector))
+                .filter(|_| near)?;
+            let start = run.checked_sub(dotted.anchor)?;
             let prefix = detector.shape.prefix.as_bytes();
-            bytes
-                .get(start..)?
-                .starts_with(prefix)
-                .then_some((detector, start))
+            let rest = bytes.get(start..)?;
+            rest.starts_with(prefix).then_some((detector, start))
         })
     }
 
     /// What the lower-case `word` says in a name.
     pub(super) fn role(&self, word: &[u8]) -> Option<Role> {
-        let at = self
-            .names
-            .binary_search_by(|(known, _)| known.as_bytes().cmp(word))
-            .ok()?;
-        self.names.get(at).map(|(_, role)| *role)
+        let mut slot = slot(word);
+        loop {
+            let index = usize::from(*self.slots.get(slot)?).checked_sub(1)?;
+            let (known, role) = self.names.get(index)?;
+            if known.as_bytes() == word {
+                return Some(*role);
+            }
+            slot = (slot + 1) % SLOTS;
+        }
     }
+
+    /// Adds a word; the slots are many more than the words, so that a search always ends.
+    fn name(&mut self, word: &'static str, role: Role) {
+        self.names.push((word, role));
+        let Ok(index) = u16::try_from(self.names.len()) else {
+            return;
+        };
+        let mut slot = slot(word.as_bytes());
+        while self.slots.get(slot).is_some_and(|taken| *taken != 0) {
+            slot = (slot + 1) % SLOTS;
+        }
+        if let Some(free) = self.slots.get_mut(slot) {
+            *free = index;
+        }
+    }
+}
+
+/// Where the search for `word` starts (FNV-1a).
+fn slot(word: &[u8]) -> usize {
+    let hash = word.iter().fold(0x811C_9DC5u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    (hash ^ hash >> 15) as usize % SLOTS
+}
+
+/// Right before a run that `:AA…` or `Q~…` may own; these are too short for a key.
+fn is_short_dot([_, before, last]: [u8; 3]) -> bool {
+    last == b':' && before.is_ascii_digit() || last == b'~' && before == b'Q'
 }
 
 fn bucket(key: [u8; 3]) -> usize {

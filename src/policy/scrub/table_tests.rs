@@ -51,3 +51,12 @@ fn names_fit_into_placeholders() {
         assert!(detector.name.bytes().all(fits), "{}", detector.name);
     }
 }
+
+#[test]
+fn short_dots_are_the_ones_that_are_written_out() {
+    let short = table().dotted.iter().filter(|d| d.key.is_none());
+    let prefixes: Vec<_> = short
+        .map(|d| table().detectors[usize::from(d.detector)].shape.prefix)
+        .collect();
+    assert_eq!(prefixes, [":AA", "Q~"]);
+}

@@ -45,25 +45,32 @@ pub(super) fn read(bytes: &[u8], start: usize, frame: Option<Frame>) -> Range<us
 
 /// Something random under the name of a secret?
 pub(super) fn is_secret(value: &[u8], quoted: bool) -> bool {
+    if value.len() < 12 || !is_varied(value, (value.len() / 2).min(10)) {
+        return false;
+    }
     let counts = Counts::of(value);
-    if value.len() < 12 || counts.spaces > 0 || is_reference(value, quoted) {
+    if counts.spaces > 0 || is_reference(value, quoted) {
         return false;
     }
     // Random text changes between letters and digits all the time, words joined by hyphens seldom do.
-    let restless = if counts.digits == 0 {
+    if counts.digits == 0 {
         quoted && value.len() >= 20 && counts.changes * 3 >= value.len()
     } else {
-        counts.lower + counts.upper > 0 && counts.changes * 6 >= value.len()
-    };
-    restless && is_varied(value, (value.len() / 2).min(10))
+        // `X509CertificateOptions` has digits too, but all in one place.
+        let borders = if quoted && value.len() < 20 { 2 } else { 3 };
+        counts.borders >= borders && counts.changes * 6 >= value.len()
+    }
 }
 
 /// Something that a person would choose, or a program would draw, under the name of a password?
 ///
 /// Plain words are left: `"password": "required"` is documentation far more often than a secret.
 pub(super) fn is_password(value: &[u8], quoted: bool) -> bool {
+    if value.len() < 6 {
+        return false;
+    }
     let counts = Counts::of(value);
-    if value.len() < 6 || counts.spaces > 0 || is_reference(value, quoted) {
+    if counts.spaces > 0 || is_reference(value, quoted) {
         return false;
     }
     let kinds = [counts.lower, counts.upper, counts.digits, counts.symbols];
@@ -76,25 +83,40 @@ pub(super) fn is_password(value: &[u8], quoted: bool) -> bool {
 
 /// A reference, a template, a call or a path: it says where the secret is, and is none.
 fn is_reference(value: &[u8], quoted: bool) -> bool {
-    let has = |part: &[u8]| memchr::memmem::find(value, part).is_some();
     let path = match value {
         [b'/', ..] | [b'.' | b'~', b'/', ..] | [b'.', b'.', b'/', ..] => {
             !value.iter().any(u8::is_ascii_digit) || !value.iter().any(u8::is_ascii_uppercase)
         }
         _ => false,
     };
-    path || placeholder::covers(value, 0)
-        || matches!(value, [b'$' | b'{' | b'<' | b'[' | b'(' | b'*', ..])
-        || matches!(value, [b'%', b's' | b'd' | b'v' | b'(' | b'{', ..])
-        || has(b"${")
-        || has(b"{{")
-        || has(b"://")
-        || has(b"***")
-        || has(b"...")
-        || has(b"process.env")
-        || has(b"os.environ")
-        || has(b"secrets.")
-        || !quoted && has(b"(")
+    // `DEFAULT_PASSWORD_V2`
+    let constant = !quoted
+        && value.contains(&b'_')
+        && value
+            .iter()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
+    path || constant
+        || placeholder::covers(value, 0)
+        || value.starts_with(b"arn:")
+        || matches!(
+            value,
+            [b'$' | b'{' | b'<' | b'[' | b'(' | b'*', ..]
+                | [b'%', b's' | b'd' | b'v' | b'(' | b'{', ..]
+        )
+        || (0..value.len()).any(|at| match value.get(at..) {
+            Some([b'$' | b'{', b'{', ..] | [b':', b'/', b'/', ..] | [b'*', b'*', b'*', ..]) => true,
+            Some([b':', b':', ..]) => !quoted,
+            // `...`, `process.env.X`, `os.environ`, `secrets.X`
+            Some([b'.', rest @ ..]) => {
+                rest.starts_with(b"..") || rest.starts_with(b"env") || {
+                    value
+                        .get(..at)
+                        .is_some_and(|head| head.ends_with(b"secrets"))
+                }
+            }
+            Some([b'(' | b'[', ..]) => !quoted,
+            _ => false,
+        })
 }
 
 /// How many bytes of each kind there are.
@@ -108,6 +130,8 @@ struct Counts {
     spaces: usize,
     /// Neighbours of different kinds among letters and digits.
     changes: usize,
+    /// Those of them between a letter and a digit.
+    borders: usize,
 }
 
 impl Counts {
@@ -131,12 +155,9 @@ impl Counts {
                 6 => counts.symbols += 1,
                 _ => {}
             }
-            let alphanumeric = 1..=3;
-            counts.changes += usize::from(
-                kind != previous
-                    && alphanumeric.contains(&kind)
-                    && alphanumeric.contains(&previous),
-            );
+            let change = kind != previous && (1..=3).contains(&kind) && (1..=3).contains(&previous);
+            counts.changes += usize::from(change);
+            counts.borders += usize::from(change && (kind == 3 || previous == 3));
             previous = kind;
         }
         counts
