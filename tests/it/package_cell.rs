@@ -137,7 +137,7 @@ impl World {
         let mut said = Vec::new();
         let began = Instant::now();
         let result = prepare(&request, &setup, &mut self.launcher, &mut |line| {
-            said.push(line.to_owned())
+            said.push(line.to_owned());
         });
         println!("{line}: {:?}", began.elapsed());
         (result, said)
