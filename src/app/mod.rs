@@ -3,10 +3,12 @@
 //! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the loop.
 
 mod drain;
+mod ending;
 mod exec;
 mod lane;
 mod spawner;
 mod stdio;
+mod wake;
 
 pub use exec::{ExecOptions, exec};
 pub use spawner::spawner;

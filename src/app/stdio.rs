@@ -17,20 +17,15 @@ use crate::supervise::{Act, Life};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
 use crate::transport::writer::Outlet;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The one cell of a stdio server.
 const CELL: u32 = 0;
-/// Time for the last answers to leave towards a client that reads slowly.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// Time for the last output of a server whose whole tree is dead.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why the loop ended before its time; each is ours or the machine's, never a peer's.
 #[derive(Debug, thiserror::Error)]
@@ -51,33 +46,19 @@ pub(super) struct Loop {
     pub(super) spawner: Spawner,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
-    life: Life,
-    to_server: Lane,
-    to_client: Lane,
-    client_in: Option<OwnedFd>,
-    client_out: Option<Outlet>,
-    server_in: Option<Outlet>,
-    server_out: Option<OwnedFd>,
-    stderr: Option<Drain>,
-    signals: SignalFd,
-    started: bool,
-    hung_up: bool,
-    rest_at: Option<Instant>,
-    begun: Instant,
-}
-
-/// What woke the loop up.
-#[derive(Debug, Default, Clone, Copy)]
-struct Ready {
-    client_in: bool,
-    /// The client has closed our input, and a server that does not read is in the way of its end.
-    hangup: bool,
-    client_gone: bool,
-    server_out: bool,
-    stderr: bool,
-    spawner: bool,
-    signals: bool,
-    asked: bool,
+    pub(super) life: Life,
+    pub(super) to_server: Lane,
+    pub(super) to_client: Lane,
+    pub(super) client_in: Option<OwnedFd>,
+    pub(super) client_out: Option<Outlet>,
+    pub(super) server_in: Option<Outlet>,
+    pub(super) server_out: Option<OwnedFd>,
+    pub(super) stderr: Option<Drain>,
+    pub(super) signals: SignalFd,
+    pub(super) started: bool,
+    pub(super) hung_up: bool,
+    pub(super) rest_at: Option<Instant>,
+    pub(super) begun: Instant,
 }
 
 impl Loop {
@@ -163,111 +144,7 @@ impl Loop {
         }
     }
 
-    /// Waits for something to do.
-    fn wait(&mut self) -> Result<Ready, LoopError> {
-        let timeout = self.timeout();
-        let mut ready = Ready::default();
-        {
-            // Two lists in step: what is polled, and what its readiness means.
-            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 9] = [None; 9];
-            let mut count = 0;
-            let mut add = |fd, flags, slot| {
-                fds[count] = Some((fd, flags, slot));
-                count += 1;
-            };
-            if let Some(fd) = &self.client_in
-                && self.started
-                && self.to_server.wants_input()
-                && !self.to_client.is_clogged()
-            {
-                add(fd.as_fd(), PollFlags::POLLIN, Slot::ClientIn);
-            }
-            if let Some(fd) = &self.server_out
-                && self.to_client.wants_input()
-                && !self.to_server.is_clogged()
-            {
-                add(fd.as_fd(), PollFlags::POLLIN, Slot::ServerOut);
-            }
-            // A server that does not read must not hide that the client has gone: POLLHUP comes
-            // without being asked for. It would come again at once, so it is noted only once.
-            if let Some(fd) = &self.client_in
-                && self.started
-                && self.to_server.has_output()
-                && !self.hung_up
-            {
-                add(fd.as_fd(), PollFlags::empty(), Slot::ClientHangup);
-            }
-            if let Some(outlet) = &self.server_in
-                && self.to_server.has_output()
-            {
-                add(outlet.as_fd(), PollFlags::POLLOUT, Slot::Write);
-            }
-            if let Some(outlet) = &self.client_out {
-                // Also without output: POLLERR says that the client has stopped reading.
-                let wanted = if self.to_client.has_output() {
-                    PollFlags::POLLOUT
-                } else {
-                    PollFlags::empty()
-                };
-                add(outlet.as_fd(), wanted, Slot::ClientOut);
-            }
-            if let Some(stderr) = &self.stderr {
-                add(stderr.as_fd(), PollFlags::POLLIN, Slot::Stderr);
-            }
-            add(self.spawner.as_fd(), PollFlags::POLLIN, Slot::Spawner);
-            add(self.signals.as_fd(), PollFlags::POLLIN, Slot::Signals);
-            add(self.health.asked(), PollFlags::POLLIN, Slot::Asked);
-
-            let idle = self.signals.as_fd();
-            let mut polled: [PollFd<'_>; 9] = std::array::from_fn(|at| match fds[at] {
-                Some((fd, flags, _)) => PollFd::new(fd, flags),
-                None => PollFd::new(idle, PollFlags::empty()),
-            });
-            match poll(&mut polled[..count], timeout) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => {
-                    return Err(LoopError::System {
-                        doing: "poll",
-                        source: error.into(),
-                    });
-                }
-            }
-            for (place, entry) in polled.iter().zip(fds.iter().flatten()) {
-                let got = place.revents().unwrap_or(PollFlags::empty());
-                if got.is_empty() {
-                    continue;
-                }
-                match entry.2 {
-                    Slot::ClientIn => ready.client_in = true,
-                    Slot::ClientHangup => ready.hangup = true,
-                    Slot::ServerOut => ready.server_out = true,
-                    Slot::Write => {}
-                    Slot::ClientOut => {
-                        ready.client_gone = got.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
-                    }
-                    Slot::Stderr => ready.stderr = true,
-                    Slot::Spawner => ready.spawner = true,
-                    Slot::Signals => ready.signals = true,
-                    Slot::Asked => ready.asked = true,
-                }
-            }
-        }
-        Ok(ready)
-    }
-
-    /// Until the next deadline; for ever when there is none, so that an idle pair never wakes up.
-    fn timeout(&self) -> PollTimeout {
-        let due = [self.session.next_due(), self.life.due(), self.rest_at];
-        let Some(due) = due.into_iter().flatten().min() else {
-            return PollTimeout::NONE;
-        };
-        let left = due.saturating_duration_since(Instant::now());
-        // Rounded up: waking a fraction of a millisecond early would spin until the deadline.
-        let millis = left.as_micros().div_ceil(1000);
-        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-    }
-
-    fn read_client(&mut self) {
+    pub(super) fn read_client(&mut self) {
         let Some(fd) = &self.client_in else { return };
         match self.to_server.read(fd.as_fd()) {
             Ok(true) => {}
@@ -276,7 +153,7 @@ impl Loop {
         }
     }
 
-    fn read_server(&mut self) {
+    pub(super) fn read_server(&mut self) {
         let Some(fd) = &self.server_out else { return };
         if !matches!(self.to_client.read(fd.as_fd()), Ok(true)) {
             self.server_out = None;
@@ -284,7 +161,7 @@ impl Loop {
     }
 
     /// Decides on what has been read, and writes what may leave.
-    fn turn(&mut self, now: Instant) -> Result<(), LoopError> {
+    pub(super) fn turn(&mut self, now: Instant) -> Result<(), LoopError> {
         let mut out = Outbox::default();
         let (session, metrics) = (&mut self.session, &self.metrics);
         let mut clock = Stopwatch::start(now);
@@ -334,7 +211,7 @@ impl Loop {
         Ok(())
     }
 
-    fn send(&mut self, out: Outbox) {
+    pub(super) fn send(&mut self, out: Outbox) {
         self.to_client.push(out.to_client);
         self.to_server.push(out.to_server);
     }
@@ -399,7 +276,7 @@ impl Loop {
     }
 
     /// What can wait until nobody else waits: audit lines, buffers that a burst has grown.
-    fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         self.session.audit().flush();
         let (records, lost) = self.session.audit().counts();
         self.metrics
@@ -438,7 +315,7 @@ impl Loop {
         Ok(())
     }
 
-    fn drain_stderr(&mut self, now: Instant) {
+    pub(super) fn drain_stderr(&mut self, now: Instant) {
         let (session, metrics, name) = (&mut self.session, &self.metrics, &self.config.server.name);
         let Some(stderr) = &mut self.stderr else {
             return;
@@ -545,118 +422,6 @@ impl Loop {
         self.health.enter(Phase::Serving);
         Ok(())
     }
-
-    /// The server is gone, and its whole tree with it.
-    fn end(&mut self, exit: Exit, cause: &str, limit: Option<&str>) -> u8 {
-        let orderly = self.life.ending();
-        self.life.exited(exit);
-        self.metrics.child_up.set(0);
-        let (kind, how) = match (exit, limit) {
-            (_, Some(limit)) => ("limit", format!("it reached its limit {limit}")),
-            (Exit::Code(code), None) => ("code", format!("it exited with code {code}")),
-            (Exit::Signal(signal), None) if cause.is_empty() => {
-                ("signal", format!("signal {signal} ended it"))
-            }
-            (Exit::Signal(_), None) => ("signal", cause.to_owned()),
-        };
-        self.metrics
-            .child_exit(if orderly { "end_of_input" } else { kind });
-        if !orderly {
-            tracing::warn!("the server has ended: {how}");
-        }
-        self.last_words(&how);
-        self.life.exit_code()
-    }
-
-    /// Passes on what the dead server still said, then answers everything that is open.
-    fn last_words(&mut self, how: &str) {
-        let until = Instant::now() + LAST_WORDS;
-        self.server_in = None;
-        while let Some(fd) = &self.server_out
-            && Instant::now() < until
-        {
-            if self.to_client.wants_input() {
-                // The tree is dead, so what is in the pipe is all that there will ever be.
-                if !readable(fd.as_fd(), Duration::ZERO) {
-                    self.server_out = None;
-                } else {
-                    self.read_server();
-                }
-            } else if let Some(client) = &self.client_out {
-                writable(
-                    client.as_fd(),
-                    until.saturating_duration_since(Instant::now()),
-                );
-            }
-            if self.turn(Instant::now()).is_err() {
-                break;
-            }
-        }
-        self.server_out = None;
-        while self.stderr.is_some() && Instant::now() < until {
-            let more = self
-                .stderr
-                .as_ref()
-                .is_some_and(|e| readable(e.as_fd(), Duration::ZERO));
-            if !more {
-                break;
-            }
-            self.drain_stderr(Instant::now());
-        }
-        // A failing turn means a spawner that is gone too, which changes nothing for the answers.
-        drop(self.turn(Instant::now()));
-        let mut out = Outbox::default();
-        self.session.server_gone(how, Instant::now(), &mut out);
-        self.send(out);
-        self.farewell();
-    }
-
-    /// Answers what the client has sent already and nobody will read, and lets it all leave.
-    fn farewell(&mut self) {
-        let until = Instant::now() + FAREWELL;
-        let mut out = Outbox::default();
-        while let Some(fd) = &self.client_in
-            && readable(fd.as_fd(), Duration::ZERO)
-            && Instant::now() < until
-        {
-            self.read_client();
-            let session = &mut self.session;
-            self.to_server.process(|incoming| {
-                match incoming {
-                    Incoming::Line(line) => session.after_the_end(line, &mut out),
-                    Incoming::TooLong { id, bytes } => {
-                        session.oversize_from_client(id, bytes, &mut out);
-                    }
-                }
-                Passage::Stop
-            });
-        }
-        self.send(out);
-        while let Some(client) = &mut self.client_out {
-            if self.to_client.write(client).is_err() || !self.to_client.has_output() {
-                break;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || !writable(client.as_fd(), left) {
-                tracing::warn!("the client does not read; its last answers are lost");
-                break;
-            }
-        }
-        self.rest();
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Slot {
-    ClientIn,
-    ClientHangup,
-    ServerOut,
-    Write,
-    ClientOut,
-    Stderr,
-    Spawner,
-    Signals,
-    Asked,
 }
 
 /// One clock read for each message: the end of one is the beginning of the next.
@@ -687,18 +452,4 @@ fn open_signals() -> io::Result<SignalFd> {
         &set,
         SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
     )?)
-}
-
-fn readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
-    becomes(fd, PollFlags::POLLIN, within)
-}
-
-fn writable(fd: BorrowedFd<'_>, within: Duration) -> bool {
-    becomes(fd, PollFlags::POLLOUT, within)
-}
-
-fn becomes(fd: BorrowedFd<'_>, flags: PollFlags, within: Duration) -> bool {
-    let mut fds = [PollFd::new(fd, flags)];
-    let timeout = PollTimeout::try_from(within.as_millis()).unwrap_or(PollTimeout::MAX);
-    poll(&mut fds, timeout).is_ok_and(|count| count > 0)
 }

@@ -191,11 +191,19 @@ fn kill_9_of_ours_leaves_the_terminal_as_it_was() {
     let master = openpt(flags).unwrap();
     unlockpt(&master).unwrap();
     let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
-    let canonical = || tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ICANON);
+    let canonical = || {
+        tcgetattr(&slave)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ICANON)
+    };
     let wait_until = |state: bool| {
         let begin = Instant::now();
         while canonical() != state {
-            assert!(begin.elapsed() < Duration::from_secs(20), "canonical is not {state}");
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "canonical is not {state}"
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     };

@@ -1,0 +1,153 @@
+//! What the loop waits for, and how long.
+
+use super::stdio::{Loop, LoopError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// What woke the loop up.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Ready {
+    pub(super) client_in: bool,
+    /// The client has closed our input, and a server that does not read is in the way of its end.
+    pub(super) hangup: bool,
+    pub(super) client_gone: bool,
+    pub(super) server_out: bool,
+    pub(super) stderr: bool,
+    pub(super) spawner: bool,
+    pub(super) signals: bool,
+    pub(super) asked: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Slot {
+    ClientIn,
+    ClientHangup,
+    ServerOut,
+    Write,
+    ClientOut,
+    Stderr,
+    Spawner,
+    Signals,
+    Asked,
+}
+
+impl Loop {
+    /// Waits for something to do.
+    pub(super) fn wait(&mut self) -> Result<Ready, LoopError> {
+        let timeout = self.timeout();
+        let mut ready = Ready::default();
+        {
+            // Two lists in step: what is polled, and what its readiness means.
+            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 9] = [None; 9];
+            let mut count = 0;
+            let mut add = |fd, flags, slot| {
+                fds[count] = Some((fd, flags, slot));
+                count += 1;
+            };
+            if let Some(fd) = &self.client_in
+                && self.started
+                && self.to_server.wants_input()
+                && !self.to_client.is_clogged()
+            {
+                add(fd.as_fd(), PollFlags::POLLIN, Slot::ClientIn);
+            }
+            if let Some(fd) = &self.server_out
+                && self.to_client.wants_input()
+                && !self.to_server.is_clogged()
+            {
+                add(fd.as_fd(), PollFlags::POLLIN, Slot::ServerOut);
+            }
+            // A server that does not read must not hide that the client has gone: POLLHUP comes
+            // without being asked for. It would come again at once, so it is noted only once.
+            if let Some(fd) = &self.client_in
+                && self.started
+                && self.to_server.has_output()
+                && !self.hung_up
+            {
+                add(fd.as_fd(), PollFlags::empty(), Slot::ClientHangup);
+            }
+            if let Some(outlet) = &self.server_in
+                && self.to_server.has_output()
+            {
+                add(outlet.as_fd(), PollFlags::POLLOUT, Slot::Write);
+            }
+            if let Some(outlet) = &self.client_out {
+                // Also without output: POLLERR says that the client has stopped reading.
+                let wanted = if self.to_client.has_output() {
+                    PollFlags::POLLOUT
+                } else {
+                    PollFlags::empty()
+                };
+                add(outlet.as_fd(), wanted, Slot::ClientOut);
+            }
+            if let Some(stderr) = &self.stderr {
+                add(stderr.as_fd(), PollFlags::POLLIN, Slot::Stderr);
+            }
+            add(self.spawner.as_fd(), PollFlags::POLLIN, Slot::Spawner);
+            add(self.signals.as_fd(), PollFlags::POLLIN, Slot::Signals);
+            add(self.health.asked(), PollFlags::POLLIN, Slot::Asked);
+
+            let idle = self.signals.as_fd();
+            let mut polled: [PollFd<'_>; 9] = std::array::from_fn(|at| match fds[at] {
+                Some((fd, flags, _)) => PollFd::new(fd, flags),
+                None => PollFd::new(idle, PollFlags::empty()),
+            });
+            match poll(&mut polled[..count], timeout) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => {
+                    return Err(LoopError::System {
+                        doing: "poll",
+                        source: error.into(),
+                    });
+                }
+            }
+            for (place, entry) in polled.iter().zip(fds.iter().flatten()) {
+                let got = place.revents().unwrap_or(PollFlags::empty());
+                if got.is_empty() {
+                    continue;
+                }
+                match entry.2 {
+                    Slot::ClientIn => ready.client_in = true,
+                    Slot::ClientHangup => ready.hangup = true,
+                    Slot::ServerOut => ready.server_out = true,
+                    Slot::Write => {}
+                    Slot::ClientOut => {
+                        ready.client_gone = got.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
+                    }
+                    Slot::Stderr => ready.stderr = true,
+                    Slot::Spawner => ready.spawner = true,
+                    Slot::Signals => ready.signals = true,
+                    Slot::Asked => ready.asked = true,
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Until the next deadline; for ever when there is none, so that an idle pair never wakes up.
+    fn timeout(&self) -> PollTimeout {
+        let due = [self.session.next_due(), self.life.due(), self.rest_at];
+        let Some(due) = due.into_iter().flatten().min() else {
+            return PollTimeout::NONE;
+        };
+        let left = due.saturating_duration_since(Instant::now());
+        // Rounded up: waking a fraction of a millisecond early would spin until the deadline.
+        let millis = left.as_micros().div_ceil(1000);
+        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+    }
+}
+
+pub(super) fn readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
+    becomes(fd, PollFlags::POLLIN, within)
+}
+
+pub(super) fn writable(fd: BorrowedFd<'_>, within: Duration) -> bool {
+    becomes(fd, PollFlags::POLLOUT, within)
+}
+
+fn becomes(fd: BorrowedFd<'_>, flags: PollFlags, within: Duration) -> bool {
+    let mut fds = [PollFd::new(fd, flags)];
+    let timeout = PollTimeout::try_from(within.as_millis()).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, timeout).is_ok_and(|count| count > 0)
+}
