@@ -108,8 +108,10 @@ impl Loop {
         loop {
             let ready = self.wait()?;
             let now = Instant::now();
-            if ready.signals {
-                self.take_signals(now)?;
+            if ready.signals
+                && let Some(code) = self.take_signals(now)?
+            {
+                return Ok(code);
             }
             if ready.spawner
                 && let Some(code) = self.take_events(now)?
@@ -306,13 +308,19 @@ impl Loop {
         })
     }
 
-    fn take_signals(&mut self, now: Instant) -> Result<(), LoopError> {
+    /// SIGTERM, SIGINT, SIGHUP: a code when there is no server yet whose end would have to be awaited.
+    fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             tracing::info!("stopping: signal {}", signal.ssi_signo);
             let act = self.life.stop(now);
+            if !self.started {
+                // The spawner may be waiting for an installer; closing its channel ends both.
+                self.leave();
+                return Ok(Some(self.life.exit_code()));
+            }
             self.act(act)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     pub(super) fn drain_stderr(&mut self, now: Instant) {
@@ -365,7 +373,7 @@ impl Loop {
                 } => {
                     tracing::error!("{message}");
                     self.life.exited(Exit::Code(exit_code));
-                    self.farewell();
+                    self.leave();
                     return Ok(Some(exit_code));
                 }
             }
@@ -410,7 +418,7 @@ impl Loop {
             .as_deref()
             .map(|v| format!("@{v}"))
             .unwrap_or_default();
-        tracing::debug!(
+        tracing::info!(
             "{what}{version} runs as {pid} after {} ms: {}",
             self.begun.elapsed().as_millis(),
             report.summary()

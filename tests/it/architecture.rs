@@ -427,7 +427,8 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         let test_only = path
             .file_stem()
-            .is_some_and(|stem| stem == "tests" || stem == "proptests");
+            .and_then(|stem| stem.to_str())
+            .is_some_and(|stem| stem == "proptests" || stem.ends_with("tests"));
         if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") && !test_only {

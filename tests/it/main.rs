@@ -11,6 +11,7 @@ mod architecture;
 mod cell_floor;
 mod cell_launch;
 mod cell_runtimes;
+mod chaos;
 mod cli;
 mod config;
 mod exec;

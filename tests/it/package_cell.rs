@@ -137,7 +137,7 @@ impl World {
         let mut said = Vec::new();
         let began = Instant::now();
         let result = prepare(&request, &setup, &mut self.launcher, &mut |line| {
-            said.push(line.to_owned())
+            said.push(line.to_owned());
         });
         println!("{line}: {:?}", began.elapsed());
         (result, said)
@@ -157,7 +157,7 @@ impl World {
         match self.prepare(line) {
             (Ok(prepared), said) => Some((prepared, said)),
             (Err(PackageError::Unreachable { said, .. }), _) => {
-                println!("SKIPPED: the registry cannot be reached: {said}");
+                println!("SKIPPED: package.registry: {said}");
                 None
             }
             (Err(error), said) => panic!("{error}\n{}\n{said:#?}", error.hint()),

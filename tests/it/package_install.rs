@@ -208,7 +208,7 @@ fn uv_dir() -> Option<std::path::PathBuf> {
 #[test]
 fn uv_installs_for_uvx_when_it_is_there() {
     let Some(dir) = uv_dir() else {
-        println!("SKIPPED: uv is not installed");
+        println!("SKIPPED: package.uv: uv is not installed");
         return;
     };
     let mut world = World::new();
@@ -228,10 +228,7 @@ fn uv_installs_for_uvx_when_it_is_there() {
         (Ok(prepared), _) => panic!("{prepared:?}"),
     };
     if request_error.exit_code() == 69 {
-        println!(
-            "SKIPPED: the registry cannot be reached: {}",
-            request_error.hint()
-        );
+        println!("SKIPPED: package.registry: {}", request_error.hint());
         return;
     }
     assert_eq!(request_error.exit_code(), 127, "{request_error}");

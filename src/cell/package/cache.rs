@@ -118,6 +118,7 @@ impl Cache {
         slot: &Slot,
         package: &str,
         limit: Duration,
+        pause: &mut dyn FnMut(Duration) -> io::Result<()>,
         say: &mut dyn FnMut(&str),
     ) -> Result<Flock<File>, PackageError> {
         let path = self
@@ -147,7 +148,7 @@ impl Cache {
                 ));
                 told = Some(Instant::now());
             }
-            std::thread::sleep(POLL);
+            pause(POLL).map_err(|source| PackageError::Cell { source })?;
         }
     }
 
@@ -366,18 +367,40 @@ mod tests {
         let cache = Cache::open(dir.path()).unwrap();
         let mut said = Vec::new();
         let held = cache
-            .lock(&slot(), "p", Duration::ZERO, &mut |_| {})
+            .lock(&slot(), "p", Duration::ZERO, &mut |_| Ok(()), &mut |_| {})
             .unwrap();
         let error = cache
-            .lock(&slot(), "p", Duration::from_millis(120), &mut |line| {
-                said.push(line.to_owned());
-            })
+            .lock(
+                &slot(),
+                "p",
+                Duration::from_millis(120),
+                &mut |time| {
+                    std::thread::sleep(time);
+                    Ok(())
+                },
+                &mut |line| {
+                    said.push(line.to_owned());
+                },
+            )
             .unwrap_err();
         assert_eq!(error.exit_code(), 75);
         assert_eq!(said, ["waiting for another start that installs p (0 s)"]);
+        let error = cache
+            .lock(
+                &slot(),
+                "p",
+                Duration::from_secs(9),
+                &mut |_| Err(io::Error::other("gone")),
+                &mut |_| {},
+            )
+            .unwrap_err();
+        assert!(
+            matches!(error, PackageError::Cell { .. }),
+            "nobody waits any more"
+        );
         drop(held);
         cache
-            .lock(&slot(), "p", Duration::ZERO, &mut |_| {})
+            .lock(&slot(), "p", Duration::ZERO, &mut |_| Ok(()), &mut |_| {})
             .unwrap();
     }
 }

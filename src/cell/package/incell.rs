@@ -36,6 +36,10 @@ impl Runner for InCell<'_, '_> {
             Err(error) => Err(io::Error::other(error)),
         }
     }
+
+    fn pause(&mut self, time: Duration) -> io::Result<()> {
+        self.watch.pause(time).map_err(io::Error::other)
+    }
 }
 
 /// Cuts a stream of bytes into lines.

@@ -188,7 +188,7 @@ fn output(prepared: &Prepared) -> String {
 fn is_missing(tool: &str) -> bool {
     let missing = Command::new(tool).arg("--version").output().is_err();
     if missing {
-        println!("SKIPPED: {tool} is not installed");
+        println!("SKIPPED: package.{tool}: it is not installed");
     }
     missing
 }

@@ -248,6 +248,15 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Waits, for example for a lock, with open ears.
+    ///
+    /// # Errors
+    /// Nobody waits for the result any more.
+    pub fn pause(&mut self, time: Duration) -> Result<(), StartError> {
+        self.reap();
+        wait(self, None, None, None, Instant::now() + time)
+    }
+
     fn reap(&mut self) {
         let reaped = &mut self.reaped;
         tree::reap(&mut |pid, status| reaped.push((pid, status)));
