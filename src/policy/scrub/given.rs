@@ -216,6 +216,8 @@ fn spell(value: &[u8], add: &mut impl FnMut(Vec<u8>, Form)) {
             Escapes::Slash,
             Escapes::Html,
             Escapes::Ascii,
+            Escapes::All,
+            Escapes::AllUpper,
         ] {
             let once = escape(text, style);
             let twice = escape(&once, Escapes::Least);
@@ -270,6 +272,20 @@ enum Escapes {
     Html,
     /// All that is not ASCII too, as Python does.
     Ascii,
+    /// Both.
+    All,
+    /// Both in upper case, as C# does.
+    AllUpper,
+}
+
+impl Escapes {
+    fn html(self) -> bool {
+        matches!(self, Self::Html | Self::All | Self::AllUpper)
+    }
+
+    fn ascii(self) -> bool {
+        matches!(self, Self::Ascii | Self::All | Self::AllUpper)
+    }
 }
 
 fn escape(text: &str, style: Escapes) -> String {
@@ -285,12 +301,15 @@ fn escape(text: &str, style: Escapes) -> String {
             '\u{c}' => out.push_str("\\f"),
             '/' if style == Escapes::Slash => out.push_str("\\/"),
             c if c < ' '
-                || style == Escapes::Html && matches!(c, '<' | '>' | '&')
-                || style == Escapes::Ascii && !c.is_ascii() =>
+                || style.html() && matches!(c, '<' | '>' | '&')
+                || style.ascii() && !c.is_ascii() =>
             {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     // Writing to a String cannot fail.
-                    let _ = write!(out, "\\u{unit:04x}");
+                    let _ = match style {
+                        Escapes::AllUpper => write!(out, "\\u{unit:04X}"),
+                        _ => write!(out, "\\u{unit:04x}"),
+                    };
                 }
             }
             c => out.push(c),
