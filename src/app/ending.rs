@@ -114,9 +114,9 @@ impl Loop {
             Passage::Stop
         };
         if last {
-            self.to_server.finish(answer)
+            self.to_server.finish(answer);
         } else {
-            self.to_server.process(answer)
+            self.to_server.process(answer);
         }
     }
 

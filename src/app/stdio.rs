@@ -184,9 +184,9 @@ impl Loop {
                 passage
             };
             if ended {
-                self.to_server.finish(ask)
+                self.to_server.finish(ask);
             } else {
-                self.to_server.process(ask)
+                self.to_server.process(ask);
             }
         }
         if !self.to_server.is_clogged() {
@@ -203,9 +203,9 @@ impl Loop {
                 passage
             };
             if ended {
-                self.to_client.finish(ask)
+                self.to_client.finish(ask);
             } else {
-                self.to_client.process(ask)
+                self.to_client.process(ask);
             }
         }
         self.send(out);
@@ -222,18 +222,21 @@ impl Loop {
     }
 
     fn write(&mut self, now: Instant) -> Result<(), LoopError> {
-        match &mut self.server_in {
-            Some(outlet) => {
-                if self.to_server.write(outlet).is_err() {
-                    // It closed its input. What it was sent is answered when it ends, which we see to.
-                    self.server_in = None;
+        let deaf = match &mut self.server_in {
+            Some(outlet) => self.to_server.write(outlet).is_err(),
+            None => {
+                if self.started {
                     self.to_server.abandon();
-                    let act = self.life.deaf(now);
-                    self.act(act)?;
                 }
+                false
             }
-            None if self.started => self.to_server.abandon(),
-            None => {}
+        };
+        if deaf {
+            // It closed its input. What it was sent is answered when it ends, which we see to.
+            self.server_in = None;
+            self.to_server.abandon();
+            let act = self.life.deaf(now);
+            self.act(act)?;
         }
         let gone = match &mut self.client_out {
             Some(outlet) => self.to_client.write(outlet).is_err(),

@@ -44,7 +44,7 @@ impl Session {
             }
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
                 if !self.server.close(&id.key()) {
-                    return self.to_nobody(Direction::ToServer, line);
+                    return self.nobody_waits(Direction::ToServer, line);
                 }
                 self.client.excuse_all(now);
                 let decision = self
@@ -57,7 +57,7 @@ impl Session {
                     decision,
                 )
             }
-            Kind::Error { id: None, .. } => self.to_nobody(Direction::ToServer, line),
+            Kind::Error { id: None, .. } => self.nobody_waits(Direction::ToServer, line),
         }
     }
 
@@ -184,7 +184,7 @@ impl Session {
                     && !mcp::reported_progress(*params)
                         .is_some_and(|token| self.client.progress(&token.key(), now))
                 {
-                    return self.to_nobody(Direction::ToClient, line);
+                    return self.nobody_waits(Direction::ToClient, line);
                 }
                 let decision = self.policy.server(&envelope, None, &mut self.tools);
                 self.apply(
@@ -227,11 +227,11 @@ impl Session {
         let Some(open) = self.client.close(&key) else {
             return match self.client.rounded(&key) {
                 Some(meant) => self.restore_id(envelope, id, &meant, now, out),
-                None => self.to_nobody(Direction::ToClient, envelope.line),
+                None => self.nobody_waits(Direction::ToClient, envelope.line),
             };
         };
         if open.state == State::Expired {
-            return self.to_nobody(Direction::ToClient, envelope.line);
+            return self.nobody_waits(Direction::ToClient, envelope.line);
         }
 
         let decision = self
@@ -348,7 +348,7 @@ impl Session {
     }
 
     /// An answer (or progress) for an id that is not open goes nowhere.
-    fn to_nobody(&mut self, direction: Direction, line: &[u8]) -> Passage {
+    fn nobody_waits(&mut self, direction: Direction, line: &[u8]) -> Passage {
         self.metrics.answers_to_nobody.inc();
         self.metrics
             .message(direction, MessageKind::Response, Outcome::Drop, line.len());
