@@ -129,6 +129,9 @@ impl Loop {
             }
             if ready.server_out {
                 self.read_server();
+                if self.server_out.is_none() {
+                    self.life.mute(now);
+                }
             }
             if ready.hangup {
                 self.hung_up = true;

@@ -179,9 +179,10 @@ impl Session {
             }
             Kind::Request { id, .. } => self.server_asks(&envelope, *id, out),
             Kind::Notification { method, params } => {
+                // A token that cannot be read is none that the client gave.
                 if method == PROGRESS
-                    && let Some(token) = mcp::reported_progress(*params)
-                    && !self.client.progress(&token.key(), now)
+                    && !mcp::reported_progress(*params)
+                        .is_some_and(|token| self.client.progress(&token.key(), now))
                 {
                     return self.to_nobody(Direction::ToClient, line);
                 }

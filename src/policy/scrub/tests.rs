@@ -368,6 +368,35 @@ fn given_values_are_found_in_every_form() {
     }
 }
 
+#[test]
+fn given_values_are_found_when_every_character_is_escaped() {
+    let value = format!("p@ss/{}\"q\\<&> é\nend", Dice(14).word(9));
+    let scrubber = Scrubber::new(
+        SecretsMode::Redact,
+        &[Secret::new("v", value.clone().into_bytes())],
+    );
+    let lower: String = value
+        .encode_utf16()
+        .map(|c| format!("\\u{c:04x}"))
+        .collect();
+    let upper: String = value
+        .encode_utf16()
+        .map(|c| format!("\\u{c:04X}"))
+        .collect();
+    let quotes = serde_json::to_string(&value)
+        .unwrap()
+        .replace("\\\"", "\\u0022");
+    for text in [&lower, &upper, quotes.trim_matches('"')] {
+        let line = format!(r#"{{"text":"a {text} b"}}"#);
+        let (out, found) = redacted(&scrubber, &line);
+        assert_eq!(found.len(), 1, "{line}");
+        let after: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let after = after["text"].as_str().unwrap();
+        assert!(gone(after, &value, 0) && after.starts_with("a "), "{out}");
+        outside_is_kept(&line, &out, &found);
+    }
+}
+
 /// What can still be read from base64 and hex around the placeholder.
 fn decoded(text: &str) -> String {
     let kept: String = text
