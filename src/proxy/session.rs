@@ -404,7 +404,7 @@ impl Session {
         let shown = crate::transport::terminal::sanitize(target.as_bytes());
         match &refused.operator_hint {
             Some(hint) => tracing::warn!(
-                "refused {} {shown} by rule {}; to allow it: {hint}",
+                "refused {} {shown} by rule {}; the setting behind it: {hint}",
                 subject.method,
                 refused.rule
             ),

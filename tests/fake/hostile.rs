@@ -1,6 +1,6 @@
 //! A server that means harm, by tool name or from the start by argument.
 //!
-//! `hostile MARK [log=FILE] [tools=FILE] [eof=ignore] [term=ignore] [deaf] [first=HEX] [last=HEX]`.
+//! `hostile MARK [lenient=FILE] [log=FILE] [tools=FILE] [eof=ignore] [term=ignore] [deaf] [first=HEX] [last=HEX]`.
 //! `MARK` names every process that it starts; `log` gets each line it reads; `tools` holds its answer
 //! to `tools/list`; `first` and `last` are bytes for stdout. The tool `emit` prints what the caller
 //! wants printed, as hex, with `@ID@` in place of the id: the tests say there what is forged.
@@ -43,6 +43,10 @@ fn main() -> ExitCode {
         }),
         args,
     };
+    if let Some(path) = named(&server.args, "lenient") {
+        lenient(path);
+        return ExitCode::SUCCESS;
+    }
     if let Some(bytes) = named(&server.args, "first") {
         out(&unhex(bytes));
     }
@@ -268,6 +272,83 @@ fn secret(form: &str) -> String {
     }
 }
 
+/// Takes for a call of `danger` whatever any reader could take for one, and writes its argument to
+/// `path`: lines end wherever Unicode ends one, bytes that are no text are replaced, arrays are
+/// batches, keys and names have no case, no width, no invisible letters and no outer blanks.
+fn lenient(path: &str) {
+    for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
+        let text = String::from_utf8_lossy(&line).into_owned();
+        let ends = [
+            '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}',
+            '\0',
+        ];
+        for part in text.split(ends) {
+            for message in serde_json::Deserializer::from_str(
+                part.trim_matches(|c: char| c == '\u{feff}' || c.is_whitespace()),
+            )
+            .into_iter()
+            .map_while(Result::ok)
+            {
+                obey(&message, path);
+            }
+        }
+    }
+}
+
+fn obey(message: &Value, path: &str) {
+    if let Value::Array(batch) = message {
+        return batch.iter().for_each(|message| obey(message, path));
+    }
+    let method = member(message, "method").map(plain).unwrap_or_default();
+    let params = member(message, "params").unwrap_or(&Value::Null);
+    if method == "tools/call" {
+        let name = member(params, "name")
+            .or_else(|| params.get(0))
+            .map(plain)
+            .unwrap_or_default();
+        let argument = member(params, "arguments")
+            .or_else(|| params.get(1))
+            .and_then(|arguments| member(arguments, "a"))
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if name == "danger" {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            drop(file.and_then(|mut file| writeln!(file, "{argument}")));
+        }
+        if let Some(id) = message.get("id") {
+            reply(id, &text(&format!("{name} {argument}")));
+        }
+    } else if method == "tools/list" {
+        let tools =
+            ["danger", "safe"].map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+        reply(&message["id"], &json!({"tools": tools}));
+    }
+}
+
+fn member<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
+    let members = object.as_object()?;
+    members.get(name).or_else(|| {
+        members
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    })
+}
+
+fn plain(value: &Value) -> String {
+    use unicode_normalization::UnicodeNormalization;
+    let text = value.as_str().unwrap_or_default();
+    let seen = |c: &char| {
+        !c.is_control()
+            && !matches!(u32::from(*c), 0xAD | 0x200B..=0x200F | 0x2060..=0x206F | 0xFE00..=0xFE0F | 0xFEFF | 0xE0000..=0xE0FFF)
+    };
+    text.nfkc()
+        .filter(seen)
+        .collect::<String>()
+        .trim()
+        .to_lowercase()
+}
+
 fn block_term() {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
@@ -332,5 +413,6 @@ fn out(bytes: &[u8]) {
 }
 
 fn fail(error: &dyn std::error::Error) -> ! {
-    std::panic::panic_any(error.to_string())
+    drop(writeln!(io::stderr(), "hostile: {error}"));
+    std::process::abort()
 }

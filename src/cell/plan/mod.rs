@@ -122,6 +122,12 @@ impl<'a> Planner<'a> {
         let mut ports: BTreeSet<u16> = self.config.egress.iter().map(|rule| rule.port).collect();
         if !ports.is_empty() {
             ports.insert(DNS);
+            // Landlock knows ports and no addresses (landlock(7), LANDLOCK_RULE_NET_PORT).
+            let numbers: Vec<String> = ports.iter().map(u16::to_string).collect();
+            self.spec.warnings.push(format!(
+                "the kernel checks ports, not names: any host can be reached on TCP {}",
+                numbers.join(", ")
+            ));
         }
         self.spec.connect_ports = ports.into_iter().collect();
     }
