@@ -413,5 +413,6 @@ fn out(bytes: &[u8]) {
 }
 
 fn fail(error: &dyn std::error::Error) -> ! {
-    std::panic::panic_any(error.to_string())
+    drop(writeln!(io::stderr(), "hostile: {error}"));
+    std::process::abort()
 }
