@@ -13,7 +13,7 @@ use crate::audit::{Arguments, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::mcp::method::Method;
-use crate::mcp::{Direction, Era, OversizeId, Raw, Subject};
+use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
 use crate::policy::{Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
@@ -206,6 +206,9 @@ impl Session {
             self.caps.response
         );
         let answer = id.filter(|id| !id.request);
+        if let Some(id) = &answer {
+            self.list_failed(&id.key, now, out);
+        }
         match answer.and_then(|id| self.client.close(&id.key)) {
             Some(open) => {
                 let refused =
@@ -213,6 +216,13 @@ impl Session {
                 self.answer_for_server(&open, &refused, "refused", now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
+        }
+    }
+
+    /// If that was the answer to our own question, the calls that wait for it go on without.
+    pub(super) fn list_failed(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
+        for parked in self.listing.failed(id, &mut self.tools) {
+            self.resume(&parked.line, now, out);
         }
     }
 
