@@ -24,6 +24,10 @@ use std::time::Instant;
 /// Kinds of refusal that are explained to the operator once each; more are only counted.
 const EXPLAINED: usize = 64;
 
+/// Bytes of a line of noise that are cleaned, and characters of it that are shown.
+const NOISE: usize = 4096;
+const NOISE_SHOWN: usize = 200;
+
 /// What happens to the line that was handed in.
 #[derive(Debug)]
 pub enum Passage {
@@ -437,7 +441,9 @@ impl Session {
         );
         if !self.noise_shown {
             self.noise_shown = true;
-            let start = self.clean(&line[..line.len().min(200)]);
+            // Cleaned before it is cut: half a secret is no longer found.
+            let clean = self.clean(&line[..line.len().min(NOISE)]);
+            let start: String = clean.chars().take(NOISE_SHOWN).collect();
             tracing::warn!(
                 "the server wrote a line on stdout that is no MCP message; such lines are kept out and counted. It begins: {start}"
             );
