@@ -797,6 +797,47 @@ fn a_given_secret_never_comes_back() {
     }
 }
 
+#[test]
+fn a_secret_is_not_shown_in_halves() {
+    const TOKEN: &str = "vQ7kd93hRxwZp0LmT4uYbN8s";
+    let key = format!("-----BEGIN KEY-----\n{TOKEN}AAAA\n{TOKEN}BBBB\n-----END KEY-----");
+    let first = hex(format!("{} {TOKEN} and more\n", "x".repeat(185)).as_bytes());
+    let mut wire = Wire::hostile(
+        &[
+            "--allow-env",
+            &format!("TOKEN={TOKEN}"),
+            "--allow-env",
+            &format!("KEY_SECRET={key}"),
+        ],
+        &[&format!("first={first}")],
+    );
+    wire.alive();
+    // Long lines are cut into pieces, and many-lined values are logged line by line.
+    for pad in [4070, 4080, 4090, 8180] {
+        let line = format!("{} {TOKEN} end-of-{pad}\n", "x".repeat(pad));
+        wire.call(
+            &pad.to_string(),
+            "emit",
+            &json!({"to": "stderr", "hex": hex(line.as_bytes())}),
+        );
+        wire.until_stderr(&format!("end-of-{pad}"));
+    }
+    wire.call(
+        "1",
+        "emit",
+        &json!({"to": "stderr", "hex": hex(format!("{key}\nend-of-key\n").as_bytes())}),
+    );
+    wire.until_stderr("end-of-key");
+    let text = wire.finish().text();
+    for at in 0..TOKEN.len() - 8 {
+        assert!(
+            !text.contains(&TOKEN[at..at + 8]),
+            "{} in {text}",
+            &TOKEN[at..at + 8]
+        );
+    }
+}
+
 fn strings(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.clone()],
