@@ -249,13 +249,15 @@ impl Loop {
             self.client_left(now)?;
         }
         // The end of input is passed on only after everything that came before it.
-        if self.started
-            && self.to_server.ended()
-            && !self.to_server.has_output()
-            && !self.session.holds_calls()
-        {
-            self.server_in = None;
-            let act = self.life.end_of_input(now);
+        if self.started && self.to_server.ended() && !self.to_server.has_output() {
+            let act = if self.session.holds_calls() {
+                // They keep the server's input open; the clock runs all the same.
+                let act = self.life.end_of_input(now);
+                act.filter(|act| *act != Act::CloseInput)
+            } else {
+                self.server_in = None;
+                self.life.end_of_input(now)
+            };
             self.act(act)?;
         }
         Ok(())

@@ -91,6 +91,13 @@ impl Session {
             count(self, Outcome::Refuse);
             return Passage::Stop;
         }
+        if self.client.is_full() {
+            let refused = own::crowded(&subject);
+            reply::refusal(&mut out.to_client, id.raw, &refused, era);
+            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+            count(self, Outcome::Refuse);
+            return Passage::Stop;
+        }
         if !self.client_named {
             self.learn_client(&subject.method, params);
         }
@@ -400,6 +407,9 @@ impl Session {
     ) {
         let answered = malformed.id.as_ref().filter(|_| !malformed.request);
         let open = answered.and_then(|(_, key)| self.client.close(key));
+        if let Some((_, key)) = answered {
+            self.list_failed(key, now, out);
+        }
         match open.filter(|open| open.state != State::Expired) {
             Some(open) => {
                 let why = malformed.fault.to_string();

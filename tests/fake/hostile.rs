@@ -1,6 +1,6 @@
 //! A server that means harm, by tool name or from the start by argument.
 //!
-//! `hostile MARK [lenient=FILE] [log=FILE] [tools=FILE] [eof=ignore] [term=ignore] [deaf] [first=HEX] [last=HEX]`.
+//! `hostile MARK [lenient=FILE] [log=FILE] [tools=FILE] [eof=ignore] [term=ignore] [deaf] [nolist] [first=HEX] [last=HEX]`.
 //! `MARK` names every process that it starts; `log` gets each line it reads; `tools` holds its answer
 //! to `tools/list`; `first` and `last` are bytes for stdout. The tool `emit` prints what the caller
 //! wants printed, as hex, with `@ID@` in place of the id: the tests say there what is forged.
@@ -89,6 +89,7 @@ impl Server {
                 "capabilities": {"tools": {}, "resources": {}, "prompts": {}},
                 "serverInfo": {"name": "hostile", "version": "1"}
             }),
+            "tools/list" if self.has("nolist") => return None,
             "tools/list" => match named(&self.args, "tools") {
                 Some(path) => {
                     let text = std::fs::read_to_string(path).unwrap_or_else(|error| fail(&error));

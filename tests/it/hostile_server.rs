@@ -458,10 +458,132 @@ fn a_call_without_an_answer_expires_is_cancelled_and_its_late_answer_dropped() {
 #[test]
 fn progress_keeps_a_slow_call_alive_and_silence_does_not() {
     let mut wire = Wire::hostile(&["--timeout", "1s"], &[]);
-    wire.begin("1", "late", &json!({"ms": 300}));
+    wire.alive();
+    let params =
+        json!({"name": "late", "arguments": {"ms": 1500}, "_meta": {"progressToken": "t"}});
+    wire.request("1", "tools/call", &params);
+    wire.begin("2", "late", &json!({"ms": 1500}));
+    std::thread::sleep(Duration::from_millis(600));
+    // Only the call whose token this is.
+    wire.emit("3", r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":1}}
+{"jsonrpc":"2.0","id":@ID@,"result":{}}
+"#);
+    wire.answer("3");
     assert_eq!(said(&wire.answer("1")), "late");
-    refused_by(&wire.call("2", "hang", &json!({})), "limits.timeout");
+    refused_by(&wire.answer("2"), "limits.timeout");
     wire.finish();
+}
+
+#[test]
+fn a_tool_list_that_cannot_be_read_holds_no_call_back() {
+    let huge = json!({"tools": [{"name": "echo", "description": "d".repeat(2 << 20), "inputSchema": {"type": "object"}}]}).to_string();
+    for list in [
+        huge.as_str(),
+        "{\"tools\":NaN}",
+        "{\"tools\":[",
+        "{\"tools\":7}",
+        "[]",
+        "null",
+    ] {
+        let rig = Rig::new().file("tools.json", list);
+        let mut wire = Wire::in_rig(rig, &["--read", "{dir}"], &["tools={dir}/tools.json"]);
+        let begun = Instant::now();
+        wire.alive();
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?} for {}",
+            begun.elapsed(),
+            &list[..list.len().min(40)]
+        );
+        wire.finish();
+    }
+}
+
+#[test]
+fn a_tool_list_that_never_comes_does_not_hold_the_end() {
+    let mut wire = Wire::hostile(&[], &["nolist", "term=ignore", "eof=ignore"]);
+    wire.begin("1", "echo", &json!({"text": "x"}));
+    std::thread::sleep(Duration::from_millis(300));
+    let over = wire.finish();
+    assert!(over.took < Duration::from_secs(2), "{:?}", over.took);
+    assert_eq!(over.rest.len(), 1);
+    assert!(
+        rule(&over.rest[0]).starts_with("server."),
+        "{:?}",
+        over.rest
+    );
+}
+
+#[test]
+fn more_open_requests_than_are_kept_are_refused_and_the_rest_is_answered() {
+    let mut wire = Wire::hostile(&[], &[]);
+    wire.alive();
+    let before = wire.peak_kib();
+    let mut stdin = wire.take_input();
+    let writer = std::thread::spawn(move || {
+        use std::io::Write;
+        for id in 0..20_000 {
+            writeln!(
+                stdin,
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"hang"}}}}"#
+            )
+            .unwrap();
+        }
+    });
+    let mut answers = 0;
+    let refused = wire.next().unwrap();
+    refused_by(&refused, "limits.waiting");
+    writer.join().unwrap();
+    let grown = wire.peak_kib() - before;
+    assert!(grown < 24 * 1024, "{grown} KiB");
+    while wire.next().is_some() {
+        answers += 1;
+    }
+    assert_eq!(answers, 19_999);
+    wire.wait();
+}
+
+#[test]
+fn a_stopped_server_is_gone_within_two_seconds() {
+    let mut wire = Wire::hostile(&[], &[]);
+    wire.alive();
+    wire.begin("1", "die", &json!({"signal": 19}));
+    std::thread::sleep(Duration::from_millis(200));
+    wire.begin("2", "echo", &json!({"text": "x"}));
+    let over = wire.finish();
+    assert!(over.took < Duration::from_secs(2), "{:?}", over.took);
+    assert_eq!(
+        over.rest.iter().map(rule).collect::<Vec<_>>(),
+        ["server.gone"; 2]
+    );
+}
+
+#[test]
+fn nothing_survives_either_process_when_a_daemon_was_left_behind() {
+    let path = crate::support::example("hostile")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    for victim in ["message", "spawner"] {
+        let mut wire = Wire::hostile(
+            &["--preset", "none", "--allow-exec", &path],
+            &["term=ignore"],
+        );
+        assert_eq!(said(&wire.call("1", "daemon", &json!({}))), "left behind");
+        assert!(eventually(|| crate::wire::processes(&wire.mark)
+            .iter()
+            .any(|(_, line)| line.contains(" daemon "))));
+        if victim == "message" {
+            wire.kill_message_process();
+        } else {
+            wire.kill("__spawn");
+        }
+        wire.nothing_is_left(Duration::from_millis(if victim == "message" {
+            200
+        } else {
+            1000
+        }));
+    }
 }
 
 #[test]
@@ -672,6 +794,47 @@ fn a_given_secret_never_comes_back() {
                 "{place}: {text}"
             );
         }
+    }
+}
+
+#[test]
+fn a_secret_is_not_shown_in_halves() {
+    const TOKEN: &str = "vQ7kd93hRxwZp0LmT4uYbN8s";
+    let key = format!("-----BEGIN KEY-----\n{TOKEN}AAAA\n{TOKEN}BBBB\n-----END KEY-----");
+    let first = hex(format!("{} {TOKEN} and more\n", "x".repeat(185)).as_bytes());
+    let mut wire = Wire::hostile(
+        &[
+            "--allow-env",
+            &format!("TOKEN={TOKEN}"),
+            "--allow-env",
+            &format!("KEY_SECRET={key}"),
+        ],
+        &[&format!("first={first}")],
+    );
+    wire.alive();
+    // Long lines are cut into pieces, and many-lined values are logged line by line.
+    for pad in [4070, 4080, 4090, 8180] {
+        let line = format!("{} {TOKEN} end-of-{pad}\n", "x".repeat(pad));
+        wire.call(
+            &pad.to_string(),
+            "emit",
+            &json!({"to": "stderr", "hex": hex(line.as_bytes())}),
+        );
+        wire.until_stderr(&format!("end-of-{pad}"));
+    }
+    wire.call(
+        "1",
+        "emit",
+        &json!({"to": "stderr", "hex": hex(format!("{key}\nend-of-key\n").as_bytes())}),
+    );
+    wire.until_stderr("end-of-key");
+    let text = wire.finish().text();
+    for at in 0..TOKEN.len() - 8 {
+        assert!(
+            !text.contains(&TOKEN[at..at + 8]),
+            "{} in {text}",
+            &TOKEN[at..at + 8]
+        );
     }
 }
 

@@ -397,6 +397,24 @@ fn given_values_are_found_when_every_character_is_escaped() {
     }
 }
 
+#[test]
+fn each_line_of_a_given_key_counts_by_itself() {
+    let lines: Vec<String> = (20..24).map(|seed| Dice(seed).word(64)).collect();
+    let value = format!(
+        "-----BEGIN KEY-----\n{}\n-----END KEY-----\n",
+        lines.join("\n")
+    );
+    let scrubber = Scrubber::new(SecretsMode::Redact, &[Secret::new("v", value.into_bytes())]);
+    let mut found = Vec::new();
+    for line in &lines {
+        scrubber.text(line.as_bytes(), &mut found);
+        assert_eq!(found.len(), 1, "{line}");
+        assert_eq!(found[0].span, 0..line.len());
+    }
+    scrubber.text(b"-----BEGIN KEY-----", &mut found);
+    assert_eq!(found, []);
+}
+
 /// What can still be read from base64 and hex around the placeholder.
 fn decoded(text: &str) -> String {
     let kept: String = text
