@@ -20,12 +20,13 @@ mod uv;
 pub use error::PlanError;
 
 use super::{CellSpec, Layer};
-use crate::config::{Cell, Preset};
+use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
 use host::{Host, absolute};
 use private::Private;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Plans the cell for one command. `tmp` is a private directory made by the caller; `home`, `tmp`,
@@ -51,6 +52,8 @@ struct Planner<'a> {
     config: &'a Cell,
     programs: preset::Programs,
     spec: CellSpec,
+    /// Names are allowed, and the name server answers over TCP.
+    names_by_tcp: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -61,6 +64,7 @@ impl<'a> Planner<'a> {
             config,
             programs,
             spec: CellSpec::default(),
+            names_by_tcp: false,
         })
     }
 
@@ -117,9 +121,14 @@ impl<'a> Planner<'a> {
     }
 
     fn allow_network(&mut self) {
-        let mut ports: BTreeSet<u16> = self.config.egress.iter().map(|rule| rule.port).collect();
-        if !ports.is_empty() {
+        let egress = &self.config.egress;
+        let mut ports: BTreeSet<u16> = egress.iter().map(|rule| rule.port).collect();
+        let is_name = |rule: &&EgressRule| rule.host.parse::<IpAddr>().is_err();
+        if let Some(named) = egress.iter().find(is_name) {
+            self.resolve_names(&named.host);
             ports.insert(resolver::PORT);
+        }
+        if !ports.is_empty() {
             // Landlock knows ports and no addresses (landlock(7), LANDLOCK_RULE_NET_PORT).
             let numbers: Vec<String> = ports.iter().map(u16::to_string).collect();
             self.spec.warnings.push(format!(
@@ -128,13 +137,13 @@ impl<'a> Planner<'a> {
             ));
         }
         self.spec.connect_ports = ports.into_iter().collect();
-        let is_name = |host: &&str| host.parse::<std::net::IpAddr>().is_err();
-        let names = self.config.egress.iter().map(|rule| rule.host.as_str());
-        let Some(name) = names.clone().find(is_name) else {
-            return;
-        };
+    }
+
+    /// Over TCP where that works: no landlock rule can narrow a datagram.
+    fn resolve_names(&mut self, name: &str) {
         let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        if !resolver::answers_over_tcp(&resolv_conf, name) {
+        self.names_by_tcp = resolver::answers_over_tcp(&resolv_conf, name);
+        if !self.names_by_tcp {
             self.spec.datagrams = true;
             self.spec.warnings.push(
                 "the name server does not answer over TCP, so the server gets UDP sockets, which reach any host"
@@ -190,9 +199,8 @@ impl<'a> Planner<'a> {
                 run.venv.to_string_lossy().into_owned(),
             );
         }
-        // Names are resolved over TCP: the filter lets no datagram out. `resolv.conf(5)`.
-        let by_tcp = !self.spec.connect_ports.is_empty() && !self.spec.datagrams;
-        if by_tcp && !vars.iter().any(|(n, _)| n == "RES_OPTIONS") {
+        // The filter lets no datagram out: resolv.conf(5), RES_OPTIONS.
+        if self.names_by_tcp && !vars.iter().any(|(name, _)| name == "RES_OPTIONS") {
             env::set(&mut vars, "RES_OPTIONS", "use-vc".to_owned());
         }
         self.spec.env = vars;
