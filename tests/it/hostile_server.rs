@@ -70,6 +70,17 @@ fn control_sequences_of_stderr_never_reach_a_terminal() {
     );
     assert_eq!(said(&answer), "complained");
     wire.until_stderr("third");
+    // Nor by a denial that we explain, on stderr or in a result.
+    let denial = "Error: EACCES: permission denied, open '/root/\u{1b}]0;owned\u{7}\u{202e}x'";
+    wire.call(
+        "3",
+        "emit",
+        &json!({"to": "stderr", "hex": hex(format!("{denial}\nafter the denial\n").as_bytes())}),
+    );
+    wire.until_stderr("after the denial");
+    let error = json!({"jsonrpc": "2.0", "id": "@ID@", "result": {"isError": true, "content": [{"type": "text", "text": denial.replace("root", "boot")}]}});
+    wire.emit("4", format!("{error}\n").replace("\"@ID@\"", "@ID@"));
+    wire.answer("4");
     // Nor by a name that the server invents and we quote.
     let odd = "echo\u{1b}]0;owned\u{7}\u{202e}";
     drop(wire.call("2", odd, &json!({})));
