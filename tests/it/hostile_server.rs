@@ -345,6 +345,41 @@ fn progress_that_nobody_wants_is_dropped() {
 }
 
 #[test]
+fn progress_that_nobody_wants_is_dropped_in_a_long_session_too() {
+    let mut wire = Wire::hostile(&[], &[]);
+    for id in 0..4200 {
+        wire.request(
+            &id.to_string(),
+            "ping",
+            &json!({"_meta": {"progressToken": id}}),
+        );
+        wire.answer(&id.to_string());
+    }
+    let progress = |token: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":1}}}}"#
+        )
+    };
+    // The second is one of before: a task may still report under it.
+    wire.emit(
+        "\"x\"",
+        format!(
+            "{}\n{}\n{{\"jsonrpc\":\"2.0\",\"id\":@ID@,\"result\":{{}}}}\n",
+            progress("\"invented\""),
+            progress("4199")
+        ),
+    );
+    wire.answer("\"x\"");
+    let tokens: Vec<Value> = wire
+        .others()
+        .iter()
+        .map(|message| message["params"]["progressToken"].clone())
+        .collect();
+    assert_eq!(tokens, [json!(4199)]);
+    wire.finish();
+}
+
+#[test]
 fn ids_of_the_server_and_of_the_client_do_not_meet() {
     let mut wire = Wire::hostile(&[], &[]);
     let ask = r#"{"jsonrpc":"2.0","id":@ID@,"method":"roots/list"}"#;
