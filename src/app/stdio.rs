@@ -16,6 +16,7 @@ use crate::proxy::{Outbox, Passage, Session};
 use crate::supervise::{Act, Life};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
+use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -370,7 +371,7 @@ impl Loop {
                 } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
-                Event::Progress { text, .. } => tracing::info!("{text}"),
+                Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {
                     exit, cause, limit, ..
                 } => {
@@ -379,7 +380,7 @@ impl Loop {
                 Event::Failed {
                     exit_code, message, ..
                 } => {
-                    tracing::error!("{message}");
+                    tracing::error!("{}", sanitize(message.as_bytes()));
                     self.life.exited(Exit::Code(exit_code));
                     self.leave();
                     return Ok(Some(exit_code));

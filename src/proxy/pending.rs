@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 const OPEN: usize = 16 * 1024;
 /// Expired ids that are remembered.
 const GRAVES: usize = 4096;
-/// Progress tokens of the client that are remembered; beyond it any token passes.
+/// Progress tokens of answered requests that are remembered, the latest: tasks go on after their
+/// first answer.
 const TOKENS: usize = 4096;
 
 /// Where a request is in its life.
@@ -81,6 +82,7 @@ pub(super) struct Pending {
     requests: HashMap<RequestId, Open>,
     by_token: HashMap<RequestId, RequestId>,
     tokens_seen: HashSet<RequestId>,
+    tokens_order: VecDeque<RequestId>,
     graves: VecDeque<RequestId>,
     /// Never later than the first deadline: adding a request lowers it, a sweep sets it right.
     next_due: Option<Instant>,
@@ -109,8 +111,13 @@ impl Pending {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
         if let Some(token) = &open.token {
-            if self.tokens_seen.len() < TOKENS {
-                self.tokens_seen.insert(token.clone());
+            if self.tokens_seen.insert(token.clone()) {
+                self.tokens_order.push_back(token.clone());
+                if self.tokens_order.len() > TOKENS
+                    && let Some(oldest) = self.tokens_order.pop_front()
+                {
+                    self.tokens_seen.remove(&oldest);
+                }
             }
             self.by_token.insert(token.clone(), id.clone());
         }
@@ -168,7 +175,7 @@ impl Pending {
             open.last_sign = now;
             return true;
         }
-        self.tokens_seen.contains(token) || self.tokens_seen.len() >= TOKENS
+        self.tokens_seen.contains(token)
     }
 
     /// A person was asked and has answered: the time that took is nobody's silence.

@@ -17,6 +17,7 @@ use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
 use crate::policy::{Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
+use crate::transport::terminal::{one_line, sanitize};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -403,7 +404,7 @@ impl Session {
         for note in notes {
             match note {
                 Note::Redacted { detector, count } => self.metrics.redaction(detector, *count),
-                Note::Warned { rule, text } => tracing::warn!(rule, "{text}"),
+                Note::Warned { rule, text } => tracing::warn!(rule, "{}", one_line(text)),
             }
         }
     }
@@ -415,18 +416,14 @@ impl Session {
             return;
         }
         let target = subject.name.as_deref().unwrap_or_default();
-        let shown = crate::transport::terminal::sanitize(target.as_bytes());
+        let shown = one_line(target);
+        let method = one_line(&subject.method);
         match &refused.operator_hint {
             Some(hint) => tracing::warn!(
-                "refused {} {shown} by rule {}; the setting behind it: {hint}",
-                subject.method,
+                "refused {method} {shown} by rule {}; the setting behind it: {hint}",
                 refused.rule
             ),
-            None => tracing::warn!(
-                "refused {} {shown} by rule {}",
-                subject.method,
-                refused.rule
-            ),
+            None => tracing::warn!("refused {method} {shown} by rule {}", refused.rule),
         }
     }
 
@@ -455,12 +452,12 @@ impl Session {
         let scrubber = self.policy.scrubber();
         scrubber.text(text, &mut self.scratch);
         if self.scratch.is_empty() {
-            return crate::transport::terminal::sanitize(text);
+            return sanitize(text);
         }
         for finding in &self.scratch {
             self.metrics.redaction(finding.detector, 1);
         }
-        crate::transport::terminal::sanitize(&scrubber.redact(text, &self.scratch))
+        sanitize(&scrubber.redact(text, &self.scratch))
     }
 
     /// One line of the server's stderr, for the log.
@@ -474,7 +471,7 @@ impl Session {
     pub(super) fn explain_denial(&mut self, text: &[u8]) {
         if let Some(denial) = self.denials.note(text) {
             self.metrics.denial(denial.kind());
-            tracing::warn!("{denial}");
+            tracing::warn!("{}", one_line(&denial.to_string()));
         }
     }
 

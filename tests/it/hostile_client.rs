@@ -438,3 +438,51 @@ fn a_request_above_the_cap_is_answered_by_its_id_and_never_sent() {
     assert!(!log(&wire).contains("ppp"));
     assert_eq!(wire.finish().code, 0);
 }
+
+#[test]
+fn names_that_the_client_invents_are_tame_on_stderr_and_whole_in_audit() {
+    let rig = Rig::new().file(
+        "config.toml",
+        "[methods]\nallow = [\"initialize\", \"tools/*\"]\n[tools.\"*\"]\nallow = false\n",
+    );
+    let flags = [
+        "--config",
+        "{dir}/config.toml",
+        "--audit",
+        "{dir}/audit.jsonl",
+    ];
+    let mut wire = Wire::in_rig(rig, &flags, &[]);
+    let odd = "x\\u001b]0;owned\\u0007\\ncofferdam: forged\\u202e\\u009b31m\\u2028";
+    wire.send(format!(r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{{}},"clientInfo":{{"name":"{odd}","version":"{odd}"}}}}}}"#));
+    wire.answer("0");
+    for (id, line) in [
+        ("1", format!(r#""method":"{odd}""#)),
+        (
+            "2",
+            format!(r#""method":"tools/call","params":{{"name":"{odd}"}}"#),
+        ),
+    ] {
+        wire.send(format!(r#"{{"jsonrpc":"2.0","id":{id},{line}}}"#));
+        assert!(!rule(&wire.answer(id)).is_empty());
+    }
+    let (over, rig) = {
+        wire.close_input();
+        wire.wait_in_rig()
+    };
+    let text = over.text();
+    let wild = text
+        .chars()
+        .find(|c| (c.is_control() && *c != '\n') || matches!(u32::from(*c), 0x2028 | 0x202E));
+    assert_eq!(wild, None, "{text:?}");
+    assert!(
+        !text
+            .lines()
+            .any(|line| line.starts_with("cofferdam: forged")),
+        "{text}"
+    );
+    let audit = std::fs::read_to_string(rig.path().join("audit.jsonl")).unwrap();
+    for line in audit.lines() {
+        drop(serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    }
+    assert!(audit.lines().count() >= 3, "{audit}");
+}

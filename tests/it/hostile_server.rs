@@ -70,6 +70,17 @@ fn control_sequences_of_stderr_never_reach_a_terminal() {
     );
     assert_eq!(said(&answer), "complained");
     wire.until_stderr("third");
+    // Nor by a denial that we explain, on stderr or in a result.
+    let denial = "Error: EACCES: permission denied, open '/root/\u{1b}]0;owned\u{7}\u{202e}x'";
+    wire.call(
+        "3",
+        "emit",
+        &json!({"to": "stderr", "hex": hex(format!("{denial}\nafter the denial\n").as_bytes())}),
+    );
+    wire.until_stderr("after the denial");
+    let error = json!({"jsonrpc": "2.0", "id": "@ID@", "result": {"isError": true, "content": [{"type": "text", "text": denial.replace("root", "boot")}]}});
+    wire.emit("4", format!("{error}\n").replace("\"@ID@\"", "@ID@"));
+    wire.answer("4");
     // Nor by a name that the server invents and we quote.
     let odd = "echo\u{1b}]0;owned\u{7}\u{202e}";
     drop(wire.call("2", odd, &json!({})));
@@ -334,6 +345,41 @@ fn progress_that_nobody_wants_is_dropped() {
 }
 
 #[test]
+fn progress_that_nobody_wants_is_dropped_in_a_long_session_too() {
+    let mut wire = Wire::hostile(&[], &[]);
+    for id in 0..4200 {
+        wire.request(
+            &id.to_string(),
+            "ping",
+            &json!({"_meta": {"progressToken": id}}),
+        );
+        wire.answer(&id.to_string());
+    }
+    let progress = |token: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":1}}}}"#
+        )
+    };
+    // The second is one of before: a task may still report under it.
+    wire.emit(
+        "\"x\"",
+        format!(
+            "{}\n{}\n{{\"jsonrpc\":\"2.0\",\"id\":@ID@,\"result\":{{}}}}\n",
+            progress("\"invented\""),
+            progress("4199")
+        ),
+    );
+    wire.answer("\"x\"");
+    let tokens: Vec<Value> = wire
+        .others()
+        .iter()
+        .map(|message| message["params"]["progressToken"].clone())
+        .collect();
+    assert_eq!(tokens, [json!(4199)]);
+    wire.finish();
+}
+
+#[test]
 fn ids_of_the_server_and_of_the_client_do_not_meet() {
     let mut wire = Wire::hostile(&[], &[]);
     let ask = r#"{"jsonrpc":"2.0","id":@ID@,"method":"roots/list"}"#;
@@ -431,15 +477,15 @@ fn a_call_without_an_answer_expires_is_cancelled_and_its_late_answer_dropped() {
         &["log={dir}/log"],
     );
     let begun = Instant::now();
-    wire.begin("\"slow\"", "late", &json!({"ms": 1600}));
+    wire.begin("\"slow\"", "late", &json!({"ms": 2600}));
     let answer = wire.answer("\"slow\"");
     refused_by(&answer, "limits.timeout");
     let took = begun.elapsed();
     assert!(
-        took >= Duration::from_millis(950) && took < Duration::from_millis(1550),
+        took >= Duration::from_millis(950) && took < Duration::from_millis(2500),
         "{took:?}"
     );
-    std::thread::sleep(Duration::from_millis(1800).saturating_sub(begun.elapsed()));
+    std::thread::sleep(Duration::from_millis(2900).saturating_sub(begun.elapsed()));
     wire.alive();
     assert_eq!(
         wire.others(),
