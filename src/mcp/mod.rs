@@ -20,7 +20,7 @@ mod version;
 
 pub use envelope::{ANSWER_LEVELS, Envelope, Kind, Raw, parse};
 pub use fault::{Fault, Malformed};
-pub use id::{Id, RequestId};
+pub use id::{Id, RawId, RequestId};
 pub use json::{Elements, Members, elements, members, text};
 pub use known::Known;
 pub use oversize::{IdScan, OversizeId};
