@@ -89,7 +89,7 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
     };
     let teller = watch.teller();
     package::prepare(&request, &setup, &mut InCell { watch }, &mut |line| {
-        teller.tell(line)
+        teller.tell(line);
     })
     .map(Some)
     .map_err(refused)

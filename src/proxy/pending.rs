@@ -14,6 +14,8 @@ use crate::policy::{Deadlines, Origin};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+/// Requests that may be open at one time; a client that asks for more is told to wait.
+const OPEN: usize = 16 * 1024;
 /// Expired ids that are remembered.
 const GRAVES: usize = 4096;
 /// Progress tokens of the client that are remembered; beyond it any token passes.
@@ -88,6 +90,11 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn contains(&self, id: &RequestId) -> bool {
         self.requests.contains_key(id)
+    }
+
+    /// True when no other request can be kept.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting() >= OPEN
     }
 
     /// Requests that still wait for an answer.

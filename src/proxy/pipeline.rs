@@ -44,7 +44,7 @@ impl Session {
             }
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
                 if !self.server.close(&id.key()) {
-                    return self.to_nobody(Direction::ToServer, line);
+                    return self.nobody_waits(Direction::ToServer, line);
                 }
                 self.client.excuse_all(now);
                 let decision = self
@@ -57,7 +57,7 @@ impl Session {
                     decision,
                 )
             }
-            Kind::Error { id: None, .. } => self.to_nobody(Direction::ToServer, line),
+            Kind::Error { id: None, .. } => self.nobody_waits(Direction::ToServer, line),
         }
     }
 
@@ -86,6 +86,13 @@ impl Session {
 
         if self.client.contains(&key) || self.listing.holds(&key) {
             let refused = own::duplicate_id();
+            reply::refusal(&mut out.to_client, id.raw, &refused, era);
+            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+            count(self, Outcome::Refuse);
+            return Passage::Stop;
+        }
+        if self.client.is_full() {
+            let refused = own::crowded(&subject);
             reply::refusal(&mut out.to_client, id.raw, &refused, era);
             self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
             count(self, Outcome::Refuse);
@@ -179,11 +186,12 @@ impl Session {
             }
             Kind::Request { id, .. } => self.server_asks(&envelope, *id, out),
             Kind::Notification { method, params } => {
+                // A token that cannot be read is none that the client gave.
                 if method == PROGRESS
-                    && let Some(token) = mcp::reported_progress(*params)
-                    && !self.client.progress(&token.key(), now)
+                    && !mcp::reported_progress(*params)
+                        .is_some_and(|token| self.client.progress(&token.key(), now))
                 {
-                    return self.to_nobody(Direction::ToClient, line);
+                    return self.nobody_waits(Direction::ToClient, line);
                 }
                 let decision = self.policy.server(&envelope, None, &mut self.tools);
                 self.apply(
@@ -226,11 +234,11 @@ impl Session {
         let Some(open) = self.client.close(&key) else {
             return match self.client.rounded(&key) {
                 Some(meant) => self.restore_id(envelope, id, &meant, now, out),
-                None => self.to_nobody(Direction::ToClient, envelope.line),
+                None => self.nobody_waits(Direction::ToClient, envelope.line),
             };
         };
         if open.state == State::Expired {
-            return self.to_nobody(Direction::ToClient, envelope.line);
+            return self.nobody_waits(Direction::ToClient, envelope.line);
         }
 
         let decision = self
@@ -347,7 +355,7 @@ impl Session {
     }
 
     /// An answer (or progress) for an id that is not open goes nowhere.
-    fn to_nobody(&mut self, direction: Direction, line: &[u8]) -> Passage {
+    fn nobody_waits(&mut self, direction: Direction, line: &[u8]) -> Passage {
         self.metrics.answers_to_nobody.inc();
         self.metrics
             .message(direction, MessageKind::Response, Outcome::Drop, line.len());
@@ -399,6 +407,9 @@ impl Session {
     ) {
         let answered = malformed.id.as_ref().filter(|_| !malformed.request);
         let open = answered.and_then(|(_, key)| self.client.close(key));
+        if let Some((_, key)) = answered {
+            self.list_failed(key, now, out);
+        }
         match open.filter(|open| open.state != State::Expired) {
             Some(open) => {
                 let why = malformed.fault.to_string();

@@ -13,7 +13,7 @@ use crate::audit::{Arguments, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::mcp::method::Method;
-use crate::mcp::{Direction, Era, OversizeId, Raw, Subject};
+use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
 use crate::policy::{Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
@@ -23,6 +23,10 @@ use std::time::Instant;
 
 /// Kinds of refusal that are explained to the operator once each; more are only counted.
 const EXPLAINED: usize = 64;
+
+/// Bytes of a line of noise that are cleaned, and characters of it that are shown.
+const NOISE: usize = 4096;
+const NOISE_SHOWN: usize = 200;
 
 /// What happens to the line that was handed in.
 #[derive(Debug)]
@@ -206,6 +210,9 @@ impl Session {
             self.caps.response
         );
         let answer = id.filter(|id| !id.request);
+        if let Some(id) = &answer {
+            self.list_failed(&id.key, now, out);
+        }
         match answer.and_then(|id| self.client.close(&id.key)) {
             Some(open) => {
                 let refused =
@@ -213,6 +220,13 @@ impl Session {
                 self.answer_for_server(&open, &refused, "refused", now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
+        }
+    }
+
+    /// If that was the answer to our own question, the calls that wait for it go on without.
+    pub(super) fn list_failed(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
+        for parked in self.listing.failed(id, &mut self.tools) {
+            self.resume(&parked.line, now, out);
         }
     }
 
@@ -404,7 +418,7 @@ impl Session {
         let shown = crate::transport::terminal::sanitize(target.as_bytes());
         match &refused.operator_hint {
             Some(hint) => tracing::warn!(
-                "refused {} {shown} by rule {}; to allow it: {hint}",
+                "refused {} {shown} by rule {}; the setting behind it: {hint}",
                 subject.method,
                 refused.rule
             ),
@@ -427,7 +441,9 @@ impl Session {
         );
         if !self.noise_shown {
             self.noise_shown = true;
-            let start = self.clean(&line[..line.len().min(200)]);
+            // Cleaned before it is cut: half a secret is no longer found.
+            let clean = self.clean(&line[..line.len().min(NOISE)]);
+            let start: String = clean.chars().take(NOISE_SHOWN).collect();
             tracing::warn!(
                 "the server wrote a line on stdout that is no MCP message; such lines are kept out and counted. It begins: {start}"
             );

@@ -14,6 +14,7 @@ mod host;
 mod preset;
 mod private;
 mod python;
+mod resolver;
 mod uv;
 
 pub use error::PlanError;
@@ -26,9 +27,6 @@ use private::Private;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-
-/// The port of name servers, over TCP: see `RES_OPTIONS` below.
-const DNS: u16 = 53;
 
 /// Plans the cell for one command. `tmp` is a private directory made by the caller; `home`, `tmp`,
 /// `run` and `canary` are made inside it. `env` looks a variable up in the environment that cofferdam
@@ -121,9 +119,28 @@ impl<'a> Planner<'a> {
     fn allow_network(&mut self) {
         let mut ports: BTreeSet<u16> = self.config.egress.iter().map(|rule| rule.port).collect();
         if !ports.is_empty() {
-            ports.insert(DNS);
+            ports.insert(resolver::PORT);
+            // Landlock knows ports and no addresses (landlock(7), LANDLOCK_RULE_NET_PORT).
+            let numbers: Vec<String> = ports.iter().map(u16::to_string).collect();
+            self.spec.warnings.push(format!(
+                "the kernel checks ports, not names: any host can be reached on TCP {}",
+                numbers.join(", ")
+            ));
         }
         self.spec.connect_ports = ports.into_iter().collect();
+        let is_name = |host: &&str| host.parse::<std::net::IpAddr>().is_err();
+        let names = self.config.egress.iter().map(|rule| rule.host.as_str());
+        let Some(name) = names.clone().find(is_name) else {
+            return;
+        };
+        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        if !resolver::answers_over_tcp(&resolv_conf, name) {
+            self.spec.datagrams = true;
+            self.spec.warnings.push(
+                "the name server does not answer over TCP, so the server gets UDP sockets, which reach any host"
+                    .to_owned(),
+            );
+        }
     }
 
     fn limit(&mut self, table: &preset::Table) {
@@ -174,7 +191,8 @@ impl<'a> Planner<'a> {
             );
         }
         // Names are resolved over TCP: the filter lets no datagram out. `resolv.conf(5)`.
-        if !self.spec.connect_ports.is_empty() && !vars.iter().any(|(n, _)| n == "RES_OPTIONS") {
+        let by_tcp = !self.spec.connect_ports.is_empty() && !self.spec.datagrams;
+        if by_tcp && !vars.iter().any(|(n, _)| n == "RES_OPTIONS") {
             env::set(&mut vars, "RES_OPTIONS", "use-vc".to_owned());
         }
         self.spec.env = vars;
