@@ -9,7 +9,7 @@
 //! taken for that of a new request with the same id; [`GRAVES`] of them are kept.
 
 use crate::audit::Arguments;
-use crate::mcp::RequestId;
+use crate::mcp::{RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(super) enum State {
 /// One request of the client.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) raw_id: Box<[u8]>,
+    pub(super) raw_id: RawId,
     pub(super) origin: Origin,
     pub(super) state: State,
     pub(super) since: Instant,
@@ -239,7 +239,7 @@ impl Pending {
 /// A request that has just expired.
 #[derive(Debug)]
 pub(super) struct Expiry {
-    pub(super) raw_id: Box<[u8]>,
+    pub(super) raw_id: RawId,
     pub(super) origin: Origin,
     pub(super) waited: Duration,
     pub(super) bytes: usize,

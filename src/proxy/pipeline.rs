@@ -74,14 +74,14 @@ impl Session {
             return Passage::Stop;
         };
         let key = id.key();
-        let era = Era::of(params).unwrap_or(self.era);
+        let era = Era::of(envelope).unwrap_or(self.era);
         let count = |session: &Self, outcome| {
             session
                 .metrics
                 .message(Direction::ToServer, MessageKind::Request, outcome, bytes);
         };
-        let arguments = params.filter(|_| subject.capability == mcp::Capability::Tool);
-        let arguments = arguments.and_then(|params| params.member("arguments"));
+        let arguments = envelope.known.arguments;
+        let arguments = arguments.filter(|_| subject.capability == mcp::Capability::Tool);
         let arguments = self.arguments(arguments.map(|arguments| arguments.text));
 
         if self.client.contains(&key) || self.listing.holds(&key) {
@@ -99,7 +99,7 @@ impl Session {
             return Passage::Stop;
         }
         if !self.client_named {
-            self.learn_client(&subject.method, params);
+            self.learn_client(envelope, &subject.method, params);
         }
 
         let decision = self
@@ -141,7 +141,7 @@ impl Session {
             arguments,
             limit,
         );
-        open.token = mcp::wanted_progress(params).map(|token| token.key());
+        open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
         self.metrics.in_flight.set(self.client.waiting() as i64);
         passage
@@ -249,7 +249,7 @@ impl Session {
         let status = match &envelope.kind {
             _ if open.state == State::Cancelled => "cancelled",
             Kind::Error { .. } => "error",
-            Kind::Result { result, .. } if is_tool_error(*result) => "tool_error",
+            Kind::Result { .. } if envelope.known.failed => "tool_error",
             _ => "success",
         };
         if matches!(status, "error" | "tool_error") && bytes <= COMPLAINT {
@@ -422,30 +422,13 @@ impl Session {
     }
 
     /// Who the client is: in `initialize`, or in `_meta` of a modern request.
-    fn learn_client(&mut self, method: &str, params: Option<Raw<'_>>) {
-        let Some(params) = params else { return };
-        if method == INITIALIZE {
-            if let Some(info) = params.member("clientInfo") {
-                self.name_client(info);
-            }
-        } else if let Some(meta) = params.member("_meta")
-            && let Some(info) = meta.member("io.modelcontextprotocol/clientInfo")
-        {
+    fn learn_client(&mut self, envelope: &Envelope<'_>, method: &str, params: Option<Raw<'_>>) {
+        let info = match method {
+            INITIALIZE => params.and_then(|params| params.member("clientInfo")),
+            _ => envelope.known.client,
+        };
+        if let Some(info) = info {
             self.name_client(info);
         }
     }
-}
-
-/// Reads `isError` of a result. A large one is not walked again for the sake of a word in the audit
-/// log: there the flag is looked for where serialisers put it, next to the ends.
-fn is_tool_error(result: Raw<'_>) -> bool {
-    if result.text.len() <= COMPLAINT {
-        return result
-            .member("isError")
-            .is_some_and(|flag| flag.text == b"true");
-    }
-    let (head, tail) = (&result.text[..64], &result.text[result.text.len() - 64..]);
-    [head, tail]
-        .into_iter()
-        .any(|end| memchr::memmem::find(end, b"\"isError\":true").is_some())
 }

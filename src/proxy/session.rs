@@ -249,13 +249,13 @@ impl Session {
             Ok(envelope) => envelope,
             Err(malformed) => return self.malformed_from_client(line, &malformed, out),
         };
-        let Kind::Request { id, params, .. } = &envelope.kind else {
+        let Kind::Request { id, .. } = &envelope.kind else {
             return;
         };
         let Some(subject) = Subject::of(&envelope) else {
             return;
         };
-        let era = Era::of(*params).unwrap_or(self.era);
+        let era = Era::of(&envelope).unwrap_or(self.era);
         let refused = own::unavailable(&subject);
         reply::refusal(&mut out.to_client, id.raw, &refused, era);
         self.metrics.refusal(Direction::ToServer, refused.rule);
