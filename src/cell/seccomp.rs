@@ -128,8 +128,9 @@ fn assemble(
     arch: TargetArch,
 ) -> Result<BpfProgram, SeccompError> {
     let failed = |reason: String| SeccompError::Table { reason };
-    // What is refused whatever its arguments takes two instructions of our own; seccompiler spends
-    // five, and the kernel walks the whole filter once for each call number when it is installed.
+    // What is refused whatever its arguments goes into a search tree of our own; seccompiler writes
+    // one chain of five instructions for each, and the kernel walks the filter once for each call
+    // number when it is installed, then for every call that it does not always allow.
     let (always, rules): (BTreeMap<_, _>, BTreeMap<_, _>) = rules
         .into_iter()
         .partition(|(_, clauses)| clauses.is_empty());
@@ -142,11 +143,12 @@ fn assemble(
     match body.split_at_checked(3) {
         Some(([load, compare, kill], rest)) if is_arch_check(load, compare, kill) => {
             let mut program = prologue(compare.k);
-            for number in always.into_keys() {
-                let number = u32::try_from(number).map_err(|error| failed(error.to_string()))?;
-                program.push(step(JUMP_EQUAL, 0, 1, number));
-                program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno));
-            }
+            let numbers: Vec<u32> = always
+                .into_keys()
+                .map(|number| u32::try_from(number).map_err(|error| failed(error.to_string())))
+                .collect::<Result<_, _>>()?;
+            let verdict = step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno);
+            program.extend(search(&numbers, &verdict));
             program.extend_from_slice(rest);
             Ok(program)
         }
@@ -160,6 +162,8 @@ fn assemble(
 const LOAD_WORD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER: u16 = 0x25;
+const JUMP_AT_LEAST: u16 = 0x35;
+const JUMP: u16 = 0x05;
 const RETURN: u16 = 0x06;
 /// Offsets in `struct seccomp_data` (`linux/seccomp.h`).
 const NUMBER: u32 = 0;
@@ -187,6 +191,31 @@ fn prologue(arch: u32) -> BpfProgram {
         step(JUMP_GREATER, 0, 1, NEWEST),
         step(RETURN, 0, 0, absent),
     ]
+}
+
+/// Numbers that are compared one after the other: fewer are not worth a branch.
+const LEAF: usize = 4;
+
+/// Returns `verdict` when the loaded number is one of `numbers`, which are sorted; else goes on with
+/// what follows the last instruction.
+fn search(numbers: &[u32], verdict: &sock_filter) -> BpfProgram {
+    let (low, high) = numbers.split_at(numbers.len() / 2);
+    let (true, Some(pivot)) = (numbers.len() > LEAF, high.first()) else {
+        let test = |number: &u32| [step(JUMP_EQUAL, 0, 1, *number), verdict.clone()];
+        return numbers.iter().flat_map(test).collect();
+    };
+    let (low, high) = (search(low, verdict), search(high, verdict));
+    // Conditional jumps reach 255 instructions, plain ones reach all; lengths are in the hundreds.
+    let over = |program: &BpfProgram| u32::try_from(program.len()).unwrap_or(u32::MAX);
+    let mut program = vec![
+        step(JUMP_AT_LEAST, 0, 1, *pivot),
+        step(JUMP, 0, 0, over(&low) + 1),
+    ];
+    let leave = step(JUMP, 0, 0, over(&high));
+    program.extend(low);
+    program.push(leave);
+    program.extend(high);
+    program
 }
 
 /// A clause such as `arg0 != 2 && arg1 & 0xf == 3`, or with `argN any MASK` as its last term, which

@@ -17,16 +17,16 @@ pub(super) struct Places<'a> {
 /// once; the later wins.
 pub(super) fn build(
     host: &Host<'_>,
-    table: &Table,
+    table: &Table<'_>,
     rules: &[EnvRule],
     places: &Places<'_>,
     warnings: &mut Vec<String>,
 ) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     for variable in &table.env {
-        let passed = variable.pass.then(|| host.text(&variable.name)).flatten();
-        if let Some(value) = passed.or_else(|| variable.value.as_deref().map(|v| places.fill(v))) {
-            set(&mut env, &variable.name, value);
+        let passed = variable.pass.then(|| host.text(variable.name)).flatten();
+        if let Some(value) = passed.or_else(|| variable.value.map(|v| places.fill(v))) {
+            set(&mut env, variable.name, value);
         }
     }
     for rule in rules {
@@ -44,7 +44,7 @@ pub(super) fn build(
         if let Some(loader) = table
             .loader_variables
             .iter()
-            .find(|v| name.starts_with(&v.prefix))
+            .find(|v| name.starts_with(v.prefix))
         {
             warnings.push(format!(
                 "{name} changes which code runs in the cell ({})",

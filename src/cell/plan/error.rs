@@ -30,8 +30,8 @@ pub enum PlanError {
     },
     #[error("the path {path:?} is not UTF-8")]
     NotUtf8 { path: PathBuf },
-    #[error("a built-in table is not valid: {source}")]
-    Table { source: toml::de::Error },
+    #[error("a built-in table is not valid: {reason}")]
+    Table { reason: String },
 }
 
 impl PlanError {

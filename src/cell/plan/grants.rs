@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 impl Planner<'_> {
     /// What the preset lists and this host has.
-    pub(super) fn grant_table(&mut self, table: &preset::Table) {
-        self.spec.read.extend(there(&table.read));
-        self.spec.write.extend(there(&table.write));
+    pub(super) fn grant_table(&mut self, table: &preset::Table<'_>) {
+        let paths =
+            |list: &[preset::Grant<'_>]| there(list.iter().map(|grant| PathBuf::from(grant.path)));
+        self.spec.read.extend(paths(&table.read));
+        self.spec.write.extend(paths(&table.write));
         if !self.config.egress.is_empty() {
-            self.spec.read.extend(there(&table.network));
+            self.spec.read.extend(paths(&table.network));
         }
     }
 
@@ -88,14 +90,12 @@ impl Planner<'_> {
         let words: BTreeSet<String> = words
             .map(|word| word.to_string_lossy().replace('_', "-"))
             .collect();
-        let known = self
-            .programs
-            .package
-            .iter()
-            .filter(|(name, _)| words.contains(*name));
-        let mut wanted: Vec<(String, bool)> = known
-            .flat_map(|(_, needs)| needs.execute.iter().map(|p| (p.clone(), false)))
-            .collect();
+        let mut wanted: Vec<(String, bool)> = Vec::new();
+        for word in &words {
+            let known = preset::package(word).map_err(|reason| PlanError::Table { reason })?;
+            let programs = known.into_iter().flat_map(|needs| needs.execute);
+            wanted.extend(programs.map(|program| (program, false)));
+        }
         wanted.extend(self.config.execute.iter().map(|name| (name.clone(), true)));
         for (name, asked) in wanted {
             let found = match self.host.find(&name) {
@@ -135,20 +135,23 @@ impl Planner<'_> {
                 "{program} is, or needs, a shell, which the server may now use"
             ));
         }
-        self.grant_needs(path);
-        Ok(())
+        self.grant_needs(path)
     }
 
     /// What the table says about programs of that name.
-    pub(super) fn grant_needs(&mut self, path: &Path) {
+    pub(super) fn grant_needs(&mut self, path: &Path) -> Result<(), PlanError> {
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        if let Some(needs) = self.programs.program.get(name) {
-            self.spec.execute.extend(there(&needs.execute));
-            self.spec.read.extend(there(&needs.read));
+        let known = preset::program(name).map_err(|reason| PlanError::Table { reason })?;
+        if let Some(needs) = known {
+            let execute = needs.execute.into_iter().map(|need| need.path);
+            self.spec.execute.extend(there(execute));
+            let read = needs.read.into_iter().map(|need| need.path);
+            self.spec.read.extend(there(read));
         }
+        Ok(())
     }
 
     /// What the operator named; it must be there.
@@ -190,13 +193,11 @@ impl Planner<'_> {
 }
 
 /// The grants of a table that this host has.
-fn there(grants: &[preset::Grant]) -> Vec<PathBuf> {
-    let paths = grants.iter().map(|grant| grant.path.clone());
+fn there(paths: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
     paths.filter(|path| readable(path).is_ok()).collect()
 }
 
 /// Whether we ourselves can read that file or list that directory.
 fn readable(path: &Path) -> std::io::Result<()> {
-    path.metadata()?;
     nix::unistd::access(path, nix::unistd::AccessFlags::R_OK).map_err(Into::into)
 }

@@ -27,6 +27,7 @@ use private::Private;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Plans the cell for one command. `tmp` is a private directory made by the caller; `home`, `tmp`,
@@ -44,28 +45,25 @@ pub fn plan(
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<CellSpec, PlanError> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    Planner::new(Host { env, cwd }, config)?.plan(command, tmp)
+    Planner::new(Host { env, cwd }, config).plan(command, tmp)
 }
 
 struct Planner<'a> {
     host: Host<'a>,
     config: &'a Cell,
-    programs: preset::Programs,
     spec: CellSpec,
     /// Names are allowed, and the name server answers over TCP.
     names_by_tcp: bool,
 }
 
 impl<'a> Planner<'a> {
-    fn new(host: Host<'a>, config: &'a Cell) -> Result<Self, PlanError> {
-        let programs = preset::programs().map_err(|source| PlanError::Table { source })?;
-        Ok(Self {
+    fn new(host: Host<'a>, config: &'a Cell) -> Self {
+        Self {
             host,
             config,
-            programs,
             spec: CellSpec::default(),
             names_by_tcp: false,
-        })
+        }
     }
 
     fn plan(mut self, command: &[String], tmp: &Path) -> Result<CellSpec, PlanError> {
@@ -79,12 +77,12 @@ impl<'a> Planner<'a> {
             .config
             .preset
             .unwrap_or_else(|| command::preset(&program.path));
-        let table = preset::table(preset).map_err(|source| PlanError::Table { source })?;
+        let table = preset::table(preset).map_err(|reason| PlanError::Table { reason })?;
 
         let private = Private::make(tmp)?;
         self.grant_table(&table);
         self.grant_binary(&program.path);
-        self.grant_needs(&program.path);
+        self.grant_needs(&program.path)?;
         for script in &program.scripts {
             self.spec
                 .read
@@ -152,7 +150,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn limit(&mut self, table: &preset::Table) {
+    fn limit(&mut self, table: &preset::Table<'_>) {
         let limits = &table.limits;
         self.spec.memory = self.config.memory.map(|size| size.0).or(limits.memory);
         self.spec.processes = self.config.processes.or(limits.processes);
@@ -179,7 +177,7 @@ impl<'a> Planner<'a> {
 
     fn build_env(
         &mut self,
-        table: &preset::Table,
+        table: &preset::Table<'_>,
         program: &command::Program,
         private: &Private,
         uv: Option<&uv::UvRun>,
@@ -247,13 +245,17 @@ impl<'a> Planner<'a> {
             let mut seen = BTreeSet::new();
             list.retain(|path| seen.insert(path.clone()));
         }
+        // A grant covers the canary when it is the canary or a directory above it: the same inode,
+        // which one call finds out where a resolved name takes one for each of its parts.
+        let inode = |path: &Path| path.metadata().ok().map(|facts| (facts.dev(), facts.ino()));
+        let canary = private.canary.canonicalize();
+        let canary = canary.as_deref().unwrap_or(&private.canary);
+        let above: Vec<(u64, u64)> = canary.ancestors().filter_map(inode).collect();
         let grants = [&self.spec.read, &self.spec.write, &self.spec.execute];
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let canary = real(&private.canary);
         let covered = grants
             .into_iter()
             .flatten()
-            .any(|path| canary.starts_with(real(path)));
+            .any(|path| inode(path).is_some_and(|it| above.contains(&it)));
         self.spec.canary = (!covered).then(|| private.canary.clone());
     }
 }

@@ -15,7 +15,7 @@ fn spec(config: &Cell, command: &[&str], cwd: &Path, tmp: &Path) -> Result<CellS
         cwd: cwd.to_owned(),
     };
     let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-    Planner::new(host, config)?.plan(&command, tmp)
+    Planner::new(host, config).plan(&command, tmp)
 }
 
 fn value<'a>(spec: &'a CellSpec, name: &str) -> Option<&'a str> {

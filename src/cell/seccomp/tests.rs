@@ -75,6 +75,21 @@ fn tables_compile_everywhere_and_stay_below_the_kernel_limit() {
 }
 
 #[test]
+fn the_search_finds_every_number_and_no_other() {
+    for count in [0u32, 1, 4, 5, 9, 64, 300] {
+        let numbers: Vec<u32> = (0..count).map(|n| n * 3 + n % 2).collect();
+        let mut filter = vec![step(LOAD_WORD, 0, 0, NUMBER)];
+        filter.extend(search(&numbers, &step(RETURN, 0, 0, 7)));
+        filter.push(step(RETURN, 0, 0, 1));
+        for number in 0..count * 3 + 5 {
+            let found = numbers.contains(&number);
+            let answer = run(&filter, X86_64, number, [0; 6]);
+            assert_eq!(answer, if found { 7 } else { 1 }, "{number} of {count}");
+        }
+    }
+}
+
+#[test]
 fn foreign_calls_do_not_exist() {
     let args = [0; 6];
     for network in [Network::Off, Network::Tcp] {
