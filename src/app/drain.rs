@@ -57,10 +57,13 @@ impl Drain {
             let ended = piece.ends_with(b"\n") || piece.ends_with(b"\r");
             let text = &piece[..piece.len() - usize::from(ended)];
             for part in text.chunks(LINE) {
-                if self.line.len() + part.len() > LINE {
-                    self.emit(&mut log);
-                }
                 self.line.extend_from_slice(part);
+                while self.line.len() > LINE {
+                    // What was behind a word's end waits for the rest of its word.
+                    let rest = self.line.split_off(word_end(&self.line[..LINE]));
+                    self.emit(&mut log);
+                    self.line = rest;
+                }
             }
             if ended {
                 self.emit(&mut log);
@@ -108,6 +111,16 @@ impl Drain {
     }
 }
 
+/// Where a piece of a long line ends: behind its last word, so that no secret is cut in two and shown
+/// because neither half is known. A piece that is one long word is cut where it is full.
+fn word_end(piece: &[u8]) -> usize {
+    let ends = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b',' | b';');
+    match piece.iter().rposition(ends) {
+        Some(at) if at >= piece.len() / 2 => at + 1,
+        _ => piece.len(),
+    }
+}
+
 impl AsFd for Drain {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.from.as_fd()
@@ -150,6 +163,33 @@ mod tests {
             .read(later, |line| lines.push(line.to_vec()), |n| lost += n)
             .unwrap();
         assert_eq!(lines.len(), 50);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_words() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let now = Instant::now();
+        let mut drain = Drain::new(read, now);
+        let text = format!(
+            "{} the-word-at-the-edge {}",
+            "a".repeat(LINE - 10),
+            "b".repeat(2 * LINE)
+        );
+        nix::unistd::write(&write, text.as_bytes()).unwrap();
+        drop(write);
+        let mut lines: Vec<String> = Vec::new();
+        for _ in 0..2 {
+            drain
+                .read(
+                    now,
+                    |line| lines.push(String::from_utf8(line.to_vec()).unwrap()),
+                    |_| {},
+                )
+                .unwrap();
+        }
+        assert_eq!(lines.concat(), text);
+        assert!(lines.iter().all(|line| line.len() <= LINE));
+        assert!(lines[1].starts_with("the-word-at-the-edge "), "{lines:?}");
     }
 
     #[test]

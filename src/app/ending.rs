@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Time for the last answers to leave towards a client that reads slowly.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// Bytes of answers that are made for a client that goes on sending.
+const LAST_ANSWERS: usize = 8 << 20;
 /// Time for the last output of a server whose whole tree is dead.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -37,38 +39,39 @@ impl Loop {
     }
 
     /// Passes on what the dead server still said, then answers everything that is open.
+    ///
+    /// The client's input is closed before anything more is written: a client that reads our last
+    /// answers and then sends on gets `EPIPE`, and nothing that it sent waits in a pipe unread.
     pub(super) fn last_words(&mut self, how: &str) {
         let until = Instant::now() + LAST_WORDS;
         self.server_in = None;
+        let unavailable = self.hang_up();
         while let Some(fd) = &self.server_out
             && Instant::now() < until
         {
-            if self.to_client.wants_input() {
-                // The tree is dead, so what is in the pipe is all that there will ever be.
-                if !readable(fd.as_fd(), Duration::ZERO) {
-                    self.server_out = None;
-                } else {
-                    self.read_server();
-                }
-            } else if let Some(client) = &self.client_out {
+            if !self.to_client.wants_input() {
+                let Some(client) = &self.client_out else {
+                    break;
+                };
                 writable(
                     client.as_fd(),
                     until.saturating_duration_since(Instant::now()),
                 );
+            } else if readable(fd.as_fd(), Duration::ZERO) {
+                self.read_server();
+            } else {
+                // The tree is dead, so what is in the pipe is all that there will ever be.
+                self.server_out = None;
             }
             if self.turn(Instant::now()).is_err() {
                 break;
             }
         }
         self.server_out = None;
-        while self.stderr.is_some() && Instant::now() < until {
-            let more = self
-                .stderr
-                .as_ref()
-                .is_some_and(|e| readable(e.as_fd(), Duration::ZERO));
-            if !more {
-                break;
-            }
+        while let Some(stderr) = &self.stderr
+            && readable(stderr.as_fd(), Duration::ZERO)
+            && Instant::now() < until
+        {
             self.drain_stderr(Instant::now());
         }
         // A failing turn means a spawner that is gone too, which changes nothing for the answers.
@@ -76,30 +79,57 @@ impl Loop {
         let mut out = Outbox::default();
         self.session.server_gone(how, Instant::now(), &mut out);
         self.send(out);
+        self.send(unavailable);
         self.farewell();
     }
 
-    /// Answers what the client has sent already and nobody will read, and lets it all leave.
-    pub(super) fn farewell(&mut self) {
+    /// Takes what the client has sent already, answers it in the server's place, and closes the input.
+    pub(super) fn hang_up(&mut self) -> Outbox {
         let until = Instant::now() + FAREWELL;
         let mut out = Outbox::default();
         while let Some(fd) = &self.client_in
             && readable(fd.as_fd(), Duration::ZERO)
             && Instant::now() < until
+            && out.to_client.len() < LAST_ANSWERS
         {
             self.read_client();
-            let session = &mut self.session;
-            self.to_server.process(|incoming| {
-                match incoming {
-                    Incoming::Line(line) => session.after_the_end(line, &mut out),
-                    Incoming::TooLong { id, bytes } => {
-                        session.oversize_from_client(id, bytes, &mut out);
-                    }
-                }
-                Passage::Stop
-            });
+            self.answer_in_its_place(&mut out, false);
         }
-        self.send(out);
+        self.client_in = None;
+        // Our copy was one of two; the other is the process's own stdin.
+        if let Ok(nothing) = std::fs::File::open("/dev/null") {
+            _ = nix::unistd::dup2_stdin(nothing);
+        }
+        self.answer_in_its_place(&mut out, true);
+        out
+    }
+
+    fn answer_in_its_place(&mut self, out: &mut Outbox, last: bool) {
+        let session = &mut self.session;
+        let answer = |incoming: Incoming<'_>| {
+            match incoming {
+                Incoming::Line(line) => session.after_the_end(line, out),
+                Incoming::TooLong { id, bytes } => session.oversize_from_client(id, bytes, out),
+            }
+            Passage::Stop
+        };
+        if last {
+            self.to_server.finish(answer);
+        } else {
+            self.to_server.process(answer);
+        }
+    }
+
+    /// The way out when no server ever ran.
+    pub(super) fn leave(&mut self) {
+        let unavailable = self.hang_up();
+        self.send(unavailable);
+        self.farewell();
+    }
+
+    /// Lets everything that waits for the client leave, as far as it reads.
+    pub(super) fn farewell(&mut self) {
+        let until = Instant::now() + FAREWELL;
         while let Some(client) = &mut self.client_out {
             if self.to_client.write(client).is_err() || !self.to_client.has_output() {
                 break;

@@ -4,7 +4,7 @@ use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{Ended, Facts, Mode, Planned, StartError, Watch, adopt, serve};
 use crate::cell::{CellSpec, Layer};
-use crate::config::{Config, EnvRule};
+use crate::config::Config;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -89,7 +89,7 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
     };
     let teller = watch.teller();
     package::prepare(&request, &setup, &mut InCell { watch }, &mut |line| {
-        teller.tell(line)
+        teller.tell(line);
     })
     .map(Some)
     .map_err(refused)
@@ -98,15 +98,15 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
 fn plan_package(config: &Config, package: &Prepared, tmp: &Path) -> Result<CellSpec, StartError> {
     let mut cell = config.cell.clone();
     cell.read.extend(package.read.iter().cloned());
-    cell.env.extend(
-        package
-            .env
-            .iter()
-            .map(|(name, value)| EnvRule::Set(name.clone(), value.clone())),
-    );
     let mut spec = plan_command(&cell, &package.command, tmp)?;
     // The sealed entry and its runtime are trees, and nothing of them can be written in the cell.
     spec.execute.extend(package.execute.iter().cloned());
+    // What the runtime needs to start from a sealed tree; the operator's own settings win.
+    for (name, value) in &package.env {
+        if !spec.env.iter().any(|(there, _)| there == name) {
+            spec.env.push((name.clone(), value.clone()));
+        }
+    }
     Ok(spec)
 }
 

@@ -16,6 +16,7 @@ use crate::proxy::{Outbox, Passage, Session};
 use crate::supervise::{Act, Life};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
+use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -108,8 +109,10 @@ impl Loop {
         loop {
             let ready = self.wait()?;
             let now = Instant::now();
-            if ready.signals {
-                self.take_signals(now)?;
+            if ready.signals
+                && let Some(code) = self.take_signals(now)?
+            {
+                return Ok(code);
             }
             if ready.spawner
                 && let Some(code) = self.take_events(now)?
@@ -127,6 +130,9 @@ impl Loop {
             }
             if ready.server_out {
                 self.read_server();
+                if self.server_out.is_none() {
+                    self.life.mute(now);
+                }
             }
             if ready.hangup {
                 self.hung_up = true;
@@ -179,9 +185,9 @@ impl Loop {
                 passage
             };
             if ended {
-                self.to_server.finish(ask)
+                self.to_server.finish(ask);
             } else {
-                self.to_server.process(ask)
+                self.to_server.process(ask);
             }
         }
         if !self.to_server.is_clogged() {
@@ -198,9 +204,9 @@ impl Loop {
                 passage
             };
             if ended {
-                self.to_client.finish(ask)
+                self.to_client.finish(ask);
             } else {
-                self.to_client.process(ask)
+                self.to_client.process(ask);
             }
         }
         self.send(out);
@@ -217,18 +223,21 @@ impl Loop {
     }
 
     fn write(&mut self, now: Instant) -> Result<(), LoopError> {
-        match &mut self.server_in {
-            Some(outlet) => {
-                if self.to_server.write(outlet).is_err() {
-                    // It closed its input. What it was sent is answered when it ends, which we see to.
-                    self.server_in = None;
+        let deaf = match &mut self.server_in {
+            Some(outlet) => self.to_server.write(outlet).is_err(),
+            None => {
+                if self.started {
                     self.to_server.abandon();
-                    let act = self.life.deaf(now);
-                    self.act(act)?;
                 }
+                false
             }
-            None if self.started => self.to_server.abandon(),
-            None => {}
+        };
+        if deaf {
+            // It closed its input. What it was sent is answered when it ends, which we see to.
+            self.server_in = None;
+            self.to_server.abandon();
+            let act = self.life.deaf(now);
+            self.act(act)?;
         }
         let gone = match &mut self.client_out {
             Some(outlet) => self.to_client.write(outlet).is_err(),
@@ -241,13 +250,15 @@ impl Loop {
             self.client_left(now)?;
         }
         // The end of input is passed on only after everything that came before it.
-        if self.started
-            && self.to_server.ended()
-            && !self.to_server.has_output()
-            && !self.session.holds_calls()
-        {
-            self.server_in = None;
-            let act = self.life.end_of_input(now);
+        if self.started && self.to_server.ended() && !self.to_server.has_output() {
+            let act = if self.session.holds_calls() {
+                // They keep the server's input open; the clock runs all the same.
+                let act = self.life.end_of_input(now);
+                act.filter(|act| *act != Act::CloseInput)
+            } else {
+                self.server_in = None;
+                self.life.end_of_input(now)
+            };
             self.act(act)?;
         }
         Ok(())
@@ -306,13 +317,19 @@ impl Loop {
         })
     }
 
-    fn take_signals(&mut self, now: Instant) -> Result<(), LoopError> {
+    /// SIGTERM, SIGINT, SIGHUP: a code when there is no server yet whose end would have to be awaited.
+    fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             tracing::info!("stopping: signal {}", signal.ssi_signo);
             let act = self.life.stop(now);
+            if !self.started {
+                // The spawner may be waiting for an installer; closing its channel ends both.
+                self.leave();
+                return Ok(Some(self.life.exit_code()));
+            }
             self.act(act)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     pub(super) fn drain_stderr(&mut self, now: Instant) {
@@ -354,7 +371,7 @@ impl Loop {
                 } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
-                Event::Progress { text, .. } => tracing::info!("{text}"),
+                Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {
                     exit, cause, limit, ..
                 } => {
@@ -363,9 +380,9 @@ impl Loop {
                 Event::Failed {
                     exit_code, message, ..
                 } => {
-                    tracing::error!("{message}");
+                    tracing::error!("{}", sanitize(message.as_bytes()));
                     self.life.exited(Exit::Code(exit_code));
-                    self.farewell();
+                    self.leave();
                     return Ok(Some(exit_code));
                 }
             }
@@ -410,7 +427,7 @@ impl Loop {
             .as_deref()
             .map(|v| format!("@{v}"))
             .unwrap_or_default();
-        tracing::debug!(
+        tracing::info!(
             "{what}{version} runs as {pid} after {} ms: {}",
             self.begun.elapsed().as_millis(),
             report.summary()

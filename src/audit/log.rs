@@ -58,14 +58,9 @@ impl Log {
     /// When the directory or the file cannot be made or opened.
     pub fn open(path: Option<&Path>, server: &str, policy: &str) -> Result<Self, AuditError> {
         let target = path.map(Target::open).transpose()?;
-        let context = Context {
-            server: server.to_owned(),
-            client: String::new(),
-            policy: policy.to_owned(),
-        };
         Ok(Self {
             target,
-            context,
+            context: Context::new(server, policy),
             gathered: Vec::new(),
             records: 0,
             lost: 0,
@@ -75,7 +70,7 @@ impl Log {
 
     /// Names the client in the lines that follow.
     pub fn client(&mut self, name: &str) {
-        name.clone_into(&mut self.context.client);
+        self.context.name_client(name);
     }
 
     /// Gathers one line.
@@ -83,7 +78,11 @@ impl Log {
         if self.target.is_none() {
             return;
         }
-        record.write(&mut self.gathered, jiff::Timestamp::now(), &self.context);
+        record.write(
+            &mut self.gathered,
+            jiff::Timestamp::now(),
+            &mut self.context,
+        );
         self.waiting += 1;
         if self.gathered.len() >= GATHER {
             self.flush();

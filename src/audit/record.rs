@@ -2,7 +2,6 @@
 
 use crate::mcp::{Capability, Direction, Subject};
 use ring::digest::{SHA256, digest};
-use std::io::Write;
 use std::time::Duration;
 
 /// What one line says. Borrowed: nothing is built unless it is written.
@@ -50,38 +49,82 @@ impl Arguments {
     }
 }
 
-/// What is the same in every line of one process.
-#[derive(Debug, Clone, Default)]
+/// What is the same in every line of one process, spelt once.
+#[derive(Debug)]
 pub(super) struct Context {
-    pub(super) server: String,
-    pub(super) client: String,
-    pub(super) policy: String,
+    server: String,
+    /// From after the time up to the direction.
+    head: Vec<u8>,
+    /// From after the arguments to the LF.
+    tail: Vec<u8>,
+    clock: Clock,
+}
+
+impl Context {
+    pub(super) fn new(server: &str, policy: &str) -> Self {
+        let mut tail = br#","policy":"#.to_vec();
+        string(&mut tail, policy);
+        tail.extend_from_slice(b"}\n");
+        let mut context = Self {
+            server: server.to_owned(),
+            head: Vec::new(),
+            tail,
+            clock: Clock::default(),
+        };
+        context.name_client("");
+        context
+    }
+
+    pub(super) fn name_client(&mut self, client: &str) {
+        self.head = br#"","server":"#.to_vec();
+        string(&mut self.head, &self.server);
+        if !client.is_empty() {
+            self.head.extend_from_slice(br#","client":"#);
+            string(&mut self.head, client);
+        }
+        self.head.extend_from_slice(br#","direction":""#);
+    }
+}
+
+/// Spells the time, in UTC with milliseconds; all but those once for each second.
+#[derive(Debug, Default)]
+struct Clock {
+    second: Option<i64>,
+    /// Up to the milliseconds.
+    text: String,
+}
+
+impl Clock {
+    fn write(&mut self, line: &mut Vec<u8>, time: jiff::Timestamp) {
+        let millis = u64::try_from(time.subsec_millisecond()).unwrap_or(0);
+        if self.second != Some(time.as_second()) {
+            self.second = Some(time.as_second());
+            let whole = format!("{time:.3}");
+            self.text = whole[..whole.len() - "000Z".len()].to_owned();
+        }
+        line.extend_from_slice(self.text.as_bytes());
+        let digit = |n: u64| b'0' + (n % 10) as u8;
+        line.extend_from_slice(&[digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+    }
 }
 
 impl Record<'_> {
     /// Appends the line, LF included.
-    pub(super) fn write(&self, line: &mut Vec<u8>, time: jiff::Timestamp, context: &Context) {
-        // Writing into a Vec cannot fail.
-        drop(write!(line, r#"{{"v":1,"time":"{time:.3}","server":"#));
-        string(line, &context.server);
-        if !context.client.is_empty() {
-            line.extend_from_slice(br#","client":"#);
-            string(line, &context.client);
-        }
-        line.extend_from_slice(br#","direction":""#);
+    pub(super) fn write(&self, line: &mut Vec<u8>, time: jiff::Timestamp, context: &mut Context) {
+        line.extend_from_slice(br#"{"v":1,"time":""#);
+        context.clock.write(line, time);
+        line.extend_from_slice(&context.head);
         line.extend_from_slice(match self.direction {
             Direction::ToServer => b"to_server\"",
             Direction::ToClient => b"to_client\"",
         });
         if let Some(subject) = self.subject {
-            line.extend_from_slice(br#","type":""#);
             line.extend_from_slice(match subject.capability {
-                Capability::Tool => b"tool\"",
-                Capability::Resource => b"resource\"",
-                Capability::Prompt => b"prompt\"",
-                Capability::Method => b"method\"",
+                Capability::Tool => br#","type":"tool","method":"#,
+                Capability::Resource => br#","type":"resource","method":"#,
+                Capability::Prompt => br#","type":"prompt","method":"#,
+                Capability::Method => br#","type":"method","method":"#,
             });
-            line.extend_from_slice(br#","method":"#);
             string(line, &subject.method);
             if let Some(name) = &subject.name {
                 line.extend_from_slice(br#","target":"#);
@@ -93,28 +136,28 @@ impl Record<'_> {
             line.extend_from_slice(br#","id":"#);
             line.extend_from_slice(id);
         }
-        drop(write!(
-            line,
-            r#","decision":"{}","status":"{}""#,
-            self.decision, self.status
-        ));
+        line.extend_from_slice(br#","decision":""#);
+        line.extend_from_slice(self.decision.as_bytes());
+        line.extend_from_slice(br#"","status":""#);
+        line.extend_from_slice(self.status.as_bytes());
+        line.push(b'"');
         if let Some(rule) = self.rule {
             line.extend_from_slice(br#","rule":"#);
             string(line, rule);
         }
         if let Some(latency) = self.latency {
-            drop(write!(line, r#","latency_us":{}"#, latency.as_micros()));
+            line.extend_from_slice(br#","latency_us":"#);
+            number(line, latency.as_micros());
         }
-        drop(write!(
-            line,
-            r#","request_bytes":{},"response_bytes":{}"#,
-            self.request_bytes, self.response_bytes
-        ));
+        line.extend_from_slice(br#","request_bytes":"#);
+        number(line, self.request_bytes as u64);
+        line.extend_from_slice(br#","response_bytes":"#);
+        number(line, self.response_bytes as u64);
         match self.arguments {
             Arguments::Absent => {}
             Arguments::Digest(sum) => {
                 line.extend_from_slice(br#","arguments_sha256":""#);
-                hex(line, sum);
+                line.extend_from_slice(&hex(sum));
                 line.push(b'"');
             }
             Arguments::Redacted(bytes) => {
@@ -122,9 +165,7 @@ impl Record<'_> {
                 line.extend_from_slice(bytes);
             }
         }
-        line.extend_from_slice(br#","policy":"#);
-        string(line, &context.policy);
-        line.extend_from_slice(b"}\n");
+        line.extend_from_slice(&context.tail);
     }
 }
 
@@ -136,16 +177,43 @@ fn string(line: &mut Vec<u8>, text: &str) {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
+    let text = &text[..end];
+    // Almost every name says the same in JSON.
+    if text.bytes().all(
+        |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'/' | b'.'),
+    ) {
+        line.push(b'"');
+        line.extend_from_slice(text.as_bytes());
+        line.push(b'"');
+        return;
+    }
     // Strings always serialise, and a Vec takes every byte.
-    drop(serde_json::to_writer(line, &text[..end]));
+    drop(serde_json::to_writer(line, text));
 }
 
-fn hex(line: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        line.push(DIGITS[usize::from(byte >> 4)]);
-        line.push(DIGITS[usize::from(byte & 15)]);
+fn number(line: &mut Vec<u8>, number: impl Into<u128>) {
+    let mut rest = u64::try_from(number.into()).unwrap_or(u64::MAX);
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
     }
+    line.extend_from_slice(&digits[start..]);
+}
+
+fn hex(bytes: &[u8; 32]) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 64];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
 }
 
 #[cfg(test)]
@@ -172,7 +240,8 @@ mod tests {
             arguments: &Arguments::digest(b"{}"),
         };
         let mut line = Vec::new();
-        record.write(&mut line, jiff::Timestamp::UNIX_EPOCH, &Context::default());
+        let mut context = Context::new("s", "p");
+        record.write(&mut line, jiff::Timestamp::UNIX_EPOCH, &mut context);
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["status"], "success");
@@ -183,5 +252,28 @@ mod tests {
             "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
         );
         assert!(value["target"].as_str().unwrap().len() <= NAME_CAP);
+    }
+
+    #[test]
+    fn times_and_numbers_are_spelt_as_the_libraries_do() {
+        let mut clock = Clock::default();
+        for nanos in [
+            0,
+            999_999,
+            1_000_000,
+            59_999_999_999,
+            60_000_000_000,
+            1_795_251_208_007_000_001,
+        ] {
+            let time = jiff::Timestamp::from_nanosecond(nanos).unwrap();
+            let mut line = Vec::new();
+            clock.write(&mut line, time);
+            assert_eq!(String::from_utf8(line).unwrap(), format!("{time:.3}"));
+        }
+        for n in [0, 7, 10, 1_234_567_890, u64::MAX] {
+            let mut line = Vec::new();
+            number(&mut line, n);
+            assert_eq!(String::from_utf8(line).unwrap(), n.to_string());
+        }
     }
 }

@@ -85,6 +85,9 @@ pub struct RunArgs {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// How log lines on stderr look
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: Format,
 }
 
 /// Flags of `exec`.
@@ -319,6 +322,7 @@ pub fn resolve_exec(args: &ExecArgs) -> Result<Resolved, Error> {
         shared: args.shared.clone(),
         policy: PolicyArgs::default(),
         dry_run: false,
+        log_format: Format::Human,
     })
 }
 

@@ -2,6 +2,7 @@
 //! lists it.
 
 use super::exit::{Exit, Failure};
+use crate::cell::package;
 use crate::config::{Config, EnvRule};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -43,7 +44,10 @@ pub(super) fn first_failure(config: &Config) -> Result<(), Failure> {
 
 fn fatal(config: &Config) -> Vec<Finding> {
     let mut all = Vec::new();
-    if let Some(program) = config.server.command.first() {
+    // `npx` and `uvx` are words for an installation of ours; what that needs it finds by itself.
+    let here = std::env::current_dir().unwrap_or_default();
+    let installed = !matches!(package::detect(&config.server.command, &here), Ok(None));
+    if let Some(program) = config.server.command.first().filter(|_| !installed) {
         all.extend(program_missing(program));
     }
     if let Some(directory) = &config.server.cwd

@@ -1,6 +1,6 @@
 //! `run`: from the command line to the application.
 
-use super::args::{self, RunArgs};
+use super::args::{self, Format, RunArgs};
 use super::exit::Exit;
 use super::exit::Failure;
 use super::{out, preflight, show};
@@ -22,7 +22,11 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
         (false, 0) => tracing::Level::INFO,
         (false, _) => tracing::Level::DEBUG,
     };
-    logs::init(logs::Format::Human, level);
+    let format = match args.log_format {
+        Format::Human => logs::Format::Human,
+        Format::Json => logs::Format::Json,
+    };
+    logs::init(format, level);
     let code = app::run(resolved.config, &words).map_err(|error| {
         let failure = Failure::new(Exit::from(error.code()), error.to_string());
         match error.hint() {

@@ -19,7 +19,7 @@
 use super::cursor::{Cursor, Token};
 use super::keys::is_case_variant;
 use super::strings::extremes;
-use super::{Direction, Fault, Id, Malformed, json};
+use super::{Direction, Fault, Id, Known, Malformed, json};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -36,7 +36,15 @@ pub struct Raw<'a> {
     pub text: &'a [u8],
 }
 
-impl Raw<'_> {
+impl<'a> Raw<'a> {
+    /// What the cursor has passed since `start`.
+    fn passed(cursor: &Cursor<'a>, start: usize) -> Self {
+        Self {
+            start,
+            text: cursor.since(start),
+        }
+    }
+
     /// Where the value lies in the line; a splice replaces exactly this.
     #[must_use]
     pub fn span(&self) -> Range<usize> {
@@ -51,6 +59,8 @@ pub struct Envelope<'a> {
     pub line: &'a [u8],
     /// What it is.
     pub kind: Kind<'a>,
+    /// Members that many stages read.
+    pub known: Known<'a>,
 }
 
 /// The four things that a JSON-RPC 2.0 message can be.
@@ -116,8 +126,9 @@ fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
     if cursor.peek().is_some() {
         return Err(Fault::Trailing);
     }
+    let known = parts.known;
     let kind = parts.finish()?;
-    Ok(Envelope { line, kind })
+    Ok(Envelope { line, kind, known })
 }
 
 /// Tells a batch and a lone value from junk.
@@ -145,6 +156,7 @@ struct Parts<'a> {
     params: Option<Raw<'a>>,
     result: Option<Raw<'a>>,
     error: Option<Raw<'a>>,
+    known: Known<'a>,
 }
 
 impl<'a> Parts<'a> {
@@ -156,19 +168,13 @@ impl<'a> Parts<'a> {
         key: Token<'a>,
         direction: Direction,
     ) -> Result<(), Fault> {
-        let decoded;
-        let name = if key.escaped {
-            decoded = json::unescape(key.inner).0;
-            decoded.as_bytes()
-        } else {
-            key.inner
-        };
+        let name = decoded(key);
         let start = cursor.at();
         let answer_levels = match direction {
             Direction::ToServer => usize::MAX,
             Direction::ToClient => ANSWER_LEVELS,
         };
-        let slot = match name {
+        let slot = match &*name {
             b"jsonrpc" => &mut self.version,
             b"id" => &mut self.id,
             b"method" => {
@@ -181,11 +187,11 @@ impl<'a> Parts<'a> {
                 return Ok(());
             }
             b"params" => {
-                params(cursor)?;
+                params(cursor, &mut self.known)?;
                 &mut self.params
             }
             b"result" => {
-                cursor.value(1, answer_levels)?;
+                answer(cursor, answer_levels, &mut self.known)?;
                 &mut self.result
             }
             b"error" => {
@@ -200,10 +206,7 @@ impl<'a> Parts<'a> {
         if cursor.at() == start {
             cursor.value(1, 0)?;
         }
-        *slot = Some(Raw {
-            start,
-            text: cursor.since(start),
-        });
+        *slot = Some(Raw::passed(cursor, start));
         Ok(())
     }
 
@@ -269,15 +272,50 @@ const PARAMS: [&str; 9] = [
 ];
 
 /// Passes the value of `params`.
-fn params(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+fn params<'a>(cursor: &mut Cursor<'a>, known: &mut Known<'a>) -> Result<(), Fault> {
     if cursor.peek() != Some(b'{') {
         return cursor.value(1, usize::MAX);
     }
-    named_members(cursor, 1, |cursor, inner| match cursor.peek() {
-        Some(b'{') if inner == b"ref" => {
-            named_members(cursor, 2, |cursor, _| cursor.value(3, usize::MAX))
+    named_members(cursor, 1, |cursor, name| {
+        let start = cursor.at();
+        match (name, cursor.peek()) {
+            (b"ref", Some(b'{')) => {
+                named_members(cursor, 2, |cursor, name| named_value(cursor, name, 3))?;
+            }
+            (b"_meta", Some(b'{')) => noted_members(cursor, 2, usize::MAX, |name, value| {
+                known.meta(name, value);
+            })?,
+            _ => named_value(cursor, name, 2)?,
         }
-        _ => cursor.value(2, usize::MAX),
+        known.param(name, Raw::passed(cursor, start));
+        Ok(())
+    })
+}
+
+/// Passes the value of `result`.
+fn answer<'a>(cursor: &mut Cursor<'a>, levels: usize, known: &mut Known<'a>) -> Result<(), Fault> {
+    if cursor.peek() != Some(b'{') {
+        return cursor.value(1, levels);
+    }
+    noted_members(cursor, 1, levels - 1, |name, value| {
+        known.answer(name, value)
+    })
+}
+
+/// Passes an object whose members somebody wants to know; keys are unique in it and in `unique`
+/// levels below.
+#[inline]
+fn noted_members<'a>(
+    cursor: &mut Cursor<'a>,
+    depth: usize,
+    unique: usize,
+    mut note: impl FnMut(&[u8], Raw<'a>),
+) -> Result<(), Fault> {
+    cursor.object(depth, |cursor, key| {
+        let start = cursor.at();
+        cursor.value(depth + 1, unique)?;
+        note(&decoded(key), Raw::passed(cursor, start));
+        Ok(())
     })
 }
 
@@ -289,25 +327,34 @@ fn named_members<'a>(
     mut value: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     cursor.object(depth, |cursor, key| {
-        let decoded;
-        let name = if key.escaped {
-            decoded = json::unescape(key.inner).0;
-            decoded.as_bytes()
-        } else {
-            key.inner
-        };
-        match name {
-            b"name" | b"uri" if cursor.peek() == Some(b'"') => match cursor.string()?.lone {
-                true => Err(Fault::Surrogate),
-                false => Ok(()),
-            },
-            b"name" | b"uri" | b"arguments" | b"_meta" => value(cursor, name),
-            _ => {
-                refuse_variants(name, &PARAMS)?;
-                value(cursor, name)
-            }
+        let name = decoded(key);
+        if !matches!(&*name, b"name" | b"uri" | b"arguments" | b"_meta") {
+            refuse_variants(&name, &PARAMS)?;
         }
+        value(cursor, &name)
     })
+}
+
+/// Passes the value of a member; what names a target has no half of a surrogate pair.
+#[inline]
+fn named_value(cursor: &mut Cursor<'_>, name: &[u8], depth: usize) -> Result<(), Fault> {
+    match name {
+        b"name" | b"uri" if cursor.peek() == Some(b'"') => match cursor.string()?.lone {
+            true => Err(Fault::Surrogate),
+            false => Ok(()),
+        },
+        _ => cursor.value(depth, usize::MAX),
+    }
+}
+
+/// A key as other parsers read it.
+#[inline]
+fn decoded(key: Token<'_>) -> Cow<'_, [u8]> {
+    if key.escaped {
+        Cow::Owned(json::unescape(key.inner).0.into_bytes())
+    } else {
+        Cow::Borrowed(key.inner)
+    }
 }
 
 fn refuse_variants(key: &[u8], names: &[&str]) -> Result<(), Fault> {

@@ -22,6 +22,42 @@ pub enum RequestId {
     Text(Box<str>),
 }
 
+/// The raw token of an id, kept without an allocation when it is as short as almost all are.
+#[derive(Clone, Debug)]
+pub enum RawId {
+    /// Its bytes and their number.
+    Short([u8; SHORT], u8),
+    /// Any other.
+    Long(Box<[u8]>),
+}
+
+/// A number of 64 bits has 20 bytes with its sign.
+const SHORT: usize = 22;
+
+impl From<&[u8]> for RawId {
+    fn from(raw: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..raw.len()), u8::try_from(raw.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(raw);
+                Self::Short(bytes, length)
+            }
+            _ => Self::Long(raw.into()),
+        }
+    }
+}
+
+impl std::ops::Deref for RawId {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes, length) => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(raw) => raw,
+        }
+    }
+}
+
 impl<'a> Id<'a> {
     /// Takes a raw value as an id (request ids and progress tokens follow the same rule): an
     /// integer without fraction, exponent, leading zero or minus zero, or a string without half a
@@ -48,8 +84,8 @@ impl<'a> Id<'a> {
     /// The key under which tables keep this id.
     #[must_use]
     pub fn key(&self) -> RequestId {
-        if let Some(text) = json::text(self.raw) {
-            return RequestId::Text(text.into());
+        if self.raw.first() == Some(&b'"') {
+            return RequestId::Text(json::text(self.raw).unwrap_or_default().into());
         }
         let digits = String::from_utf8_lossy(self.raw);
         match digits.parse() {
@@ -99,6 +135,14 @@ mod tests {
             read("9223372036854775808"),
             Ok(RequestId::Wide("9223372036854775808".into()))
         );
+    }
+
+    #[test]
+    fn raw_tokens_are_kept_whole() {
+        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, MAX_ID_BYTES] {
+            let raw = vec![b'1'; length];
+            assert_eq!(*RawId::from(&*raw), raw);
+        }
     }
 
     #[test]

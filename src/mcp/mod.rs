@@ -9,6 +9,7 @@ mod fault;
 mod id;
 mod json;
 mod keys;
+mod known;
 pub mod method;
 mod oversize;
 mod strings;
@@ -19,8 +20,9 @@ mod version;
 
 pub use envelope::{ANSWER_LEVELS, Envelope, Kind, Raw, parse};
 pub use fault::{Fault, Malformed};
-pub use id::{Id, RequestId};
+pub use id::{Id, RawId, RequestId};
 pub use json::{Elements, Members, elements, members, text};
+pub use known::Known;
 pub use oversize::{IdScan, OversizeId};
 pub use subject::{Capability, Subject, cancelled_request, reported_progress, wanted_progress};
 pub use version::{Era, PROTOCOL_VERSION_KEY, Revision};

@@ -1,6 +1,7 @@
 //! What a request is about: the capability that rules, limits, audit and metrics name.
 
 use super::{Envelope, Id, Kind, Raw, method};
+use std::borrow::Cow;
 
 /// The kind of thing a request reaches for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,16 +17,16 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// What `method` reaches for, and the member of `params` that names it.
+    /// What `method` reaches for.
     #[must_use]
-    pub fn of(method: &str) -> (Self, Option<&'static str>) {
+    pub fn of(method: &str) -> Self {
         match method {
-            method::TOOLS_CALL => (Self::Tool, Some("name")),
+            method::TOOLS_CALL => Self::Tool,
             method::RESOURCES_READ
             | method::RESOURCES_SUBSCRIBE
-            | method::RESOURCES_UNSUBSCRIBE => (Self::Resource, Some("uri")),
-            method::PROMPTS_GET => (Self::Prompt, Some("name")),
-            _ => (Self::Method, None),
+            | method::RESOURCES_UNSUBSCRIBE => Self::Resource,
+            method::PROMPTS_GET => Self::Prompt,
+            _ => Self::Method,
         }
     }
 }
@@ -36,7 +37,7 @@ pub struct Subject {
     /// Kind of target.
     pub capability: Capability,
     /// The method, decoded.
-    pub method: Box<str>,
+    pub method: Cow<'static, str>,
     /// Tool name, resource URI or prompt name, decoded; `None` when there is none.
     pub name: Option<Box<str>>,
 }
@@ -45,17 +46,23 @@ impl Subject {
     /// Reads the subject of a request or notification; `None` for answers.
     #[must_use]
     pub fn of(envelope: &Envelope<'_>) -> Option<Self> {
-        let (Kind::Request { method, params, .. } | Kind::Notification { method, params }) =
-            &envelope.kind
+        let (Kind::Request { method, .. } | Kind::Notification { method, .. }) = &envelope.kind
         else {
             return None;
         };
-        let (capability, key) = Capability::of(method);
-        let name = key.and_then(|key| params.as_ref()?.member(key)?.as_text());
+        let capability = Capability::of(method);
+        let name = match capability {
+            Capability::Tool | Capability::Prompt => envelope.known.name,
+            Capability::Resource => envelope.known.uri,
+            Capability::Method => None,
+        };
         Some(Self {
             capability,
-            method: method.as_ref().into(),
-            name: name.map(Into::into),
+            method: match method::Method::find(method) {
+                Some(method) => Cow::Borrowed(method.name),
+                None => Cow::Owned(method.as_ref().into()),
+            },
+            name: name.and_then(|name| name.as_text()).map(Into::into),
         })
     }
 }
@@ -63,9 +70,8 @@ impl Subject {
 /// The token under which the sender of a request wants progress (`params._meta.progressToken`);
 /// `None` when there is none or it is neither an integer nor a string.
 #[must_use]
-pub fn wanted_progress(params: Option<Raw<'_>>) -> Option<Id<'_>> {
-    let token = params?.member("_meta")?.member("progressToken")?;
-    Id::read(token).ok()
+pub fn wanted_progress<'a>(envelope: &Envelope<'a>) -> Option<Id<'a>> {
+    Id::read(envelope.known.token?).ok()
 }
 
 /// The token that a `notifications/progress` reports on (`params.progressToken`).

@@ -46,7 +46,7 @@ fn subjects_tokens_and_cancelled_ids_are_read_decoded() {
     let subject = |capability, method: &str, name: Option<&str>| {
         Some(Subject {
             capability,
-            method: method.into(),
+            method: method.to_owned().into(),
             name: name.map(Into::into),
         })
     };
@@ -73,10 +73,11 @@ fn subjects_tokens_and_cancelled_ids_are_read_decoded() {
     assert_eq!(read(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), None);
 
     let line = br#"{"jsonrpc":"2.0","method":"x","params":{"_meta":{"progressToken":"t"},"requestId":3,"progressToken":4.5}}"#;
-    let Kind::Notification { params, .. } = to_server(line).unwrap().kind else {
+    let envelope = to_server(line).unwrap();
+    let Kind::Notification { params, .. } = envelope.kind else {
         panic!();
     };
-    let token = wanted_progress(params).unwrap();
+    let token = wanted_progress(&envelope).unwrap();
     assert_eq!(token.key(), RequestId::Text("t".into()));
     assert_eq!(&line[token.start..token.start + 3], br#""t""#);
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Protocol revisions, and the era of one request.
 
-use super::Raw;
+use super::Envelope;
 
 /// The `_meta` member that every 2026-07-28 request carries.
 pub const PROTOCOL_VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
@@ -73,24 +73,20 @@ pub enum Era {
 impl Era {
     /// Modern when `params._meta` holds the version key; otherwise `None`, and the caller's known era holds.
     #[must_use]
-    pub fn of(params: Option<Raw<'_>>) -> Option<Self> {
-        params?
-            .member("_meta")?
-            .member(PROTOCOL_VERSION_KEY)
-            .map(|_| Self::Modern)
+    pub fn of(envelope: &Envelope<'_>) -> Option<Self> {
+        envelope.known.version.map(|_| Self::Modern)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mcp::{Direction, parse};
     use pretty_assertions::assert_eq;
 
     fn era(params: &str) -> Option<Era> {
-        Era::of(Some(Raw {
-            start: 0,
-            text: params.as_bytes(),
-        }))
+        let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{params}}}"#);
+        Era::of(&parse(line.as_bytes(), Direction::ToServer).unwrap())
     }
 
     #[test]
@@ -101,7 +97,7 @@ mod tests {
         assert_eq!(era(escaped), Some(Era::Modern));
         assert_eq!(era(r#"{"_meta":{"progressToken":1}}"#), None);
         assert_eq!(era(r#"{"_meta":null}"#), None);
-        assert_eq!(Era::of(None), None);
+        assert_eq!(era("null"), None);
     }
 
     #[test]

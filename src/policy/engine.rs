@@ -135,7 +135,7 @@ impl Policy {
         self.secrets != SecretsMode::Off
             || self.denied.asking
             || self.listing(&subject.method).is_some()
-            || subject.method.as_ref() == method::TOOLS_LIST
+            || subject.method == method::TOOLS_LIST
             || (subject.capability == Capability::Tool
                 && subject.name.as_deref().is_some_and(|name| {
                     self.output_check(name) != Check::Off && tools.has_schema(name, Side::Output)
@@ -166,17 +166,19 @@ impl Policy {
             .or_else(|| self.check_other_ways(subject, params, era));
         let refused = match refused {
             Some(refusal) => Some(refusal),
-            None => match self.check_arguments(subject, params, tools, &mut notes) {
-                Arguments::Pass => None,
-                Arguments::Refuse(refusal) => Some(refusal),
-                Arguments::NeedTools => {
-                    return Decision {
-                        verdict: Verdict::NeedTools,
-                        rule: None,
-                        notes,
-                    };
+            None => {
+                match self.check_arguments(subject, envelope.known.arguments, tools, &mut notes) {
+                    Arguments::Pass => None,
+                    Arguments::Refuse(refusal) => Some(refusal),
+                    Arguments::NeedTools => {
+                        return Decision {
+                            verdict: Verdict::NeedTools,
+                            rule: None,
+                            notes,
+                        };
+                    }
                 }
-            },
+            }
         };
         match refused {
             None => Decision {

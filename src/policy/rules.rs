@@ -1,7 +1,7 @@
 //! Every rule that can decide on a message: its id, and one sentence of what it protects.
 //!
-//! The ids are a public contract: they stand in refusals, in the audit log, in metric labels and in
-//! `cofferdam explain RULE`. An id is never renamed or reused.
+//! The ids are a public contract: they stand in refusals, in the audit log, and in metric
+//! labels. An id is never renamed or reused.
 
 /// One rule, as `explain` and the documentation show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,13 @@
 use super::names::{Glob, fold};
 use super::rules::{TOOLS_ALLOW, TOOLS_DENY};
 use crate::config::{ToolRule, Tools};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 #[derive(Debug)]
 pub(super) struct ToolRules {
     default: ToolRule,
-    named: HashMap<Box<str>, ToolRule>,
+    /// Few, so that comparing beats hashing.
+    named: BTreeMap<Box<str>, ToolRule>,
     /// Entries with a star, longest first: the more a pattern says, the more it counts for settings.
     patterns: Vec<(Glob, ToolRule)>,
     /// Everything with `allow = false`, folded.

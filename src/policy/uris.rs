@@ -149,17 +149,30 @@ fn hex(byte: u8) -> Option<u8> {
         .and_then(|digit| u8::try_from(digit).ok())
 }
 
+/// RFC 3986 §3.3 lets a segment have parameters behind a `;`; Java servers drop them before they look
+/// for dots, so `..;` is `..` there, and `..%3b` too where it was decoded before.
+fn without_parameters(segment: &str) -> &str {
+    let end = [";", "%3b", "%3B"]
+        .into_iter()
+        .filter_map(|mark| segment.find(mark))
+        .min();
+    segment
+        .get(..end.unwrap_or(segment.len()))
+        .unwrap_or_default()
+}
+
 /// RFC 3986 §5.2.4, with runs of slashes taken as one, as file systems do.
 fn without_dot_segments(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
-        match segment {
-            "" | "." => {}
+        match without_parameters(segment) {
+            "." => {}
             ".." => {
                 kept.pop();
             }
-            other => kept.push(other),
+            _ if segment.is_empty() => {}
+            _ => kept.push(segment),
         }
     }
     let mut plain = String::with_capacity(path.len());
@@ -188,6 +201,7 @@ fn has_one_reading(uri: &str) -> bool {
     spelled
         && uri
             .split(['/', '?', '#'])
+            .map(without_parameters)
             .all(|part| part != "." && part != "..")
         && uri
             .match_indices('%')
@@ -242,6 +256,8 @@ mod tests {
             "file:///etc/./passwd",
             "file:///srv/../etc/passwd",
             "file:///srv/..%2fetc/passwd",
+            "file:///srv/..;/etc/passwd",
+            "file:///srv/..%3Bx=1/etc/passwd",
             "file:///%65tc/passwd",
             "file:///%2565tc/passwd",
             "file:///etc%2Fpasswd",
@@ -290,6 +306,9 @@ mod tests {
             "file:///srv/../etc/passwd",
             "file:///srv/%2e%2e/etc/passwd",
             "file:///srv/.%2E/etc/passwd",
+            "file:///srv/..;/etc/passwd",
+            "file:///srv/..;a=1/etc/passwd",
+            "file:///srv/..%3b/etc/passwd",
             "file:///srv/..%2fetc/passwd",
             "file:///srv/%252e%252e/etc/passwd",
             "file:///srv/..\\etc",

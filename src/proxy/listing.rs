@@ -149,6 +149,20 @@ impl Listing {
         Some(std::mem::take(&mut self.parked))
     }
 
+    /// Gives up when the answer to our question came and cannot be read: the calls that may go on.
+    pub(super) fn failed(
+        &mut self,
+        id: &RequestId,
+        tools: &mut crate::policy::ToolBook,
+    ) -> VecDeque<Parked> {
+        if self.asking.take_if(|asking| asking.id == *id).is_none() {
+            return VecDeque::new();
+        }
+        tracing::warn!("the server's tool list cannot be read; calls go on unchecked");
+        tools.mark_unlistable();
+        std::mem::take(&mut self.parked)
+    }
+
     /// Gives up when the list is overdue: the calls that may go on.
     pub(super) fn expire(
         &mut self,

@@ -9,14 +9,17 @@
 //! taken for that of a new request with the same id; [`GRAVES`] of them are kept.
 
 use crate::audit::Arguments;
-use crate::mcp::RequestId;
+use crate::mcp::{RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+/// Requests that may be open at one time; a client that asks for more is told to wait.
+const OPEN: usize = 16 * 1024;
 /// Expired ids that are remembered.
 const GRAVES: usize = 4096;
-/// Progress tokens of the client that are remembered; beyond it any token passes.
+/// Progress tokens of answered requests that are remembered, the latest: tasks go on after their
+/// first answer.
 const TOKENS: usize = 4096;
 
 /// Where a request is in its life.
@@ -30,7 +33,7 @@ pub(super) enum State {
 /// One request of the client.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) raw_id: Box<[u8]>,
+    pub(super) raw_id: RawId,
     pub(super) origin: Origin,
     pub(super) state: State,
     pub(super) since: Instant,
@@ -79,6 +82,7 @@ pub(super) struct Pending {
     requests: HashMap<RequestId, Open>,
     by_token: HashMap<RequestId, RequestId>,
     tokens_seen: HashSet<RequestId>,
+    tokens_order: VecDeque<RequestId>,
     graves: VecDeque<RequestId>,
     /// Never later than the first deadline: adding a request lowers it, a sweep sets it right.
     next_due: Option<Instant>,
@@ -88,6 +92,11 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn contains(&self, id: &RequestId) -> bool {
         self.requests.contains_key(id)
+    }
+
+    /// True when no other request can be kept.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting() >= OPEN
     }
 
     /// Requests that still wait for an answer.
@@ -102,8 +111,13 @@ impl Pending {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
         if let Some(token) = &open.token {
-            if self.tokens_seen.len() < TOKENS {
-                self.tokens_seen.insert(token.clone());
+            if self.tokens_seen.insert(token.clone()) {
+                self.tokens_order.push_back(token.clone());
+                if self.tokens_order.len() > TOKENS
+                    && let Some(oldest) = self.tokens_order.pop_front()
+                {
+                    self.tokens_seen.remove(&oldest);
+                }
             }
             self.by_token.insert(token.clone(), id.clone());
         }
@@ -161,7 +175,7 @@ impl Pending {
             open.last_sign = now;
             return true;
         }
-        self.tokens_seen.contains(token) || self.tokens_seen.len() >= TOKENS
+        self.tokens_seen.contains(token)
     }
 
     /// A person was asked and has answered: the time that took is nobody's silence.
@@ -225,7 +239,7 @@ impl Pending {
 /// A request that has just expired.
 #[derive(Debug)]
 pub(super) struct Expiry {
-    pub(super) raw_id: Box<[u8]>,
+    pub(super) raw_id: RawId,
     pub(super) origin: Origin,
     pub(super) waited: Duration,
     pub(super) bytes: usize,

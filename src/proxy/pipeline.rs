@@ -44,7 +44,7 @@ impl Session {
             }
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
                 if !self.server.close(&id.key()) {
-                    return self.to_nobody(Direction::ToServer, line);
+                    return self.nobody_waits(Direction::ToServer, line);
                 }
                 self.client.excuse_all(now);
                 let decision = self
@@ -57,7 +57,7 @@ impl Session {
                     decision,
                 )
             }
-            Kind::Error { id: None, .. } => self.to_nobody(Direction::ToServer, line),
+            Kind::Error { id: None, .. } => self.nobody_waits(Direction::ToServer, line),
         }
     }
 
@@ -74,14 +74,14 @@ impl Session {
             return Passage::Stop;
         };
         let key = id.key();
-        let era = Era::of(params).unwrap_or(self.era);
+        let era = Era::of(envelope).unwrap_or(self.era);
         let count = |session: &Self, outcome| {
             session
                 .metrics
                 .message(Direction::ToServer, MessageKind::Request, outcome, bytes);
         };
-        let arguments = params.filter(|_| subject.capability == mcp::Capability::Tool);
-        let arguments = arguments.and_then(|params| params.member("arguments"));
+        let arguments = envelope.known.arguments;
+        let arguments = arguments.filter(|_| subject.capability == mcp::Capability::Tool);
         let arguments = self.arguments(arguments.map(|arguments| arguments.text));
 
         if self.client.contains(&key) || self.listing.holds(&key) {
@@ -91,8 +91,15 @@ impl Session {
             count(self, Outcome::Refuse);
             return Passage::Stop;
         }
+        if self.client.is_full() {
+            let refused = own::crowded(&subject);
+            reply::refusal(&mut out.to_client, id.raw, &refused, era);
+            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+            count(self, Outcome::Refuse);
+            return Passage::Stop;
+        }
         if !self.client_named {
-            self.learn_client(&subject.method, params);
+            self.learn_client(envelope, &subject.method, params);
         }
 
         let decision = self
@@ -134,7 +141,7 @@ impl Session {
             arguments,
             limit,
         );
-        open.token = mcp::wanted_progress(params).map(|token| token.key());
+        open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
         self.metrics.in_flight.set(self.client.waiting() as i64);
         passage
@@ -179,11 +186,12 @@ impl Session {
             }
             Kind::Request { id, .. } => self.server_asks(&envelope, *id, out),
             Kind::Notification { method, params } => {
+                // A token that cannot be read is none that the client gave.
                 if method == PROGRESS
-                    && let Some(token) = mcp::reported_progress(*params)
-                    && !self.client.progress(&token.key(), now)
+                    && !mcp::reported_progress(*params)
+                        .is_some_and(|token| self.client.progress(&token.key(), now))
                 {
-                    return self.to_nobody(Direction::ToClient, line);
+                    return self.nobody_waits(Direction::ToClient, line);
                 }
                 let decision = self.policy.server(&envelope, None, &mut self.tools);
                 self.apply(
@@ -226,11 +234,11 @@ impl Session {
         let Some(open) = self.client.close(&key) else {
             return match self.client.rounded(&key) {
                 Some(meant) => self.restore_id(envelope, id, &meant, now, out),
-                None => self.to_nobody(Direction::ToClient, envelope.line),
+                None => self.nobody_waits(Direction::ToClient, envelope.line),
             };
         };
         if open.state == State::Expired {
-            return self.to_nobody(Direction::ToClient, envelope.line);
+            return self.nobody_waits(Direction::ToClient, envelope.line);
         }
 
         let decision = self
@@ -241,7 +249,7 @@ impl Session {
         let status = match &envelope.kind {
             _ if open.state == State::Cancelled => "cancelled",
             Kind::Error { .. } => "error",
-            Kind::Result { result, .. } if is_tool_error(*result) => "tool_error",
+            Kind::Result { .. } if envelope.known.failed => "tool_error",
             _ => "success",
         };
         if matches!(status, "error" | "tool_error") && bytes <= COMPLAINT {
@@ -347,7 +355,7 @@ impl Session {
     }
 
     /// An answer (or progress) for an id that is not open goes nowhere.
-    fn to_nobody(&mut self, direction: Direction, line: &[u8]) -> Passage {
+    fn nobody_waits(&mut self, direction: Direction, line: &[u8]) -> Passage {
         self.metrics.answers_to_nobody.inc();
         self.metrics
             .message(direction, MessageKind::Response, Outcome::Drop, line.len());
@@ -399,6 +407,9 @@ impl Session {
     ) {
         let answered = malformed.id.as_ref().filter(|_| !malformed.request);
         let open = answered.and_then(|(_, key)| self.client.close(key));
+        if let Some((_, key)) = answered {
+            self.list_failed(key, now, out);
+        }
         match open.filter(|open| open.state != State::Expired) {
             Some(open) => {
                 let why = malformed.fault.to_string();
@@ -411,30 +422,13 @@ impl Session {
     }
 
     /// Who the client is: in `initialize`, or in `_meta` of a modern request.
-    fn learn_client(&mut self, method: &str, params: Option<Raw<'_>>) {
-        let Some(params) = params else { return };
-        if method == INITIALIZE {
-            if let Some(info) = params.member("clientInfo") {
-                self.name_client(info);
-            }
-        } else if let Some(meta) = params.member("_meta")
-            && let Some(info) = meta.member("io.modelcontextprotocol/clientInfo")
-        {
+    fn learn_client(&mut self, envelope: &Envelope<'_>, method: &str, params: Option<Raw<'_>>) {
+        let info = match method {
+            INITIALIZE => params.and_then(|params| params.member("clientInfo")),
+            _ => envelope.known.client,
+        };
+        if let Some(info) = info {
             self.name_client(info);
         }
     }
-}
-
-/// Reads `isError` of a result. A large one is not walked again for the sake of a word in the audit
-/// log: there the flag is looked for where serialisers put it, next to the ends.
-fn is_tool_error(result: Raw<'_>) -> bool {
-    if result.text.len() <= COMPLAINT {
-        return result
-            .member("isError")
-            .is_some_and(|flag| flag.text == b"true");
-    }
-    let (head, tail) = (&result.text[..64], &result.text[result.text.len() - 64..]);
-    [head, tail]
-        .into_iter()
-        .any(|end| memchr::memmem::find(end, b"\"isError\":true").is_some())
 }

@@ -177,6 +177,19 @@ pub(super) mod own {
         refusal
     }
 
+    /// More requests are open than are kept.
+    pub(in crate::proxy) fn crowded(subject: &Subject) -> Refusal {
+        let mut refusal = about(
+            subject,
+            "limits.waiting",
+            4290,
+            "Too many requests wait for the server; try again when some of them are answered."
+                .to_owned(),
+        );
+        refusal.retry_after_ms = Some(1000);
+        refusal
+    }
+
     /// A tool call is refused by a result that the model can read; anything else by an error.
     fn about(subject: &Subject, rule: &'static str, code: i32, text: String) -> Refusal {
         let shape = if subject.capability == Capability::Tool {

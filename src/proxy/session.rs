@@ -13,16 +13,21 @@ use crate::audit::{Arguments, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::mcp::method::Method;
-use crate::mcp::{Direction, Era, OversizeId, Raw, Subject};
+use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
 use crate::policy::{Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
+use crate::transport::terminal::{one_line, sanitize};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Kinds of refusal that are explained to the operator once each; more are only counted.
 const EXPLAINED: usize = 64;
+
+/// Bytes of a line of noise that are cleaned, and characters of it that are shown.
+const NOISE: usize = 4096;
+const NOISE_SHOWN: usize = 200;
 
 /// What happens to the line that was handed in.
 #[derive(Debug)]
@@ -206,6 +211,9 @@ impl Session {
             self.caps.response
         );
         let answer = id.filter(|id| !id.request);
+        if let Some(id) = &answer {
+            self.list_failed(&id.key, now, out);
+        }
         match answer.and_then(|id| self.client.close(&id.key)) {
             Some(open) => {
                 let refused =
@@ -213,6 +221,13 @@ impl Session {
                 self.answer_for_server(&open, &refused, "refused", now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
+        }
+    }
+
+    /// If that was the answer to our own question, the calls that wait for it go on without.
+    pub(super) fn list_failed(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
+        for parked in self.listing.failed(id, &mut self.tools) {
+            self.resume(&parked.line, now, out);
         }
     }
 
@@ -234,13 +249,13 @@ impl Session {
             Ok(envelope) => envelope,
             Err(malformed) => return self.malformed_from_client(line, &malformed, out),
         };
-        let Kind::Request { id, params, .. } = &envelope.kind else {
+        let Kind::Request { id, .. } = &envelope.kind else {
             return;
         };
         let Some(subject) = Subject::of(&envelope) else {
             return;
         };
-        let era = Era::of(*params).unwrap_or(self.era);
+        let era = Era::of(&envelope).unwrap_or(self.era);
         let refused = own::unavailable(&subject);
         reply::refusal(&mut out.to_client, id.raw, &refused, era);
         self.metrics.refusal(Direction::ToServer, refused.rule);
@@ -389,7 +404,7 @@ impl Session {
         for note in notes {
             match note {
                 Note::Redacted { detector, count } => self.metrics.redaction(detector, *count),
-                Note::Warned { rule, text } => tracing::warn!(rule, "{text}"),
+                Note::Warned { rule, text } => tracing::warn!(rule, "{}", one_line(text)),
             }
         }
     }
@@ -401,18 +416,14 @@ impl Session {
             return;
         }
         let target = subject.name.as_deref().unwrap_or_default();
-        let shown = crate::transport::terminal::sanitize(target.as_bytes());
+        let shown = one_line(target);
+        let method = one_line(&subject.method);
         match &refused.operator_hint {
             Some(hint) => tracing::warn!(
-                "refused {} {shown} by rule {}; to allow it: {hint}",
-                subject.method,
+                "refused {method} {shown} by rule {}; the setting behind it: {hint}",
                 refused.rule
             ),
-            None => tracing::warn!(
-                "refused {} {shown} by rule {}",
-                subject.method,
-                refused.rule
-            ),
+            None => tracing::warn!("refused {method} {shown} by rule {}", refused.rule),
         }
     }
 
@@ -427,7 +438,9 @@ impl Session {
         );
         if !self.noise_shown {
             self.noise_shown = true;
-            let start = self.clean(&line[..line.len().min(200)]);
+            // Cleaned before it is cut: half a secret is no longer found.
+            let clean = self.clean(&line[..line.len().min(NOISE)]);
+            let start: String = clean.chars().take(NOISE_SHOWN).collect();
             tracing::warn!(
                 "the server wrote a line on stdout that is no MCP message; such lines are kept out and counted. It begins: {start}"
             );
@@ -439,12 +452,12 @@ impl Session {
         let scrubber = self.policy.scrubber();
         scrubber.text(text, &mut self.scratch);
         if self.scratch.is_empty() {
-            return crate::transport::terminal::sanitize(text);
+            return sanitize(text);
         }
         for finding in &self.scratch {
             self.metrics.redaction(finding.detector, 1);
         }
-        crate::transport::terminal::sanitize(&scrubber.redact(text, &self.scratch))
+        sanitize(&scrubber.redact(text, &self.scratch))
     }
 
     /// One line of the server's stderr, for the log.
@@ -458,7 +471,7 @@ impl Session {
     pub(super) fn explain_denial(&mut self, text: &[u8]) {
         if let Some(denial) = self.denials.note(text) {
             self.metrics.denial(denial.kind());
-            tracing::warn!("{denial}");
+            tracing::warn!("{}", one_line(&denial.to_string()));
         }
     }
 

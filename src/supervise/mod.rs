@@ -90,6 +90,15 @@ impl Life {
         self.terminate(now)
     }
 
+    /// The server has closed its stdout, so nothing can be answered any more. That is how most ends
+    /// begin; one that does not end within the grace is ended, which is its own doing too.
+    pub fn mute(&mut self, now: Instant) {
+        if matches!(self.state, State::Starting | State::Running) {
+            self.state = State::Ending;
+            self.due = Some(now + EXIT_GRACE);
+        }
+    }
+
     fn terminate(&mut self, now: Instant) -> Option<Act> {
         if matches!(
             self.state,
@@ -138,13 +147,14 @@ impl Life {
         }
     }
 
-    /// True while the end was asked for and the server is still there.
+    /// True while the end was asked for by us or the client, and the server is still there.
     #[must_use]
     pub fn ending(&self) -> bool {
-        matches!(
-            self.state,
-            State::Ending | State::Terminating | State::Killing
-        )
+        self.ours
+            && matches!(
+                self.state,
+                State::Ending | State::Terminating | State::Killing
+            )
     }
 
     /// The code that cofferdam exits with: the server's own, but 0 where we had to end a server
@@ -197,6 +207,25 @@ mod tests {
         life.end_of_input(Instant::now());
         life.exited(Exit::Code(3));
         assert_eq!(life.exit_code(), 3);
+    }
+
+    #[test]
+    fn a_mute_server_has_the_grace_and_its_end_is_its_own() {
+        let start = Instant::now();
+        let mut life = Life::default();
+        life.started();
+        life.mute(start);
+        assert!(!life.ending());
+        assert_eq!(life.step(start), None);
+        assert_eq!(life.step(start + EXIT_GRACE), Some(Act::Terminate));
+        life.exited(Exit::Signal(15));
+        assert_eq!(life.exit_code(), 143);
+
+        let mut life = Life::default();
+        life.started();
+        life.mute(start);
+        life.exited(Exit::Code(0));
+        assert_eq!(life.exit_code(), 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub struct Metrics {
     overhead: [Histogram; 2],
     operations: HistogramVec,
     /// By keyed hash of the labels, so that the message path neither allocates nor hashes them twice.
-    resolved: Mutex<HashMap<u64, Histogram>>,
+    resolved: Mutex<BTreeMap<u64, Histogram>>,
     keys: RandomState,
     refusals: IntCounterVec,
     redactions: IntCounterVec,

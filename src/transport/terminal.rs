@@ -19,6 +19,12 @@ pub fn sanitize(bytes: &[u8]) -> String {
     out
 }
 
+/// The same on one line: LF becomes a space, so that no name can begin a line of its own.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    sanitize(text.as_bytes()).replace('\n', " ")
+}
+
 fn sanitize_text(text: &str, out: &mut String) {
     let mut rest = text.chars();
     while let Some(letter) = rest.next() {
@@ -140,6 +146,7 @@ mod tests {
         assert_eq!(sanitize(b"a\xff\xc0\x9bb"), "a\\xff\\xc0\\x9bb");
         // An eight-bit CSI of a terminal in a one-byte character set.
         assert_eq!(sanitize(b"\x9b31m"), "\\x9b31m");
+        assert_eq!(one_line("a\ncofferdam: b\x1b[2J"), "a cofferdam: b");
     }
 
     proptest! {

@@ -127,8 +127,6 @@ const OWNERS: [(&str, &[&str]); 26] = [
     ("regex_automata", &["policy/", "cell/denial"]),
     ("regex_syntax", &["policy/"]),
     ("ring", &["policy/", "audit/", "cell/package"]),
-    // The terminal of `exec`.
-    ("rustix", &["app/exec", "cell/", "transport/"]),
     ("schemars", &["config/", "cli/"]),
     ("seccompiler", &["cell/"]),
     ("tokio", &["admin/", "transport/"]),

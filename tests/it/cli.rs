@@ -939,7 +939,18 @@ fn as_nobody(rig: &Rig, words: &[&str]) -> String {
         }
         command.uid(NOBODY).gid(NOBODY);
     }
-    rig.show(&command.output().unwrap())
+    // Another test may have forked while the copy was open for writing (ETXTBSY); it lets go soon.
+    let mut output = command.output();
+    for _ in 0..100 {
+        match &output {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                output = command.output();
+            }
+            _ => break,
+        }
+    }
+    rig.show(&output.unwrap())
 }
 
 #[test]

@@ -197,10 +197,12 @@ fn uv_dir() -> Option<std::path::PathBuf> {
     let named = std::env::var("COFFERDAM_TEST_UV")
         .ok()
         .map(std::path::PathBuf::from);
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/target/fixtures/pypi/bin");
     let path = std::env::var("PATH").unwrap_or_default();
     let on_path = path.split(':').map(std::path::PathBuf::from);
     named
         .into_iter()
+        .chain([std::path::PathBuf::from(fixtures)])
         .chain(on_path)
         .find(|dir| dir.join("uv").is_file())
 }

@@ -37,8 +37,8 @@ pub(crate) fn policy(toml: &str) -> Policy {
 pub(crate) fn origin(method: &str, name: Option<&str>, era: Era) -> Origin {
     Origin {
         subject: Subject {
-            capability: Capability::of(method).0,
-            method: method.into(),
+            capability: Capability::of(method),
+            method: method.to_owned().into(),
             name: name.map(Into::into),
         },
         era,

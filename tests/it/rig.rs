@@ -9,6 +9,12 @@ pub(crate) struct Rig {
     dir: TempDir,
 }
 
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Rig {
     pub(crate) fn new() -> Self {
         let dir = TempDir::with_prefix("cofferdam-test-").unwrap();

@@ -56,6 +56,12 @@ pub(crate) struct Ended {
 /// Descriptors are inherited by every child that is spawned while they may be: one at a time.
 static SPAWNING: Mutex<()> = Mutex::new(());
 
+/// Starts a program while no descriptor that another test has opened for its own child is inherited.
+pub(crate) fn spawn(command: &mut Command) -> std::process::Child {
+    let _guard = SPAWNING.lock().unwrap();
+    command.spawn().unwrap()
+}
+
 /// Runs the launcher with a spec as the spawner would, and waits for its end. The launcher itself
 /// is given a secret and a descriptor that must not reach the server.
 pub(crate) fn enter(spec: &CellSpec) -> Ended {

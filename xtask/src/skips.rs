@@ -19,20 +19,23 @@ pub(crate) fn in_output(output: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// The names that `tests/unavailable.toml` lists; an entry without a reason is an error.
-pub(crate) fn listed(path: &Path) -> Result<BTreeMap<String, String>, String> {
+/// The names that may be skipped, by `tests/unavailable.toml`: in CI only those that its machine
+/// cannot check. An entry without a reason is an error.
+pub(crate) fn listed(path: &Path, ci: bool) -> Result<BTreeMap<String, String>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    parse(&text).map_err(|e| format!("{}: {e}", path.display()))
+    parse(&text, ci).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
+fn parse(text: &str, ci: bool) -> Result<BTreeMap<String, String>, String> {
     let mut entries: Vec<(String, String)> = Vec::new();
+    let mut elsewhere = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if line == "[[unavailable]]" {
+        if line == "[[unavailable]]" || line == "[[elsewhere]]" {
+            elsewhere.push(line == "[[elsewhere]]");
             entries.push((String::new(), String::new()));
             continue;
         }
@@ -51,7 +54,11 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
     {
         return Err(format!("the entry {name:?} needs a name and a reason"));
     }
-    Ok(entries.into_iter().collect())
+    let counts = entries.into_iter().zip(elsewhere);
+    Ok(counts
+        .filter(|(_, elsewhere)| !(ci && *elsewhere))
+        .map(|(entry, _)| entry)
+        .collect())
 }
 
 /// The JUnit report is XML.
@@ -77,9 +84,16 @@ mod tests {
     #[test]
     fn a_listed_entry_needs_a_reason() {
         let good = "# c\n[[unavailable]]\nname = \"a\"\nreason = \"b\"\n";
-        assert_eq!(parse(good).unwrap()["a"], "b");
-        assert!(parse("[[unavailable]]\nname = \"a\"\n").is_err());
-        assert!(parse("[[unavailable]]\nname: a\n").is_err());
-        assert!(parse("name = \"a\"\n").is_err());
+        assert_eq!(parse(good, true).unwrap()["a"], "b");
+        assert!(parse("[[unavailable]]\nname = \"a\"\n", false).is_err());
+        assert!(parse("[[unavailable]]\nname: a\n", false).is_err());
+        assert!(parse("name = \"a\"\n", false).is_err());
+    }
+
+    #[test]
+    fn what_ci_can_check_may_only_be_skipped_elsewhere() {
+        let text = "[[elsewhere]]\nname = \"java\"\nreason = \"b\"\n";
+        assert!(parse(text, true).unwrap().is_empty());
+        assert_eq!(parse(text, false).unwrap().len(), 1);
     }
 }

@@ -132,7 +132,7 @@ impl Planner<'_> {
         if name(&chain.path).is_some_and(|name| matches!(name.as_str(), "sh" | "bash" | "dash")) {
             let program = path.display();
             self.spec.warnings.push(format!(
-                "{program} needs a shell, which the server may now use"
+                "{program} is, or needs, a shell, which the server may now use"
             ));
         }
         self.grant_needs(path)

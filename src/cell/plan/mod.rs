@@ -14,22 +14,21 @@ mod host;
 mod preset;
 mod private;
 mod python;
+mod resolver;
 mod uv;
 
 pub use error::PlanError;
 
 use super::{CellSpec, Layer};
-use crate::config::{Cell, Preset};
+use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
 use host::{Host, absolute};
 use private::Private;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// The port of name servers, over TCP: see `RES_OPTIONS` below.
-const DNS: u16 = 53;
 
 /// Plans the cell for one command. `tmp` is a private directory made by the caller; `home`, `tmp`,
 /// `run` and `canary` are made inside it. `env` looks a variable up in the environment that cofferdam
@@ -53,6 +52,8 @@ struct Planner<'a> {
     host: Host<'a>,
     config: &'a Cell,
     spec: CellSpec,
+    /// Names are allowed, and the name server answers over TCP.
+    names_by_tcp: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -61,6 +62,7 @@ impl<'a> Planner<'a> {
             host,
             config,
             spec: CellSpec::default(),
+            names_by_tcp: false,
         }
     }
 
@@ -117,11 +119,35 @@ impl<'a> Planner<'a> {
     }
 
     fn allow_network(&mut self) {
-        let mut ports: BTreeSet<u16> = self.config.egress.iter().map(|rule| rule.port).collect();
+        let egress = &self.config.egress;
+        let mut ports: BTreeSet<u16> = egress.iter().map(|rule| rule.port).collect();
+        let is_name = |rule: &&EgressRule| rule.host.parse::<IpAddr>().is_err();
+        if let Some(named) = egress.iter().find(is_name) {
+            self.resolve_names(&named.host);
+            ports.insert(resolver::PORT);
+        }
         if !ports.is_empty() {
-            ports.insert(DNS);
+            // Landlock knows ports and no addresses (landlock(7), LANDLOCK_RULE_NET_PORT).
+            let numbers: Vec<String> = ports.iter().map(u16::to_string).collect();
+            self.spec.warnings.push(format!(
+                "the kernel checks ports, not names: any host can be reached on TCP {}",
+                numbers.join(", ")
+            ));
         }
         self.spec.connect_ports = ports.into_iter().collect();
+    }
+
+    /// Over TCP where that works: no landlock rule can narrow a datagram.
+    fn resolve_names(&mut self, name: &str) {
+        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        self.names_by_tcp = resolver::answers_over_tcp(&resolv_conf, name);
+        if !self.names_by_tcp {
+            self.spec.datagrams = true;
+            self.spec.warnings.push(
+                "the name server does not answer over TCP, so the server gets UDP sockets, which reach any host"
+                    .to_owned(),
+            );
+        }
     }
 
     fn limit(&mut self, table: &preset::Table<'_>) {
@@ -171,8 +197,8 @@ impl<'a> Planner<'a> {
                 run.venv.to_string_lossy().into_owned(),
             );
         }
-        // Names are resolved over TCP: the filter lets no datagram out. `resolv.conf(5)`.
-        if !self.spec.connect_ports.is_empty() && !vars.iter().any(|(n, _)| n == "RES_OPTIONS") {
+        // The filter lets no datagram out: resolv.conf(5), RES_OPTIONS.
+        if self.names_by_tcp && !vars.iter().any(|(name, _)| name == "RES_OPTIONS") {
             env::set(&mut vars, "RES_OPTIONS", "use-vc".to_owned());
         }
         self.spec.env = vars;

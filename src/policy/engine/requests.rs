@@ -158,7 +158,7 @@ impl Policy {
     pub(super) fn check_arguments(
         &self,
         subject: &Subject,
-        params: Option<Raw<'_>>,
+        arguments: Option<Raw<'_>>,
         tools: &mut ToolBook,
         notes: &mut Vec<Note>,
     ) -> Arguments {
@@ -209,7 +209,6 @@ impl Policy {
                 raw,
             } => {
                 // Absent and `null` mean no arguments, as in the SDKs of Python.
-                let arguments = params.and_then(|params| params.member("arguments"));
                 let arguments = arguments.map_or(&b"{}"[..], |arguments| match arguments.text {
                     b"null" => b"{}",
                     given => given,

@@ -19,8 +19,8 @@ fn policy(toml: &str) -> Policy {
 
 fn subject(method: &str, name: Option<&str>) -> Subject {
     Subject {
-        capability: Capability::of(method).0,
-        method: method.into(),
+        capability: Capability::of(method),
+        method: method.to_owned().into(),
         name: name.map(Into::into),
     }
 }

@@ -9,6 +9,9 @@ use std::ops::Range;
 /// Shorter values are not searched for: they would be found everywhere.
 const SHORTEST: usize = 6;
 
+/// From this length on a line of a value of several lines counts by itself.
+const LINE: usize = 16;
+
 /// The name in findings.
 pub(super) const NAME: &str = "given";
 /// The same for a JSON number, which must stay one.
@@ -35,13 +38,22 @@ impl Given {
                 ignored.push(secret.name().to_owned());
                 continue;
             }
-            spell(value, &mut |pattern: Vec<u8>, form| {
+            let mut add = |pattern: Vec<u8>, form| {
                 let pattern = zeroize::Zeroizing::new(pattern);
                 if pattern.len() >= SHORTEST && !patterns.contains(&pattern) {
                     patterns.push(pattern);
                     forms.push(form);
                 }
-            });
+            };
+            spell(value, &mut add);
+            // Logs are read line by line, so each line of a key counts by itself.
+            if value.contains(&b'\n') {
+                for line in value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
+                    if line.len() >= LINE && !line.starts_with(b"-----") {
+                        spell(line, &mut add);
+                    }
+                }
+            }
         }
         if patterns.is_empty() {
             return None;

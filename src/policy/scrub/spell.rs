@@ -39,6 +39,8 @@ pub(super) fn spell(value: &[u8], add: &mut impl FnMut(Vec<u8>, Form)) {
             Escapes::Slash,
             Escapes::Html,
             Escapes::Ascii,
+            Escapes::Both,
+            Escapes::BothUpper,
             Escapes::Dotnet,
         ] {
             let once = escape(text, style);
@@ -94,8 +96,22 @@ enum Escapes {
     Html,
     /// All that is not ASCII too, as Python does.
     Ascii,
+    /// What Go and what Python escape.
+    Both,
+    /// The same in upper case hex.
+    BothUpper,
     /// All that means something in HTML, quotes too, in upper case hex, as .NET does.
     Dotnet,
+}
+
+impl Escapes {
+    fn html(self) -> bool {
+        matches!(self, Self::Html | Self::Both | Self::BothUpper)
+    }
+
+    fn upper(self) -> bool {
+        matches!(self, Self::BothUpper | Self::Dotnet)
+    }
 }
 
 fn escape(text: &str, style: Escapes) -> String {
@@ -115,11 +131,11 @@ fn escape(text: &str, style: Escapes) -> String {
             '\u{c}' => out.push_str("\\f"),
             '/' if style == Escapes::Slash => out.push_str("\\/"),
             c if c < ' '
-                || style == Escapes::Html && matches!(c, '<' | '>' | '&')
+                || style.html() && matches!(c, '<' | '>' | '&')
                 || style >= Escapes::Ascii && !c.is_ascii() =>
             {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = if style == Escapes::Dotnet {
+                    let _ = if style.upper() {
                         write!(out, "\\u{unit:04X}")
                     } else {
                         write!(out, "\\u{unit:04x}")

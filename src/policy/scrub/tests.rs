@@ -368,6 +368,53 @@ fn given_values_are_found_in_every_form() {
     }
 }
 
+#[test]
+fn given_values_are_found_when_every_character_is_escaped() {
+    let value = format!("p@ss/{}\"q\\<&> é\nend", Dice(14).word(9));
+    let scrubber = Scrubber::new(
+        SecretsMode::Redact,
+        &[Secret::new("v", value.clone().into_bytes())],
+    );
+    let lower: String = value
+        .encode_utf16()
+        .map(|c| format!("\\u{c:04x}"))
+        .collect();
+    let upper: String = value
+        .encode_utf16()
+        .map(|c| format!("\\u{c:04X}"))
+        .collect();
+    let quotes = serde_json::to_string(&value)
+        .unwrap()
+        .replace("\\\"", "\\u0022");
+    for text in [&lower, &upper, quotes.trim_matches('"')] {
+        let line = format!(r#"{{"text":"a {text} b"}}"#);
+        let (out, found) = redacted(&scrubber, &line);
+        assert_eq!(found.len(), 1, "{line}");
+        let after: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let after = after["text"].as_str().unwrap();
+        assert!(gone(after, &value, 0) && after.starts_with("a "), "{out}");
+        outside_is_kept(&line, &out, &found);
+    }
+}
+
+#[test]
+fn each_line_of_a_given_key_counts_by_itself() {
+    let lines: Vec<String> = (20..24).map(|seed| Dice(seed).word(64)).collect();
+    let value = format!(
+        "-----BEGIN KEY-----\n{}\n-----END KEY-----\n",
+        lines.join("\n")
+    );
+    let scrubber = Scrubber::new(SecretsMode::Redact, &[Secret::new("v", value.into_bytes())]);
+    let mut found = Vec::new();
+    for line in &lines {
+        scrubber.text(line.as_bytes(), &mut found);
+        assert_eq!(found.len(), 1, "{line}");
+        assert_eq!(found[0].span, 0..line.len());
+    }
+    scrubber.text(b"-----BEGIN KEY-----", &mut found);
+    assert_eq!(found, []);
+}
+
 /// What can still be read from base64 and hex around the placeholder.
 fn decoded(text: &str) -> String {
     let kept: String = text

@@ -7,7 +7,8 @@ use std::ops::Range;
 /// How much before a string is part of its view: the name that it is assigned to.
 const CONTEXT: usize = 96;
 
-/// A string with its escapes of printable ASCII undone; all else as it is on the wire.
+/// A string with its escapes of printable ASCII undone (what JSON cannot hold bare gets its shortest
+/// escape); all else as it is on the wire.
 struct View {
     bytes: Vec<u8>,
     /// For each byte of the view, where it starts in the line; one more for the end.
@@ -67,6 +68,18 @@ impl View {
             if slashes > 0
                 && let Some(byte) = unescape(line, at + slashes - 1)
             {
+                let (byte, short) = match byte {
+                    b'\n' => (b'n', true),
+                    b'\r' => (b'r', true),
+                    b'\t' => (b't', true),
+                    other => (other, matches!(other, b'"' | b'\\')),
+                };
+                if short {
+                    // The same depth of nesting: `\u0022` is `\"`, `\\u0022` is `\\\"`.
+                    for _ in 1..slashes * 2 {
+                        view.push(b'\\', at);
+                    }
+                }
                 view.push(byte, at);
                 at += slashes + 5;
                 continue;
@@ -88,8 +101,8 @@ impl View {
     }
 }
 
-/// The printable ASCII character that `\u00XX` at `at` stands for. `<`, `>` and `&` stay: Go escapes
-/// them always, and they end a word in either form. The backslash stays: it would make new escapes.
+/// The character that `\u00XX` at `at` stands for: printable ASCII, or a line's or column's end.
+/// `<`, `>` and `&` stay: Go escapes them always, and they end a word in either form.
 fn unescape(line: &[u8], at: usize) -> Option<u8> {
     let &[b'\\', b'u', b'0', b'0', high, low] = line.get(at..)?.first_chunk::<6>()? else {
         return None;
@@ -100,10 +113,8 @@ fn unescape(line: &[u8], at: usize) -> Option<u8> {
             .and_then(|d| u8::try_from(d).ok())
     };
     let byte = digit(high)? << 4 | digit(low)?;
-    (0x20..0x7f)
-        .contains(&byte)
-        .then_some(byte)
-        .filter(|b| !matches!(b, b'<' | b'>' | b'&' | b'\\'))
+    let known = (0x20..0x7f).contains(&byte) || matches!(byte, b'\n' | b'\r' | b'\t');
+    (known && !matches!(byte, b'<' | b'>' | b'&')).then_some(byte)
 }
 
 /// The string around `at`, with both quotes.
