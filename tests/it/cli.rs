@@ -822,13 +822,15 @@ fn help_of_run() {
       [CMD]...  The program to run, and its arguments
 
     Options:
-      -c, --config <FILE>  Configuration file (TOML); flags and the command win over it
-          --name <NAME>    Name of the server in logs, metrics and paths [default: made from the
-                           command]
-      -v, --verbose...     Say more on stderr; twice for everything
-      -q, --quiet          Say only what went wrong
-          --dry-run        Print what would be done, and do nothing
-      -h, --help           Print help
+      -c, --config <FILE>        Configuration file (TOML); flags and the command win over it
+          --name <NAME>          Name of the server in logs, metrics and paths [default: made from the
+                                 command]
+      -v, --verbose...           Say more on stderr; twice for everything
+      -q, --quiet                Say only what went wrong
+          --dry-run              Print what would be done, and do nothing
+          --log-format <FORMAT>  How log lines on stderr look [default: human] [possible values: human,
+                                 json]
+      -h, --help                 Print help
 
     Cell:
           --preset <PRESET>           What the runtime needs [default: chosen by looking at the command]

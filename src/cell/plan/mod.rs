@@ -26,7 +26,6 @@ use host::{Host, absolute};
 use private::Private;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -121,8 +120,9 @@ impl<'a> Planner<'a> {
     fn allow_network(&mut self) {
         let egress = &self.config.egress;
         let mut ports: BTreeSet<u16> = egress.iter().map(|rule| rule.port).collect();
-        let is_name = |rule: &&EgressRule| rule.host.parse::<IpAddr>().is_err();
-        if let Some(named) = egress.iter().find(is_name) {
+        let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let asked_for = |rule: &&EgressRule| resolver::is_asked_for(&hosts, &rule.host);
+        if let Some(named) = egress.iter().find(asked_for) {
             self.resolve_names(&named.host);
             ports.insert(resolver::PORT);
         }

@@ -15,6 +15,20 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// What the query carries and its answer must repeat.
 const ID: [u8; 2] = [0xc0, 0xfe];
 
+/// True when `host` is a name that only a name server knows: no address, and not in `hosts(5)`.
+pub(super) fn is_asked_for(hosts: &str, host: &str) -> bool {
+    let known = |line: &str| {
+        let entry = line.split('#').next().unwrap_or_default();
+        entry
+            .split_ascii_whitespace()
+            .skip(1)
+            .any(|name| name.eq_ignore_ascii_case(host))
+    };
+    host.parse::<IpAddr>().is_err()
+        && !host.eq_ignore_ascii_case("localhost")
+        && !hosts.lines().any(known)
+}
+
 /// True when the first name server of `resolv.conf` (resolv.conf(5)) answers a query for `host` over
 /// TCP; also when there is none that could be asked.
 pub(super) fn answers_over_tcp(resolv_conf: &str, host: &str) -> bool {
@@ -66,6 +80,17 @@ mod tests {
         let text = "# nameserver 192.0.2.9\nsearch x\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n";
         assert_eq!(first_server(text), Some("192.0.2.1".parse().unwrap()));
         assert!(answers_over_tcp("search x\n", "a.example"));
+    }
+
+    #[test]
+    fn addresses_and_names_of_the_hosts_file_are_not_asked_for() {
+        let hosts = "127.0.0.1 localhost\n10.0.0.1 db db.corp # not.this\n";
+        for host in ["192.0.2.1", "::1", "localhost", "DB.corp"] {
+            assert!(!is_asked_for(hosts, host), "{host}");
+        }
+        for host in ["api.example", "not.this", "10.0.0.1.example"] {
+            assert!(is_asked_for(hosts, host), "{host}");
+        }
     }
 
     #[test]
