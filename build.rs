@@ -1,8 +1,8 @@
-//! Links our programs statically where the host can do that, as position-independent executables.
+//! Links `cofferdam` statically where the host can do that, as a position-independent executable.
 //!
 //! Three processes of ours start before a server does, and half of the time that each takes until
 //! `main` went to the dynamic loader. rustc's own `crt-static` reaches procedural macros too unless
-//! every build names a `--target`, so the same is done here for this package alone: the libraries
+//! every build names a `--target`, so the same is done here for this one program: the libraries
 //! that the standard library asks for by name are answered with their archives. Where the C
 //! compiler has no static libc (Fedora without `glibc-static`), and for musl, other hosts and
 //! `crt-static` itself, nothing is changed. `COFFERDAM_LINK=dynamic` turns it off.
@@ -44,14 +44,17 @@ fn main() -> io::Result<()> {
     for (name, script) in LIBRARIES {
         fs::write(directory.join(name), script)?;
     }
-    writeln!(
-        out,
-        "cargo:rustc-link-search=native={}",
-        directory.display()
-    )?;
-    writeln!(out, "cargo:rustc-link-arg=-static-pie")?;
+    // The search path is an argument too: as a search path of the package it would reach the
+    // programs that tests start, which are ordinary dynamic ones.
+    let mut flags = vec![
+        format!("-L{}", directory.display()),
+        "-static-pie".to_owned(),
+    ];
     if works(&directory, &["-static-pie", PACKED]) {
-        writeln!(out, "cargo:rustc-link-arg={PACKED}")?;
+        flags.push(PACKED.to_owned());
+    }
+    for flag in flags {
+        writeln!(out, "cargo:rustc-link-arg-bin=cofferdam={flag}")?;
     }
     Ok(())
 }
