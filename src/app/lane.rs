@@ -43,6 +43,8 @@ pub(super) struct Lane {
     seen: usize,
     /// The source has ended and its last bytes are framed.
     ended: bool,
+    /// The source can be read without waiting.
+    asks_first: bool,
 }
 
 impl Lane {
@@ -54,6 +56,7 @@ impl Lane {
             own: 0,
             seen: 0,
             ended: false,
+            asks_first: true,
         }
     }
 
@@ -65,6 +68,21 @@ impl Lane {
             other => other?,
         };
         Ok(got > 0)
+    }
+
+    /// Reads if there is something now; anything else (nothing, the end, a descriptor that cannot say)
+    /// is left to `poll` and [`Lane::read`].
+    pub(super) fn read_now(&mut self, from: BorrowedFd<'_>) -> bool {
+        if !self.asks_first {
+            return false;
+        }
+        match self.frames.read_now(from) {
+            Ok(got) => got > 0,
+            Err(error) => {
+                self.asks_first = error.kind() == io::ErrorKind::WouldBlock;
+                false
+            }
+        }
     }
 
     /// True when reading more makes sense: what was read before has left.

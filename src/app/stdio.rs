@@ -6,6 +6,7 @@
 
 use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
+use super::wake::{Followed, Ready, Seldom};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::LayerState;
@@ -56,6 +57,8 @@ pub(super) struct Loop {
     pub(super) server_out: Option<OwnedFd>,
     pub(super) stderr: Option<Drain>,
     pub(super) signals: SignalFd,
+    pub(super) seldom: Seldom,
+    pub(super) followed: Followed,
     pub(super) started: bool,
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
@@ -82,6 +85,8 @@ impl Loop {
             .map_err(system("use stdout"))?;
         let client_out = Outlet::new(client_out).map_err(system("use stdout"))?;
         let signals = open_signals().map_err(system("take signals"))?;
+        let seldom = Seldom::new(spawner.as_fd(), signals.as_fd(), health.asked())
+            .map_err(system("wait for its own descriptors"))?;
         Ok(Self {
             to_server: Lane::new(config.limits.request.0),
             to_client: Lane::new(config.limits.response.0),
@@ -97,6 +102,8 @@ impl Loop {
             server_out: None,
             stderr: None,
             signals,
+            seldom,
+            followed: Followed::default(),
             started: false,
             hung_up: false,
             rest_at: None,
@@ -107,7 +114,10 @@ impl Loop {
     /// Runs until the server is gone and everything is answered; the code to exit with.
     pub(super) fn run(mut self) -> Result<u8, LoopError> {
         loop {
-            let ready = self.wait()?;
+            let ready = match self.follow() {
+                true => Ready::default(),
+                false => self.wait()?,
+            };
             let now = Instant::now();
             if ready.signals
                 && let Some(code) = self.take_signals(now)?
@@ -126,9 +136,11 @@ impl Loop {
                 self.drain_stderr(now);
             }
             if ready.client_in {
+                self.followed.read(Direction::ToServer);
                 self.read_client();
             }
             if ready.server_out {
+                self.followed.read(Direction::ToClient);
                 self.read_server();
                 if self.server_out.is_none() {
                     self.life.mute(now);
@@ -211,7 +223,8 @@ impl Loop {
         }
         self.send(out);
         self.write(now)?;
-        if self.session.audit().waiting() && self.rest_at.is_none() {
+        self.session.audit().settle();
+        if self.rest_at.is_none() && self.session.audit().waiting() {
             self.rest_at = Some(clock.last + FLUSH_AFTER);
         }
         Ok(())

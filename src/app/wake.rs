@@ -1,7 +1,10 @@
 //! What the loop waits for, and how long.
 
 use super::stdio::{Loop, LoopError};
+use crate::mcp::Direction;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -27,34 +30,129 @@ enum Slot {
     Write,
     ClientOut,
     Stderr,
-    Spawner,
-    Signals,
-    Asked,
+    Seldom,
+}
+
+/// What is quiet while messages pass, behind one descriptor: `poll` pays for each one that it is
+/// given, at every message.
+#[derive(Debug)]
+pub(super) struct Seldom(Epoll);
+
+impl Seldom {
+    const SPAWNER: u64 = 0;
+    const SIGNALS: u64 = 1;
+    const ASKED: u64 = 2;
+
+    /// The three must stay open as long as this does.
+    pub(super) fn new(
+        spawner: BorrowedFd<'_>,
+        signals: BorrowedFd<'_>,
+        asked: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for (fd, which) in [
+            (spawner, Self::SPAWNER),
+            (signals, Self::SIGNALS),
+            (asked, Self::ASKED),
+        ] {
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, which))?;
+        }
+        Ok(Self(epoll))
+    }
+
+    /// Which of them has news.
+    fn look(&self, ready: &mut Ready) {
+        let mut news = [EpollEvent::empty(); 3];
+        // Interrupted: the next wait says it again.
+        let count = self.0.wait(&mut news, EpollTimeout::ZERO).unwrap_or(0);
+        for event in &news[..count] {
+            match event.data() {
+                Self::SPAWNER => ready.spawner = true,
+                Self::SIGNALS => ready.signals = true,
+                _ => ready.asked = true,
+            }
+        }
+    }
+}
+
+/// Messages that were read without asking `poll`, since it was asked last.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// Which way the last one went.
+    last: Option<Direction>,
+    count: u8,
+}
+
+impl Followed {
+    /// After so many `poll` is asked in any case: stderr, signals and the spawner may have news.
+    const MOST: u8 = 16;
+
+    /// `poll` said that there is something to read.
+    pub(super) fn read(&mut self, direction: Direction) {
+        self.last = Some(direction);
+    }
+
+    fn give_up(&mut self) -> bool {
+        *self = Self::default();
+        false
+    }
 }
 
 impl Loop {
+    /// Reads what has come back while the last message was written, which saves a `poll`: whoever is
+    /// woken by our write often runs first, and has answered when we are back.
+    pub(super) fn follow(&mut self) -> bool {
+        self.followed.count += 1;
+        let direction = match self.followed.last {
+            Some(last) if self.followed.count <= Followed::MOST => last,
+            _ => return self.followed.give_up(),
+        };
+        let read = match (direction, &self.client_in, &self.server_out) {
+            (Direction::ToServer, _, Some(fd)) if self.reads_server() => {
+                self.to_client.read_now(fd.as_fd())
+            }
+            (Direction::ToClient, Some(fd), _) if self.reads_client() => {
+                self.to_server.read_now(fd.as_fd())
+            }
+            _ => false,
+        };
+        if !read {
+            return self.followed.give_up();
+        }
+        self.followed.last = Some(match direction {
+            Direction::ToServer => Direction::ToClient,
+            Direction::ToClient => Direction::ToServer,
+        });
+        true
+    }
+
+    fn reads_client(&self) -> bool {
+        self.started && self.to_server.wants_input() && !self.to_client.is_clogged()
+    }
+
+    fn reads_server(&self) -> bool {
+        self.to_client.wants_input() && !self.to_server.is_clogged()
+    }
+
     /// Waits for something to do.
     pub(super) fn wait(&mut self) -> Result<Ready, LoopError> {
         let timeout = self.timeout();
         let mut ready = Ready::default();
         {
             // Two lists in step: what is polled, and what its readiness means.
-            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 9] = [None; 9];
+            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 7] = [None; 7];
             let mut count = 0;
             let mut add = |fd, flags, slot| {
                 fds[count] = Some((fd, flags, slot));
                 count += 1;
             };
             if let Some(fd) = &self.client_in
-                && self.started
-                && self.to_server.wants_input()
-                && !self.to_client.is_clogged()
+                && self.reads_client()
             {
                 add(fd.as_fd(), PollFlags::POLLIN, Slot::ClientIn);
             }
             if let Some(fd) = &self.server_out
-                && self.to_client.wants_input()
-                && !self.to_server.is_clogged()
+                && self.reads_server()
             {
                 add(fd.as_fd(), PollFlags::POLLIN, Slot::ServerOut);
             }
@@ -84,12 +182,10 @@ impl Loop {
             if let Some(stderr) = &self.stderr {
                 add(stderr.as_fd(), PollFlags::POLLIN, Slot::Stderr);
             }
-            add(self.spawner.as_fd(), PollFlags::POLLIN, Slot::Spawner);
-            add(self.signals.as_fd(), PollFlags::POLLIN, Slot::Signals);
-            add(self.health.asked(), PollFlags::POLLIN, Slot::Asked);
+            add(self.seldom.0.0.as_fd(), PollFlags::POLLIN, Slot::Seldom);
 
             let idle = self.signals.as_fd();
-            let mut polled: [PollFd<'_>; 9] = std::array::from_fn(|at| match fds[at] {
+            let mut polled: [PollFd<'_>; 7] = std::array::from_fn(|at| match fds[at] {
                 Some((fd, flags, _)) => PollFd::new(fd, flags),
                 None => PollFd::new(idle, PollFlags::empty()),
             });
@@ -116,9 +212,7 @@ impl Loop {
                         ready.client_gone = got.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
                     }
                     Slot::Stderr => ready.stderr = true,
-                    Slot::Spawner => ready.spawner = true,
-                    Slot::Signals => ready.signals = true,
-                    Slot::Asked => ready.asked = true,
+                    Slot::Seldom => self.seldom.look(&mut ready),
                 }
             }
         }

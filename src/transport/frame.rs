@@ -5,7 +5,8 @@
 
 use super::grow_pipe;
 use crate::mcp::{IdScan, OversizeId};
-use std::io;
+use rustix::io::{ReadWriteFlags, preadv2};
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -125,6 +126,29 @@ impl FrameBuf {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let count = nix::unistd::read(fd, room)?;
+        self.filled += count;
+        Ok(count)
+    }
+
+    /// Like [`read_from`](Self::read_from), and never waits, whatever mode the descriptor is in.
+    ///
+    /// # Errors
+    /// Those of `preadv2(2)` with `RWF_NOWAIT`: `WouldBlock` when there is nothing now, others where
+    /// the descriptor cannot be read so (a terminal).
+    pub fn read_now(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.make_room(fd);
+        let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+        if room.is_empty() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        // This offset stands for the place that the descriptor is at.
+        let here = u64::MAX;
+        let count = preadv2(
+            fd,
+            &mut [IoSliceMut::new(room)],
+            here,
+            ReadWriteFlags::NOWAIT,
+        )?;
         self.filled += count;
         Ok(count)
     }
