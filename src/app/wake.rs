@@ -117,6 +117,7 @@ impl Loop {
             _ => false,
         };
         if !read {
+            self.session.audit().settle();
             return self.followed.give_up();
         }
         self.followed.last = Some(match direction {
