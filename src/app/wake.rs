@@ -117,7 +117,6 @@ impl Loop {
             _ => false,
         };
         if !read {
-            self.session.audit().settle();
             return self.followed.give_up();
         }
         self.followed.last = Some(match direction {

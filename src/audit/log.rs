@@ -1,8 +1,8 @@
 //! The audit file: appended, shared by every instance of a server, rotated under a lock.
 //!
-//! Lines are gathered and written together. The owner of the loop calls [`Log::settle`] when it finds
-//! nothing to read, and [`Log::rest`] at most [`FLUSH_AFTER`] after the first line, so a busy path
-//! pays for one `write(2)` in many calls and a crash loses at most that long. Two instances of one
+//! Lines are gathered and written together. The owner of the loop calls [`Log::rest`] at most
+//! [`FLUSH_AFTER`] after the first line, so a busy path pays for one `write(2)` in many calls and a
+//! crash loses at most that long. Two instances of one
 //! server may share the file: every write is whole lines with `O_APPEND`, and only the holder of the
 //! lock rotates.
 
@@ -19,8 +19,8 @@ pub const FLUSH_AFTER: Duration = Duration::from_millis(50);
 /// Gathered bytes that are written at once, without waiting: about 600 calls. The page cache takes
 /// them in 0.1 ms, so fewer would make more calls slow than a 99th percentile hides.
 const GATHER: usize = 256 * 1024;
-/// Gathered bytes that are written when there is nothing to read, and memory that is kept at rest.
-const PIECE: usize = 8 * 1024;
+/// Memory that is kept at rest.
+const REST: usize = 8 * 1024;
 /// Size at which the file is rotated.
 const ROTATE_AT: u64 = 32 * 1024 * 1024;
 /// Rotated files that are kept.
@@ -93,14 +93,7 @@ impl Log {
         }
     }
 
-    /// For when nothing is to be done at once: writes what has become worth a write.
-    pub fn settle(&mut self) {
-        if self.gathered.len() >= PIECE {
-            self.flush();
-        }
-    }
-
-    /// True when lines wait for [`Log::flush`].
+    /// True when lines wait for [`Log::rest`].
     #[must_use]
     pub fn waiting(&self) -> bool {
         !self.gathered.is_empty()
@@ -131,7 +124,7 @@ impl Log {
     /// For when nothing has happened for a while: writes everything, gives the memory of a burst back.
     pub fn rest(&mut self) {
         self.flush();
-        self.gathered.shrink_to(PIECE);
+        self.gathered.shrink_to(REST);
     }
 
     /// Records written and records lost since the start.
