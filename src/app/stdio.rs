@@ -223,7 +223,6 @@ impl Loop {
         }
         self.send(out);
         self.write(now)?;
-        self.session.audit().settle();
         if self.rest_at.is_none() && self.session.audit().waiting() {
             self.rest_at = Some(clock.last + FLUSH_AFTER);
         }
@@ -301,7 +300,7 @@ impl Loop {
 
     /// What can wait until nobody else waits: audit lines, buffers that a burst has grown.
     pub(super) fn rest(&mut self) {
-        self.session.audit().flush();
+        self.session.audit().rest();
         let (records, lost) = self.session.audit().counts();
         self.metrics
             .audit_records
