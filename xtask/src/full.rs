@@ -1,16 +1,16 @@
 //! The long lines of `cargo xtask test --full`, resumable: what passed for this state of the tree
 //! is kept in `target/xtask-full.json` and not run again.
 
-use crate::say::say;
+use crate::say::{say, step};
 use crate::suite;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 /// Seconds that each fuzz target runs.
-const FUZZ_SECONDS: u32 = 120;
+const FUZZ_SECONDS: u32 = 60;
 
 /// Runs every long line that has not passed yet; returns what failed.
 pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
@@ -66,16 +66,30 @@ impl Line {
             }
             Self::Bench => cargo.args(["bench", "--bench", "stdio", "--", "--check"]),
             // The fuzzer's own instrumentation needs -Z flags, which a stable compiler takes only so.
-            Self::Fuzz(name) => cargo.env("RUSTC_BOOTSTRAP", "1").args([
-                "fuzz",
-                "run",
-                name,
-                "--",
-                &format!("-max_total_time={FUZZ_SECONDS}"),
-            ]),
+            Self::Fuzz(name) => {
+                let path = std::env::var("PATH").unwrap_or_default();
+                cargo
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .env("PATH", format!("{}:{path}", fuzzer(root)?.display()))
+                    .args(["fuzz", "run", name, "--"])
+                    .arg(format!("-max_total_time={FUZZ_SECONDS}"))
+            }
         };
         crate::succeeds(&mut cargo)
     }
+}
+
+/// Where cargo-fuzz lies; it is compiled once, below `target/`.
+fn fuzzer(root: &Path) -> Result<PathBuf, String> {
+    let home = crate::target_dir(root).join("tools/cargo");
+    if !home.join("bin/cargo-fuzz").is_file() {
+        let mut install = crate::cargo(root);
+        install
+            .args(["install", "--locked", "cargo-fuzz", "--root"])
+            .arg(&home);
+        step("compiling cargo-fuzz", &mut install)?;
+    }
+    Ok(home.join("bin"))
 }
 
 fn fuzz_targets(root: &Path) -> Vec<String> {
