@@ -298,7 +298,7 @@ fn answer<'a>(cursor: &mut Cursor<'a>, levels: usize, known: &mut Known<'a>) -> 
         return cursor.value(1, levels);
     }
     noted_members(cursor, 1, levels - 1, |name, value| {
-        known.answer(name, value)
+        known.answer(name, value);
     })
 }
 
