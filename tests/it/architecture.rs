@@ -107,8 +107,9 @@ const OWNERS: [(&str, &[&str]); 26] = [
     ("landlock", &["cell/"]),
     // Constants that nix does not name.
     ("libc", &["cell/", "transport/"]),
-    // Pidfds, descriptor passing and terminals, without a block of unsafe for each.
-    ("rustix", &["app/", "cell/"]),
+    // Pidfds, descriptor passing, terminals and reads that never wait, without a block of unsafe
+    // for each.
+    ("rustix", &["app/", "cell/", "transport/"]),
     // Safe system calls, for every room that touches the system.
     (
         "nix",
