@@ -74,7 +74,7 @@ fn line(out: &mut Vec<u8>, id: Option<&[u8]>, era: Era, (member, body): (&str, V
 /// Refusals that the session itself makes; those of policy are made in `policy`.
 pub(super) mod own {
     use crate::mcp::{Capability, Subject};
-    use crate::policy::{Refusal, Shape};
+    use crate::policy::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, Refusal, Shape, code};
 
     /// A request id that is open already.
     pub(in crate::proxy) fn duplicate_id() -> Refusal {
@@ -88,7 +88,7 @@ pub(super) mod own {
     /// A request line above the cap.
     pub(in crate::proxy) fn request_too_large(bytes: u64, cap: u64) -> Refusal {
         let mut refusal = make(
-            "limits.request",
+            LIMITS_REQUEST,
             Shape::Error(-32600),
             format!(
                 "The request has {bytes} bytes and the limit is {cap}; it was not passed on. Send less, or in parts."
@@ -102,8 +102,8 @@ pub(super) mod own {
     pub(in crate::proxy) fn response_too_large(subject: &Subject, bytes: u64, cap: u64) -> Refusal {
         let mut refusal = about(
             subject,
-            "limits.response",
-            4130,
+            LIMITS_RESPONSE,
+            code::SIZE,
             format!(
                 "The server's answer has {bytes} bytes and the limit is {cap}; it was withheld. Ask for less: a narrower query, a filter or a page."
             ),
@@ -116,8 +116,8 @@ pub(super) mod own {
     pub(in crate::proxy) fn timeout(subject: &Subject, waited: std::time::Duration) -> Refusal {
         let mut refusal = about(
             subject,
-            "limits.timeout",
-            5040,
+            LIMITS_TIMEOUT,
+            code::TIMEOUT,
             format!(
                 "No answer within {} s; the request was cancelled. It may still have had an effect: check before repeating it.",
                 waited.as_secs_f32().round()

@@ -15,7 +15,7 @@ use crate::config::{Config, Payloads};
 use crate::mcp::method::Method;
 use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
-use crate::policy::{Note, Policy, Refusal, ToolBook};
+use crate::policy::{LIMITS_RESPONSE, Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
 use crate::transport::terminal::{one_line, sanitize};
 use std::collections::HashSet;
@@ -204,7 +204,7 @@ impl Session {
         now: Instant,
         out: &mut Outbox,
     ) {
-        let rule = "limits.response";
+        let rule = LIMITS_RESPONSE;
         self.metrics.refusal(Direction::ToClient, rule);
         tracing::warn!(
             "a line of {bytes} bytes from the server is above the limit of {}: raise it with --response-limit",
