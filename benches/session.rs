@@ -132,10 +132,9 @@ fn config() -> Result<Config, Failure> {
     Ok(built.map_err(|problems| format!("{problems:?}"))?.config)
 }
 
-/// A session that knows the tool, and the loop around it.
+/// A session that knows the tool, as the loop around it works.
 struct Rig {
     session: Session,
-    metrics: Arc<Metrics>,
 }
 
 impl Rig {
@@ -144,13 +143,13 @@ impl Rig {
         let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &[])));
         let metrics = Arc::new(Metrics::new()?);
         let audit = Log::open(audit, "bench", policy.digest())?;
-        let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
-        let mut rig = Self { session, metrics };
+        let session = Session::new(&config, policy, audit, metrics);
+        let mut rig = Self { session };
         rig.pairs(&[[LIST.to_owned(), LISTED.to_owned()]]);
         Ok(rig)
     }
 
-    /// Each request with its answer, and one clock read for each line, as the loop does it.
+    /// Each request with its answer, as the loop handles lines that it reads one by one.
     fn pairs(&mut self, round: &[[String; 2]]) {
         let mut out = Outbox::default();
         let mut last = Instant::now();
@@ -166,10 +165,11 @@ impl Rig {
         }
     }
 
-    fn lap(&self, direction: Direction, last: &mut Instant) {
+    fn lap(&mut self, direction: Direction, last: &mut Instant) {
         let now = Instant::now();
-        self.metrics
-            .overhead(direction, now.saturating_duration_since(*last));
+        self.session
+            .tally()
+            .overhead(direction, now.saturating_duration_since(*last), 1);
         *last = now;
     }
 }

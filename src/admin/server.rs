@@ -232,11 +232,15 @@ async fn answer(
         "/health/live" => verdict(live(health).await),
         "/health/ready" => verdict(health.ready()),
         "/health/startup" => verdict(health.has_started()),
-        "/metrics" => typed(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            metrics.render(),
-        ),
+        "/metrics" => {
+            // At a beat the loop publishes what it has counted; without one, what it said last is shown.
+            live(health).await;
+            typed(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                metrics.render(),
+            )
+        }
         _ => text(
             StatusCode::NOT_FOUND,
             "try /health, /health/live, /health/ready or /metrics\n",

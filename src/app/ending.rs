@@ -140,6 +140,6 @@ impl Loop {
                 break;
             }
         }
-        self.rest();
+        self.rest(Instant::now());
     }
 }

@@ -6,6 +6,7 @@ mod drain;
 mod ending;
 mod exec;
 mod lane;
+mod seldom;
 mod spawner;
 mod stdio;
 mod wake;

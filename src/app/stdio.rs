@@ -6,7 +6,8 @@
 
 use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
-use super::wake::{Followed, Ready, Seldom};
+use super::seldom::Seldom;
+use super::wake::{Followed, Ready};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::LayerState;
@@ -15,8 +16,8 @@ use crate::config::Config;
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
 use crate::supervise::{Act, Life};
-use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
+use crate::telemetry::{Metrics, Tally};
 use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
@@ -24,7 +25,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The one cell of a stdio server.
 const CELL: u32 = 0;
@@ -87,6 +88,9 @@ impl Loop {
         let signals = open_signals().map_err(system("take signals"))?;
         let seldom = Seldom::new(spawner.as_fd(), signals.as_fd(), health.asked())
             .map_err(system("wait for its own descriptors"))?;
+        seldom
+            .watch_client_out(client_out.as_fd())
+            .map_err(system("watch stdout"))?;
         Ok(Self {
             to_server: Lane::new(config.limits.request.0),
             to_client: Lane::new(config.limits.response.0),
@@ -130,6 +134,7 @@ impl Loop {
                 return Ok(code);
             }
             if ready.asked {
+                self.session.tally().publish();
                 self.health.beat();
             }
             if ready.stderr {
@@ -181,49 +186,51 @@ impl Loop {
     /// Decides on what has been read, and writes what may leave.
     pub(super) fn turn(&mut self, now: Instant) -> Result<(), LoopError> {
         let mut out = Outbox::default();
-        let (session, metrics) = (&mut self.session, &self.metrics);
+        let session = &mut self.session;
         let mut clock = Stopwatch::start(now);
         if self.started && !self.to_client.is_clogged() {
             let ended = self.client_in.is_none() && !self.to_server.ended();
+            let mut lines = 0;
             let ask = |incoming: Incoming<'_>| {
-                let passage = match incoming {
+                lines += 1;
+                match incoming {
                     Incoming::Line(line) => session.client_line(line, clock.last, &mut out),
                     Incoming::TooLong { id, bytes } => {
                         session.oversize_from_client(id, bytes, &mut out);
                         Passage::Stop
                     }
-                };
-                metrics.overhead(Direction::ToServer, clock.lap());
-                passage
+                }
             };
             if ended {
                 self.to_server.finish(ask);
             } else {
                 self.to_server.process(ask);
             }
+            clock.lap(session.tally(), Direction::ToServer, lines);
         }
         if !self.to_server.is_clogged() {
             let ended = self.server_out.is_none() && self.started && !self.to_client.ended();
+            let mut lines = 0;
             let ask = |incoming: Incoming<'_>| {
-                let passage = match incoming {
+                lines += 1;
+                match incoming {
                     Incoming::Line(line) => session.server_line(line, clock.last, &mut out),
                     Incoming::TooLong { id, bytes } => {
                         session.oversize_from_server(id, bytes, clock.last, &mut out);
                         Passage::Stop
                     }
-                };
-                metrics.overhead(Direction::ToClient, clock.lap());
-                passage
+                }
             };
             if ended {
                 self.to_client.finish(ask);
             } else {
                 self.to_client.process(ask);
             }
+            clock.lap(session.tally(), Direction::ToClient, lines);
         }
         self.send(out);
         self.write(now)?;
-        if self.rest_at.is_none() && self.session.audit().waiting() {
+        if self.rest_at.is_none() && self.session.restless() {
             self.rest_at = Some(clock.last + FLUSH_AFTER);
         }
         Ok(())
@@ -278,7 +285,9 @@ impl Loop {
 
     /// The client has closed its end of our stdout: nobody is left to answer.
     fn client_left(&mut self, now: Instant) -> Result<(), LoopError> {
-        self.client_out = None;
+        if let Some(outlet) = self.client_out.take() {
+            self.seldom.forget(outlet.as_fd());
+        }
         self.to_client.abandon();
         let act = self.life.stop(now);
         self.act(act)
@@ -292,15 +301,23 @@ impl Loop {
         }
         if self.rest_at.is_some_and(|due| due <= now) {
             self.rest_at = None;
-            self.rest();
+            self.rest(now);
         }
         let act = self.life.step(now);
         self.act(act)
     }
 
-    /// What can wait until nobody else waits: audit lines, buffers that a burst has grown.
-    pub(super) fn rest(&mut self) {
-        self.session.audit().rest();
+    /// What can wait until nobody else waits: audit lines and counts; then, when nothing more has
+    /// come meanwhile, the memory that a burst has grown.
+    pub(super) fn rest(&mut self, now: Instant) {
+        if !self.session.restless() {
+            self.session.audit().shrink();
+            self.to_server.rest();
+            self.to_client.rest();
+            return;
+        }
+        self.session.tally().publish();
+        self.session.audit().flush();
         let (records, lost) = self.session.audit().counts();
         self.metrics
             .audit_records
@@ -308,8 +325,7 @@ impl Loop {
         self.metrics
             .audit_lost
             .inc_by(lost.saturating_sub(self.metrics.audit_lost.get()));
-        self.to_server.rest();
-        self.to_client.rest();
+        self.rest_at = Some(now + FLUSH_AFTER);
     }
 
     fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
@@ -358,6 +374,7 @@ impl Loop {
             |lost| metrics.stderr_dropped.inc_by(lost),
         );
         if !matches!(drained, Ok(Drained::More)) {
+            self.seldom.forget(stderr.as_fd());
             self.stderr = None;
         }
     }
@@ -420,6 +437,12 @@ impl Loop {
         })?;
         self.server_in = Some(stdin);
         self.server_out = Some(stdout);
+        self.seldom
+            .watch_stderr(stderr.as_fd())
+            .map_err(|source| LoopError::System {
+                doing: "watch the server's stderr",
+                source,
+            })?;
         self.stderr = Some(Drain::new(stderr, now));
         self.started = true;
         self.life.started();
@@ -453,7 +476,7 @@ impl Loop {
     }
 }
 
-/// One clock read for each message: the end of one is the beginning of the next.
+/// One clock read for the lines that were read together: more would cost as much as a rule.
 struct Stopwatch {
     last: Instant,
 }
@@ -463,11 +486,13 @@ impl Stopwatch {
         Self { last: now }
     }
 
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(self.last);
-        self.last = now;
-        took
+    /// Notes the time that `lines` took in policy since the last lap.
+    fn lap(&mut self, tally: &mut Tally, direction: Direction, lines: u32) {
+        if lines > 0 {
+            let now = Instant::now();
+            tally.overhead(direction, now.saturating_duration_since(self.last), lines);
+            self.last = now;
+        }
     }
 }
 

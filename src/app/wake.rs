@@ -1,10 +1,8 @@
-//! What the loop waits for, and how long.
+//! What the loop waits for.
 
 use super::stdio::{Loop, LoopError};
 use crate::mcp::Direction;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -28,51 +26,7 @@ enum Slot {
     ClientHangup,
     ServerOut,
     Write,
-    ClientOut,
-    Stderr,
     Seldom,
-}
-
-/// What is quiet while messages pass, behind one descriptor: `poll` pays for each one that it is
-/// given, at every message.
-#[derive(Debug)]
-pub(super) struct Seldom(Epoll);
-
-impl Seldom {
-    const SPAWNER: u64 = 0;
-    const SIGNALS: u64 = 1;
-    const ASKED: u64 = 2;
-
-    /// The three must stay open as long as this does.
-    pub(super) fn new(
-        spawner: BorrowedFd<'_>,
-        signals: BorrowedFd<'_>,
-        asked: BorrowedFd<'_>,
-    ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (fd, which) in [
-            (spawner, Self::SPAWNER),
-            (signals, Self::SIGNALS),
-            (asked, Self::ASKED),
-        ] {
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, which))?;
-        }
-        Ok(Self(epoll))
-    }
-
-    /// Which of them has news.
-    fn look(&self, ready: &mut Ready) {
-        let mut news = [EpollEvent::empty(); 3];
-        // Interrupted: the next wait says it again.
-        let count = self.0.wait(&mut news, EpollTimeout::ZERO).unwrap_or(0);
-        for event in &news[..count] {
-            match event.data() {
-                Self::SPAWNER => ready.spawner = true,
-                Self::SIGNALS => ready.signals = true,
-                _ => ready.asked = true,
-            }
-        }
-    }
 }
 
 /// Messages that were read without asking `poll`, since it was asked last.
@@ -136,11 +90,14 @@ impl Loop {
 
     /// Waits for something to do.
     pub(super) fn wait(&mut self) -> Result<Ready, LoopError> {
-        let timeout = self.timeout();
-        let mut ready = Ready::default();
+        let system = |doing| move |source| LoopError::System { doing, source };
+        self.seldom
+            .wake_at(self.due())
+            .map_err(system("set its timer"))?;
+        let (mut ready, mut news) = (Ready::default(), false);
         {
             // Two lists in step: what is polled, and what its readiness means.
-            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 7] = [None; 7];
+            let mut fds: [Option<(BorrowedFd<'_>, PollFlags, Slot)>; 6] = [None; 6];
             let mut count = 0;
             let mut add = |fd, flags, slot| {
                 fds[count] = Some((fd, flags, slot));
@@ -170,33 +127,21 @@ impl Loop {
             {
                 add(outlet.as_fd(), PollFlags::POLLOUT, Slot::Write);
             }
-            if let Some(outlet) = &self.client_out {
-                // Also without output: POLLERR says that the client has stopped reading.
-                let wanted = if self.to_client.has_output() {
-                    PollFlags::POLLOUT
-                } else {
-                    PollFlags::empty()
-                };
-                add(outlet.as_fd(), wanted, Slot::ClientOut);
+            if let Some(outlet) = &self.client_out
+                && self.to_client.has_output()
+            {
+                add(outlet.as_fd(), PollFlags::POLLOUT, Slot::Write);
             }
-            if let Some(stderr) = &self.stderr {
-                add(stderr.as_fd(), PollFlags::POLLIN, Slot::Stderr);
-            }
-            add(self.seldom.0.0.as_fd(), PollFlags::POLLIN, Slot::Seldom);
+            add(self.seldom.as_fd(), PollFlags::POLLIN, Slot::Seldom);
 
             let idle = self.signals.as_fd();
-            let mut polled: [PollFd<'_>; 7] = std::array::from_fn(|at| match fds[at] {
+            let mut polled: [PollFd<'_>; 6] = std::array::from_fn(|at| match fds[at] {
                 Some((fd, flags, _)) => PollFd::new(fd, flags),
                 None => PollFd::new(idle, PollFlags::empty()),
             });
-            match poll(&mut polled[..count], timeout) {
+            match poll(&mut polled[..count], PollTimeout::NONE) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => {
-                    return Err(LoopError::System {
-                        doing: "poll",
-                        source: error.into(),
-                    });
-                }
+                Err(error) => return Err(system("poll")(error.into())),
             }
             for (place, entry) in polled.iter().zip(fds.iter().flatten()) {
                 let got = place.revents().unwrap_or(PollFlags::empty());
@@ -208,27 +153,20 @@ impl Loop {
                     Slot::ClientHangup => ready.hangup = true,
                     Slot::ServerOut => ready.server_out = true,
                     Slot::Write => {}
-                    Slot::ClientOut => {
-                        ready.client_gone = got.intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
-                    }
-                    Slot::Stderr => ready.stderr = true,
-                    Slot::Seldom => self.seldom.look(&mut ready),
+                    Slot::Seldom => news = true,
                 }
             }
+        }
+        if news {
+            self.seldom.look(&mut ready);
         }
         Ok(ready)
     }
 
-    /// Until the next deadline; for ever when there is none, so that an idle pair never wakes up.
-    fn timeout(&self) -> PollTimeout {
+    /// The next deadline; none when there is none, so that an idle pair never wakes up.
+    fn due(&self) -> Option<Instant> {
         let due = [self.session.next_due(), self.life.due(), self.rest_at];
-        let Some(due) = due.into_iter().flatten().min() else {
-            return PollTimeout::NONE;
-        };
-        let left = due.saturating_duration_since(Instant::now());
-        // Rounded up: waking a fraction of a millisecond early would spin until the deadline.
-        let millis = left.as_micros().div_ceil(1000);
-        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        due.into_iter().flatten().min()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::mcp::{Capability, Direction, Subject};
 use ring::digest::{SHA256, digest};
-use std::time::Duration;
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 /// What one line says. Borrowed: nothing is built unless it is written.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(super) struct Context {
     head: Vec<u8>,
     /// From after the arguments to the LF.
     tail: Vec<u8>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 impl Context {
@@ -69,14 +70,14 @@ impl Context {
             server: server.to_owned(),
             head: Vec::new(),
             tail,
-            clock: Clock::default(),
+            clock: Clock::new(Instant::now(), jiff::Timestamp::now()),
         };
         context.name_client("");
         context
     }
 
     pub(super) fn name_client(&mut self, client: &str) {
-        self.head = br#"","server":"#.to_vec();
+        self.head = br#"Z","server":"#.to_vec();
         string(&mut self.head, &self.server);
         if !client.is_empty() {
             self.head.extend_from_slice(br#","client":"#);
@@ -87,32 +88,59 @@ impl Context {
 }
 
 /// Spells the time, in UTC with milliseconds; all but those once for each second.
-#[derive(Debug, Default)]
-struct Clock {
-    second: Option<i64>,
-    /// Up to the milliseconds.
-    text: String,
+///
+/// It goes by the monotonic clock, which the message path has read already, from a point that
+/// [`Clock::set`] takes anew with each write to the file: a clock that is set back is followed.
+#[derive(Debug)]
+pub(super) struct Clock {
+    point: Instant,
+    point_millis: i64,
+    second: i64,
+    /// The start of a line, up to the milliseconds.
+    start: Vec<u8>,
 }
 
 impl Clock {
-    fn write(&mut self, line: &mut Vec<u8>, time: jiff::Timestamp) {
-        let millis = u64::try_from(time.subsec_millisecond()).unwrap_or(0);
-        if self.second != Some(time.as_second()) {
-            self.second = Some(time.as_second());
-            let whole = format!("{time:.3}");
-            self.text = whole[..whole.len() - "000Z".len()].to_owned();
+    fn new(point: Instant, time: jiff::Timestamp) -> Self {
+        Self {
+            point,
+            point_millis: time.as_millisecond(),
+            second: i64::MIN,
+            start: Vec::new(),
         }
-        line.extend_from_slice(self.text.as_bytes());
-        let digit = |n: u64| b'0' + (n % 10) as u8;
-        line.extend_from_slice(&[digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+    }
+
+    pub(super) fn set(&mut self) {
+        self.point = Instant::now();
+        self.point_millis = jiff::Timestamp::now().as_millisecond();
+    }
+
+    fn write(&mut self, line: &mut Vec<u8>, now: Instant) {
+        let since = now.saturating_duration_since(self.point);
+        let since = i64::try_from(since.as_secs()).unwrap_or_default() * 1000
+            + i64::from(since.subsec_millis());
+        let time = self.point_millis.saturating_add(since);
+        let (second, millis) = (time.div_euclid(1000), time.rem_euclid(1000));
+        if self.second != second {
+            self.second = second;
+            // No clock shows a year that jiff cannot spell.
+            let whole = jiff::Timestamp::from_second(second).unwrap_or_default();
+            let whole = format!("{whole:.0}");
+            self.start = br#"{"v":1,"time":""#.to_vec();
+            self.start
+                .extend_from_slice(whole.trim_end_matches('Z').as_bytes());
+            self.start.push(b'.');
+        }
+        line.extend_from_slice(&self.start);
+        let digit = |n: i64| b'0' + (n % 10) as u8;
+        line.extend_from_slice(&[digit(millis / 100), digit(millis / 10), digit(millis)]);
     }
 }
 
 impl Record<'_> {
     /// Appends the line, LF included.
-    pub(super) fn write(&self, line: &mut Vec<u8>, time: jiff::Timestamp, context: &mut Context) {
-        line.extend_from_slice(br#"{"v":1,"time":""#);
-        context.clock.write(line, time);
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.clock.write(line, now);
         line.extend_from_slice(&context.head);
         line.extend_from_slice(match self.direction {
             Direction::ToServer => b"to_server\"",
@@ -125,7 +153,11 @@ impl Record<'_> {
                 Capability::Prompt => br#","type":"prompt","method":"#,
                 Capability::Method => br#","type":"method","method":"#,
             });
-            string(line, &subject.method);
+            match &subject.method {
+                // Of the protocol: no letter of it needs an escape.
+                Cow::Borrowed(known) => quoted(line, known),
+                Cow::Owned(other) => string(line, other),
+            }
             if let Some(name) = &subject.name {
                 line.extend_from_slice(br#","target":"#);
                 string(line, name);
@@ -157,7 +189,7 @@ impl Record<'_> {
             Arguments::Absent => {}
             Arguments::Digest(sum) => {
                 line.extend_from_slice(br#","arguments_sha256":""#);
-                line.extend_from_slice(&hex(sum));
+                line.extend_from_slice(hex(sum).as_flattened());
                 line.push(b'"');
             }
             Arguments::Redacted(bytes) => {
@@ -172,6 +204,12 @@ impl Record<'_> {
 /// The longest name that a line repeats; names come from peers.
 const NAME_CAP: usize = 256;
 
+fn quoted(line: &mut Vec<u8>, text: &str) {
+    line.push(b'"');
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'"');
+}
+
 fn string(line: &mut Vec<u8>, text: &str) {
     let mut end = text.len().min(NAME_CAP);
     while !text.is_char_boundary(end) {
@@ -182,9 +220,7 @@ fn string(line: &mut Vec<u8>, text: &str) {
     if text.bytes().all(
         |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'/' | b'.'),
     ) {
-        line.push(b'"');
-        line.extend_from_slice(text.as_bytes());
-        line.push(b'"');
+        quoted(line, text);
         return;
     }
     // Strings always serialise, and a Vec takes every byte.
@@ -206,14 +242,18 @@ fn number(line: &mut Vec<u8>, number: impl Into<u128>) {
     line.extend_from_slice(&digits[start..]);
 }
 
-fn hex(bytes: &[u8; 32]) -> [u8; 64] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 64];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-    text
+fn hex(bytes: &[u8; 32]) -> [[u8; 2]; 32] {
+    const PAIRS: [[u8; 2]; 256] = {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut pairs = [[0; 2]; 256];
+        let mut at = 0;
+        while at < 256 {
+            pairs[at] = [DIGITS[at >> 4], DIGITS[at & 15]];
+            at += 1;
+        }
+        pairs
+    };
+    bytes.map(|byte| PAIRS[usize::from(byte)])
 }
 
 #[cfg(test)]
@@ -241,7 +281,9 @@ mod tests {
         };
         let mut line = Vec::new();
         let mut context = Context::new("s", "p");
-        record.write(&mut line, jiff::Timestamp::UNIX_EPOCH, &mut context);
+        let now = Instant::now();
+        context.clock = Clock::new(now, jiff::Timestamp::UNIX_EPOCH);
+        record.write(&mut line, now, &mut context);
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["status"], "success");
@@ -256,20 +298,26 @@ mod tests {
 
     #[test]
     fn times_and_numbers_are_spelt_as_the_libraries_do() {
-        let mut clock = Clock::default();
-        for nanos in [
-            0,
-            999_999,
-            1_000_000,
-            59_999_999_999,
-            60_000_000_000,
-            1_795_251_208_007_000_001,
-        ] {
-            let time = jiff::Timestamp::from_nanosecond(nanos).unwrap();
+        let point = Instant::now();
+        let time = jiff::Timestamp::from_millisecond(1_795_251_208_999).unwrap();
+        let mut clock = Clock::new(point, time);
+        for millis in [0, 1, 2, 999, 1000, 1001, 1500, 3_600_000, 40_000_000_000] {
+            let later = Duration::from_millis(millis);
             let mut line = Vec::new();
-            clock.write(&mut line, time);
-            assert_eq!(String::from_utf8(line).unwrap(), format!("{time:.3}"));
+            clock.write(&mut line, point + later);
+            let spelt = format!(r#"{{"v":1,"time":"{:.3}"#, time + later);
+            assert_eq!(
+                String::from_utf8(line).unwrap(),
+                spelt.trim_end_matches('Z')
+            );
         }
+        // What happened before the point was taken is dated to the point.
+        let mut line = Vec::new();
+        clock.write(
+            &mut line,
+            point.checked_sub(Duration::from_secs(5)).unwrap(),
+        );
+        assert!(line.ends_with(b":28.999"), "{}", line.escape_ascii());
         for n in [0, 7, 10, 1_234_567_890, u64::MAX] {
             let mut line = Vec::new();
             number(&mut line, n);

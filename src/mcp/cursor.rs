@@ -2,6 +2,9 @@
 //!
 //! The cursor expects that no byte is below 0x20 (the caller proves it for the whole line), so the
 //! only blank is a space. It never panics and always ends, whatever the bytes are.
+//!
+//! What is not inlined takes the cursor by value and gives back where it has come to: a cursor whose
+//! address is taken lives in memory, and each step then waits for the store of the one before.
 
 use super::keys::Keys;
 use super::strings::{is_simple_escape, next_pause, pauses, pauses_wide};
@@ -63,17 +66,31 @@ impl<'a> Cursor<'a> {
         found
     }
 
+    /// Goes on where a function that took the cursor by value has come to.
+    #[inline(always)]
+    pub(super) fn go_on(&mut self, at: usize) {
+        self.at = at;
+    }
+
     /// Passes one value. `depth` counts the containers around it; keys must be unique in the
     /// outermost `unique` levels of objects and arrays.
+    #[inline(always)]
     pub(super) fn value(&mut self, depth: usize, unique: usize) -> Result<(), Fault> {
+        self.at = Self::new(self.bytes, self.at).past_value(depth, unique)?;
+        Ok(())
+    }
+
+    /// Where the value ends.
+    fn past_value(mut self, depth: usize, unique: usize) -> Result<usize, Fault> {
         match self.peek() {
             Some(b'{') if unique > 0 => {
-                self.object(depth, |cursor, _| cursor.value(depth + 1, unique - 1))
+                self.object(depth, |cursor, _| cursor.value(depth + 1, unique - 1))?;
             }
-            Some(b'[') if unique > 1 => self.array(depth, unique - 1),
-            Some(b'{' | b'[') => self.tree(depth),
-            _ => self.leaf(),
+            Some(b'[') if unique > 1 => self.array(depth, unique - 1)?,
+            Some(b'{' | b'[') => return Self::new(self.bytes, self.at).past_tree(depth),
+            _ => self.leaf()?,
         }
+        Ok(self.at)
     }
 
     /// Passes a value that holds no others.
@@ -91,12 +108,9 @@ impl<'a> Cursor<'a> {
 
     /// Passes a value whose keys nobody compares, without recursion: what is open is a stack of
     /// bits, 1 for an object.
-    fn tree(&mut self, outside: usize) -> Result<(), Fault> {
-        // A cursor whose address nobody takes stays in registers.
-        let mut here = Self::new(self.bytes, self.at);
-        here.pass_tree(outside)?;
-        self.at = here.at;
-        Ok(())
+    fn past_tree(mut self, outside: usize) -> Result<usize, Fault> {
+        self.pass_tree(outside)?;
+        Ok(self.at)
     }
 
     #[inline(always)]
@@ -180,7 +194,7 @@ impl<'a> Cursor<'a> {
 
     /// Passes an object in which no key is twice; `member` gets each key with the cursor on its
     /// value and passes the value.
-    #[inline]
+    #[inline(always)]
     pub(super) fn object(
         &mut self,
         depth: usize,
@@ -211,6 +225,7 @@ impl<'a> Cursor<'a> {
         keys.finish()
     }
 
+    #[inline(always)]
     fn array(&mut self, depth: usize, unique: usize) -> Result<(), Fault> {
         if depth >= MAX_DEPTH {
             return Err(Fault::Depth);
@@ -337,7 +352,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn number(&mut self) -> Result<(), Fault> {
         self.eat(b'-');
         match self.peek() {
@@ -365,7 +380,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// At least one digit.
-    #[inline]
+    #[inline(always)]
     fn digits(&mut self) -> Result<(), Fault> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.peek() {
@@ -377,7 +392,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn literal(&mut self, word: &[u8]) -> Result<(), Fault> {
         if self.bytes.get(self.at..self.at + word.len()) != Some(word) {
             return Err(Fault::Syntax);

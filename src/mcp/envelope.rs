@@ -60,7 +60,7 @@ pub struct Envelope<'a> {
     /// What it is.
     pub kind: Kind<'a>,
     /// Members that many stages read.
-    pub known: Known<'a>,
+    pub(super) known: Known,
 }
 
 /// The four things that a JSON-RPC 2.0 message can be.
@@ -103,9 +103,14 @@ pub enum Kind<'a> {
 /// # Errors
 /// The first fault that was met, with the id to answer if a lenient scan could read one.
 pub fn parse(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Malformed> {
-    prove(line, direction).map_err(|fault| Malformed::new(fault, line))
+    match prove(line, direction) {
+        Ok(envelope) => Ok(envelope),
+        Err(fault) => Err(Malformed::new(fault, line)),
+    }
 }
 
+/// Inline, because an envelope has hundreds of bytes and would be copied from result to result.
+#[inline(always)]
 fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
     let (lowest, highest) = extremes(line);
     if lowest < 0x20 {
@@ -126,9 +131,11 @@ fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
     if cursor.peek().is_some() {
         return Err(Fault::Trailing);
     }
-    let known = parts.known;
-    let kind = parts.finish()?;
-    Ok(Envelope { line, kind, known })
+    Ok(Envelope {
+        line,
+        kind: parts.finish()?,
+        known: parts.known,
+    })
 }
 
 /// Tells a batch and a lone value from junk.
@@ -156,12 +163,12 @@ struct Parts<'a> {
     params: Option<Raw<'a>>,
     result: Option<Raw<'a>>,
     error: Option<Raw<'a>>,
-    known: Known<'a>,
+    known: Known,
 }
 
 impl<'a> Parts<'a> {
     /// Passes the value of one member and keeps where it is.
-    #[inline]
+    #[inline(always)]
     fn member(
         &mut self,
         cursor: &mut Cursor<'a>,
@@ -187,11 +194,11 @@ impl<'a> Parts<'a> {
                 return Ok(());
             }
             b"params" => {
-                params(cursor, &mut self.known)?;
+                cursor.go_on(params(cursor.clone(), &mut self.known)?);
                 &mut self.params
             }
             b"result" => {
-                answer(cursor, answer_levels, &mut self.known)?;
+                cursor.go_on(answer(cursor.clone(), answer_levels, &mut self.known)?);
                 &mut self.result
             }
             b"error" => {
@@ -210,7 +217,8 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Kind<'a>, Fault> {
+    #[inline(always)]
+    fn finish(&self) -> Result<Kind<'a>, Fault> {
         match self.version {
             Some(version) if version.text == b"\"2.0\"" => {}
             Some(version) if version.as_text().as_deref() == Some("2.0") => {}
@@ -235,6 +243,7 @@ impl<'a> Parts<'a> {
         }
     }
 
+    #[inline(always)]
     fn asks(
         method: Token<'a>,
         params: Option<Raw<'a>>,
@@ -271,12 +280,13 @@ const PARAMS: [&str; 9] = [
     "protocolVersion",
 ];
 
-/// Passes the value of `params`.
-fn params<'a>(cursor: &mut Cursor<'a>, known: &mut Known<'a>) -> Result<(), Fault> {
+/// Where the value of `params` ends.
+fn params<'a>(mut cursor: Cursor<'a>, known: &mut Known) -> Result<usize, Fault> {
     if cursor.peek() != Some(b'{') {
-        return cursor.value(1, usize::MAX);
+        cursor.value(1, usize::MAX)?;
+        return Ok(cursor.at());
     }
-    named_members(cursor, 1, |cursor, name| {
+    named_members(&mut cursor, 1, |cursor, name| {
         let start = cursor.at();
         match (name, cursor.peek()) {
             (b"ref", Some(b'{')) => {
@@ -289,22 +299,25 @@ fn params<'a>(cursor: &mut Cursor<'a>, known: &mut Known<'a>) -> Result<(), Faul
         }
         known.param(name, Raw::passed(cursor, start));
         Ok(())
-    })
+    })?;
+    Ok(cursor.at())
 }
 
-/// Passes the value of `result`.
-fn answer<'a>(cursor: &mut Cursor<'a>, levels: usize, known: &mut Known<'a>) -> Result<(), Fault> {
+/// Where the value of `result` ends.
+fn answer<'a>(mut cursor: Cursor<'a>, levels: usize, known: &mut Known) -> Result<usize, Fault> {
     if cursor.peek() != Some(b'{') {
-        return cursor.value(1, levels);
+        cursor.value(1, levels)?;
+        return Ok(cursor.at());
     }
-    noted_members(cursor, 1, levels - 1, |name, value| {
+    noted_members(&mut cursor, 1, levels - 1, |name, value| {
         known.answer(name, value);
-    })
+    })?;
+    Ok(cursor.at())
 }
 
 /// Passes an object whose members somebody wants to know; keys are unique in it and in `unique`
 /// levels below.
-#[inline]
+#[inline(always)]
 fn noted_members<'a>(
     cursor: &mut Cursor<'a>,
     depth: usize,
@@ -320,7 +333,7 @@ fn noted_members<'a>(
 }
 
 /// Passes an object whose keys policy reads by name.
-#[inline]
+#[inline(always)]
 fn named_members<'a>(
     cursor: &mut Cursor<'a>,
     depth: usize,
@@ -336,7 +349,7 @@ fn named_members<'a>(
 }
 
 /// Passes the value of a member; what names a target has no half of a surrogate pair.
-#[inline]
+#[inline(always)]
 fn named_value(cursor: &mut Cursor<'_>, name: &[u8], depth: usize) -> Result<(), Fault> {
     match name {
         b"name" | b"uri" if cursor.peek() == Some(b'"') => match cursor.string()?.lone {

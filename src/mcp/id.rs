@@ -87,10 +87,19 @@ impl<'a> Id<'a> {
         if self.raw.first() == Some(&b'"') {
             return RequestId::Text(json::text(self.raw).unwrap_or_default().into());
         }
-        let digits = String::from_utf8_lossy(self.raw);
-        match digits.parse() {
-            Ok(number) => RequestId::Number(number),
-            Err(_) => RequestId::Wide(digits.into()),
+        let (sign, digits) = match self.raw.strip_prefix(b"-") {
+            Some(digits) => (-1, digits),
+            None => (1, self.raw),
+        };
+        let number = digits.iter().try_fold(0_i64, |number, digit| {
+            number
+                .checked_mul(10)?
+                .checked_add(sign * i64::from(digit.wrapping_sub(b'0')))
+        });
+        match number {
+            Some(number) => RequestId::Number(number),
+            // A proved integer has nothing but digits and a sign: nothing is lost here.
+            None => RequestId::Wide(String::from_utf8_lossy(self.raw).into()),
         }
     }
 }

@@ -36,7 +36,7 @@ impl Capability {
 pub struct Subject {
     /// Kind of target.
     pub capability: Capability,
-    /// The method, decoded.
+    /// The method, decoded; borrowed exactly when the protocol has it.
     pub method: Cow<'static, str>,
     /// Tool name, resource URI or prompt name, decoded; `None` when there is none.
     pub name: Option<Box<str>>,
@@ -52,8 +52,8 @@ impl Subject {
         };
         let capability = Capability::of(method);
         let name = match capability {
-            Capability::Tool | Capability::Prompt => envelope.known.name,
-            Capability::Resource => envelope.known.uri,
+            Capability::Tool | Capability::Prompt => envelope.name(),
+            Capability::Resource => envelope.uri(),
             Capability::Method => None,
         };
         Some(Self {
@@ -71,7 +71,7 @@ impl Subject {
 /// `None` when there is none or it is neither an integer nor a string.
 #[must_use]
 pub fn wanted_progress<'a>(envelope: &Envelope<'a>) -> Option<Id<'a>> {
-    Id::read(envelope.known.token?).ok()
+    Id::read(envelope.token()?).ok()
 }
 
 /// The token that a `notifications/progress` reports on (`params.progressToken`).

@@ -74,7 +74,7 @@ impl Era {
     /// Modern when `params._meta` holds the version key; otherwise `None`, and the caller's known era holds.
     #[must_use]
     pub fn of(envelope: &Envelope<'_>) -> Option<Self> {
-        envelope.known.version.map(|_| Self::Modern)
+        envelope.version().map(|_| Self::Modern)
     }
 }
 

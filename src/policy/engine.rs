@@ -12,16 +12,12 @@ use self::requests::Arguments;
 use self::words::{refuse_method, refuse_question};
 use super::names::NameList;
 use super::rules::LISTS_HIDDEN;
-use super::toolbook::Side;
 use super::tools::ToolRules;
 use super::uris::UriList;
 use super::{Decision, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
-use crate::config::{Check, Config, Limits, SchemaChecks, SecretsMode};
+use crate::config::{Config, Limits, SchemaChecks, SecretsMode};
 use crate::mcp::{Capability, Envelope, Era, Kind, Subject, method};
 use std::time::Duration;
-
-/// A listen stream is silent for hours by design: this long, in place of "never".
-const LISTEN: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The immutable policy of one configuration; swapped whole on reload.
 #[derive(Debug)]
@@ -100,19 +96,18 @@ impl Policy {
         &self.scrubber
     }
 
-    /// How long this request may take. A listen stream has no limit worth the name, and waiting for
-    /// the result of a task is silent by nature, so only the whole time counts there.
+    /// How long this request may take. A listen stream has no limit: it is answered when it ends,
+    /// perhaps after days. Waiting for the result of a task is silent by nature, so only the whole
+    /// time counts there.
     #[must_use]
-    pub fn deadlines(&self, subject: &Subject) -> Deadlines {
+    pub fn deadlines(&self, subject: &Subject) -> Option<Deadlines> {
         let Limits {
             timeout,
             timeout_total,
             ..
         } = self.limits;
-        let (idle, hard) = match (&*subject.method, subject.name.as_deref()) {
-            (method::SUBSCRIPTIONS_LISTEN, _) => (LISTEN, LISTEN),
-            (method::TASKS_RESULT, _) => (timeout_total, timeout_total),
-            (method::TOOLS_CALL, Some(name)) => (
+        let (idle, hard) = match (subject.capability, subject.name.as_deref()) {
+            (Capability::Tool, Some(name)) => (
                 self.tools
                     .setting(name, |rule| rule.timeout)
                     .unwrap_or(timeout),
@@ -120,26 +115,17 @@ impl Policy {
                     .setting(name, |rule| rule.timeout_total)
                     .unwrap_or(timeout_total),
             ),
+            (Capability::Method, _) => match &*subject.method {
+                method::SUBSCRIPTIONS_LISTEN => return None,
+                method::TASKS_RESULT => (timeout_total, timeout_total),
+                _ => (timeout, timeout_total),
+            },
             _ => (timeout, timeout_total),
         };
-        Deadlines {
+        Some(Deadlines {
             idle: idle.min(hard),
             hard,
-        }
-    }
-
-    /// True when the answer to this request can meet a rule. `false` means that [`Self::server`] would
-    /// forward whatever comes, so the session may pass the bytes on without asking.
-    #[must_use]
-    pub fn watches(&self, subject: &Subject, tools: &ToolBook) -> bool {
-        self.secrets != SecretsMode::Off
-            || self.denied.asking
-            || self.listing(&subject.method).is_some()
-            || subject.method == method::TOOLS_LIST
-            || (subject.capability == Capability::Tool
-                && subject.name.as_deref().is_some_and(|name| {
-                    self.output_check(name) != Check::Off && tools.has_schema(name, Side::Output)
-                }))
+        })
     }
 
     /// Decides on a message of the client. `subject` is `None` for answers to the server's requests.
@@ -166,19 +152,17 @@ impl Policy {
             .or_else(|| self.check_other_ways(subject, params, era));
         let refused = match refused {
             Some(refusal) => Some(refusal),
-            None => {
-                match self.check_arguments(subject, envelope.known.arguments, tools, &mut notes) {
-                    Arguments::Pass => None,
-                    Arguments::Refuse(refusal) => Some(refusal),
-                    Arguments::NeedTools => {
-                        return Decision {
-                            verdict: Verdict::NeedTools,
-                            rule: None,
-                            notes,
-                        };
-                    }
+            None => match self.check_arguments(subject, envelope.arguments(), tools, &mut notes) {
+                Arguments::Pass => None,
+                Arguments::Refuse(refusal) => Some(refusal),
+                Arguments::NeedTools => {
+                    return Decision {
+                        verdict: Verdict::NeedTools,
+                        rule: None,
+                        notes,
+                    };
                 }
-            }
+            },
         };
         match refused {
             None => Decision {
@@ -232,10 +216,12 @@ impl Policy {
                     return Decision::refuse(refuse_question(rule, subject));
                 }
                 if let Some(subject) = subject {
-                    if &*subject.method == method::TOOLS_LIST {
-                        tools.learn_passing(result.text);
+                    if subject.capability == Capability::Method {
+                        if &*subject.method == method::TOOLS_LIST {
+                            tools.learn_passing(result.text);
+                        }
+                        rewritten = self.filter_list(envelope.line, *result, subject);
                     }
-                    rewritten = self.filter_list(envelope.line, *result, subject);
                     if let Some(refusal) = self.check_output(subject, *result, tools, &mut notes) {
                         return Decision {
                             notes,

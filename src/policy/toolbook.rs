@@ -12,8 +12,8 @@
 
 use super::schema::{Compiled, Flat, Unusable, compile};
 use crate::mcp::{elements, members, text};
+use foldhash::HashMap;
 use jsonschema::Validator;
-use std::collections::HashMap;
 
 /// Most tools that are remembered; the largest server met lists 32.
 const MAX_TOOLS: usize = 1024;
@@ -178,18 +178,6 @@ impl ToolBook {
             State::Unknown => State::Unknown,
             State::Listed | State::Stale | State::Unlistable => State::Stale,
         };
-    }
-
-    /// How many tools are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.tools.len()
-    }
-
-    /// True when no tool is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.tools.is_empty()
     }
 
     pub(super) fn standing(&self, name: &str) -> Standing {
@@ -390,7 +378,7 @@ mod tests {
             br#"{"tools":[1,null,{"name":7},{"inputSchema":{}},[]]}"#,
             true,
         );
-        assert!(book.is_empty());
+        assert!(book.tools.is_empty());
         assert_eq!(book.standing("echo"), Standing::Absent);
     }
 
@@ -399,7 +387,7 @@ mod tests {
         let mut book = ToolBook::default();
         let many: Vec<String> = (0..3000).map(|n| format!(r#"{{"name":"t{n}"}}"#)).collect();
         book.learn(&page(&many.join(","), None), true);
-        assert_eq!(book.len(), MAX_TOOLS);
+        assert_eq!(book.tools.len(), MAX_TOOLS);
 
         let mut book = ToolBook::default();
         let pad = "x".repeat(200_000);

@@ -30,7 +30,7 @@ impl Decision {
     pub(super) fn refuse(refusal: Refusal) -> Self {
         Self {
             rule: Some(refusal.rule),
-            verdict: Verdict::Refuse(refusal),
+            verdict: Verdict::Refuse(Box::new(refusal)),
             notes: Vec::new(),
         }
     }
@@ -53,7 +53,7 @@ pub enum Verdict {
     /// These bytes go on instead (one line, no LF).
     Rewrite(Vec<u8>),
     /// The sender of a request gets this answer; for an answer from the server, the client gets it.
-    Refuse(Refusal),
+    Refuse(Box<Refusal>),
     /// Nothing goes on and nobody is answered (notifications, answers to nobody).
     Drop,
     /// The tool list is needed first: list the tools, then ask again.

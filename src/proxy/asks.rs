@@ -4,7 +4,7 @@
 //! is open, so this is a table of its own.
 
 use crate::mcp::RequestId;
-use std::collections::HashSet;
+use foldhash::HashSet;
 
 /// Open requests of one server; more are refused.
 const OPEN: usize = 1024;

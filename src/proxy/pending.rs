@@ -11,7 +11,8 @@
 use crate::audit::Arguments;
 use crate::mcp::{RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
-use std::collections::{HashMap, HashSet, VecDeque};
+use foldhash::{HashMap, HashSet};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Requests that may be open at one time; a client that asks for more is told to wait.

@@ -4,7 +4,7 @@
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
-use crate::mcp::method::{CANCELLED, INITIALIZE, PROGRESS, SUBSCRIPTIONS_LISTEN};
+use crate::mcp::method::{CANCELLED, INITIALIZE, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
 use crate::policy::{Decision, Origin, Verdict};
 use crate::telemetry::{Kind as MessageKind, Outcome};
@@ -75,12 +75,12 @@ impl Session {
         };
         let key = id.key();
         let era = Era::of(envelope).unwrap_or(self.era);
-        let count = |session: &Self, outcome| {
+        let count = |session: &mut Self, outcome| {
             session
-                .metrics
+                .tally
                 .message(Direction::ToServer, MessageKind::Request, outcome, bytes);
         };
-        let arguments = envelope.known.arguments;
+        let arguments = envelope.arguments();
         let arguments = arguments.filter(|_| subject.capability == mcp::Capability::Tool);
         let arguments = self.arguments(arguments.map(|arguments| arguments.text));
 
@@ -130,9 +130,7 @@ impl Session {
             }
         };
         count(self, outcome);
-        // A subscription is answered when it ends, perhaps after days.
-        let limit =
-            (*subject.method != *SUBSCRIPTIONS_LISTEN).then(|| self.policy.deadlines(&subject));
+        let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
             Origin { subject, era },
@@ -143,7 +141,7 @@ impl Session {
         );
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
-        self.metrics.in_flight.set(self.client.waiting() as i64);
+        self.tally.open(self.client.waiting());
         passage
     }
 
@@ -249,7 +247,7 @@ impl Session {
         let status = match &envelope.kind {
             _ if open.state == State::Cancelled => "cancelled",
             Kind::Error { .. } => "error",
-            Kind::Result { .. } if envelope.known.failed => "tool_error",
+            Kind::Result { .. } if envelope.failed() => "tool_error",
             _ => "success",
         };
         if matches!(status, "error" | "tool_error") && bytes <= COMPLAINT {
@@ -260,14 +258,14 @@ impl Session {
             Verdict::Refuse(refused) => {
                 self.answer_for_server(&open, &refused, "refused", now, out);
                 let kind = MessageKind::Response;
-                self.metrics
+                self.tally
                     .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
                 return Passage::Stop;
             }
             // An answer is never dropped and needs no list: it closes a request that waits.
             _ => (Passage::Pass, Outcome::Forward, "forward"),
         };
-        self.metrics
+        self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
         passage
@@ -309,7 +307,7 @@ impl Session {
                 "refused",
                 envelope.line.len() as u64,
             );
-            self.metrics.message(
+            self.tally.message(
                 Direction::ToClient,
                 kind,
                 Outcome::Refuse,
@@ -320,7 +318,7 @@ impl Session {
         if !self.server.open(id.key()) {
             let refused = own::duplicate_id();
             reply::refusal(&mut out.to_server, id.raw, &refused, self.era);
-            self.metrics.message(
+            self.tally.message(
                 Direction::ToClient,
                 kind,
                 Outcome::Refuse,
@@ -346,7 +344,7 @@ impl Session {
             Verdict::Refuse(_) | Verdict::Drop => (Passage::Stop, Outcome::Drop),
         };
         let bytes = envelope.line.len();
-        self.metrics.message(direction, kind, outcome, bytes);
+        self.tally.message(direction, kind, outcome, bytes);
         if let (Outcome::Drop, Some(rule)) = (outcome, decision.rule) {
             self.metrics.refusal(direction, rule);
             self.unread(direction, None, rule, "dropped", bytes as u64);
@@ -357,7 +355,7 @@ impl Session {
     /// An answer (or progress) for an id that is not open goes nowhere.
     fn nobody_waits(&mut self, direction: Direction, line: &[u8]) -> Passage {
         self.metrics.answers_to_nobody.inc();
-        self.metrics
+        self.tally
             .message(direction, MessageKind::Response, Outcome::Drop, line.len());
         self.unread(
             direction,
@@ -380,7 +378,7 @@ impl Session {
         let free = id.filter(|(_, key)| !self.client.contains(key) && !self.listing.holds(key));
         let raw_id = free.map(|(raw, _)| &**raw);
         reply::malformed(&mut out.to_client, raw_id, malformed.fault, self.era);
-        self.metrics.message(
+        self.tally.message(
             Direction::ToServer,
             MessageKind::Malformed,
             Outcome::Refuse,
@@ -425,7 +423,7 @@ impl Session {
     fn learn_client(&mut self, envelope: &Envelope<'_>, method: &str, params: Option<Raw<'_>>) {
         let info = match method {
             INITIALIZE => params.and_then(|params| params.member("clientInfo")),
-            _ => envelope.known.client,
+            _ => envelope.client(),
         };
         if let Some(info) = info {
             self.name_client(info);

@@ -12,12 +12,12 @@ use super::reply::{self, own};
 use crate::audit::{Arguments, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
-use crate::mcp::method::Method;
 use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
 use crate::policy::{LIMITS_RESPONSE, Note, Policy, Refusal, ToolBook};
-use crate::telemetry::{Kind as MessageKind, Metrics, Outcome};
+use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::{one_line, sanitize};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,6 +58,7 @@ pub struct Session {
     pub(super) server: Asks,
     pub(super) listing: Listing,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tally: Tally,
     pub(super) denials: Denials,
     pub(super) scratch: Vec<Finding>,
     pub(super) client_named: bool,
@@ -85,6 +86,7 @@ impl Session {
             client: Pending::default(),
             server: Asks::default(),
             listing: Listing::new(),
+            tally: Tally::new(Arc::clone(&metrics)),
             metrics,
             denials: Denials::new(Grants {
                 read: config.cell.read.clone(),
@@ -107,6 +109,17 @@ impl Session {
     /// The audit log, for the loop to flush when it has nothing else to do.
     pub fn audit(&mut self) -> &mut Log {
         &mut self.audit
+    }
+
+    /// True when audit lines or counts wait for the loop to have nothing else to do.
+    #[must_use]
+    pub fn restless(&self) -> bool {
+        self.audit.waiting() || self.tally.waits()
+    }
+
+    /// What is counted here, for the loop to publish when it has nothing else to do.
+    pub fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
     /// True while calls wait for the tool list: the server's input must stay open for them.
@@ -153,23 +166,26 @@ impl Session {
             self.explain(&refused, &expired.origin.subject);
             self.metrics.refusal(Direction::ToClient, refused.rule);
             self.observe(&expired.origin.subject, refused.rule, expired.waited);
-            self.audit.record(&Record {
-                direction: Direction::ToClient,
-                subject: Some(&expired.origin.subject),
-                id: Some(&expired.raw_id),
-                decision: "refuse",
-                rule: Some(refused.rule),
-                status: "timeout",
-                latency: Some(expired.waited),
-                request_bytes: expired.bytes,
-                response_bytes,
-                arguments: &expired.arguments,
-            });
+            self.audit.record(
+                &Record {
+                    direction: Direction::ToClient,
+                    subject: Some(&expired.origin.subject),
+                    id: Some(&expired.raw_id),
+                    decision: "refuse",
+                    rule: Some(refused.rule),
+                    status: "timeout",
+                    latency: Some(expired.waited),
+                    request_bytes: expired.bytes,
+                    response_bytes,
+                    arguments: &expired.arguments,
+                },
+                now,
+            );
         }
         for parked in self.listing.expire(now, &mut self.tools) {
             self.resume(&parked.line, now, out);
         }
-        self.metrics.in_flight.set(self.client.waiting() as i64);
+        self.tally.open(self.client.waiting());
     }
 
     /// A line of the client above the cap was skipped.
@@ -302,19 +318,22 @@ impl Session {
             other => other,
         };
         self.observe(&open.origin.subject, error, latency);
-        self.audit.record(&Record {
-            direction: Direction::ToClient,
-            subject: Some(&open.origin.subject),
-            id: Some(&open.raw_id),
-            decision,
-            rule,
-            status,
-            latency: Some(latency),
-            request_bytes: open.bytes,
-            response_bytes,
-            arguments: &open.arguments,
-        });
-        self.metrics.in_flight.set(self.client.waiting() as i64);
+        self.audit.record(
+            &Record {
+                direction: Direction::ToClient,
+                subject: Some(&open.origin.subject),
+                id: Some(&open.raw_id),
+                decision,
+                rule,
+                status,
+                latency: Some(latency),
+                request_bytes: open.bytes,
+                response_bytes,
+                arguments: &open.arguments,
+            },
+            now,
+        );
+        self.tally.open(self.client.waiting());
     }
 
     /// Notes a request of the client that went no further.
@@ -329,18 +348,21 @@ impl Session {
         self.explain(refused, subject);
         self.metrics.refusal(Direction::ToServer, refused.rule);
         self.observe(subject, refused.rule, std::time::Duration::ZERO);
-        self.audit.record(&Record {
-            direction: Direction::ToServer,
-            subject: Some(subject),
-            id,
-            decision: "refuse",
-            rule: Some(refused.rule),
-            status: "refused",
-            latency: None,
-            request_bytes,
-            response_bytes: 0,
-            arguments,
-        });
+        self.audit.record(
+            &Record {
+                direction: Direction::ToServer,
+                subject: Some(subject),
+                id,
+                decision: "refuse",
+                rule: Some(refused.rule),
+                status: "refused",
+                latency: None,
+                request_bytes,
+                response_bytes: 0,
+                arguments,
+            },
+            Instant::now(),
+        );
     }
 
     /// Notes a line that was not passed on and has no subject.
@@ -356,33 +378,35 @@ impl Session {
             Direction::ToServer => (usize::try_from(bytes).unwrap_or(usize::MAX), 0),
             Direction::ToClient => (0, usize::try_from(bytes).unwrap_or(usize::MAX)),
         };
-        self.audit.record(&Record {
-            direction,
-            subject: None,
-            id,
-            decision: "drop",
-            rule: Some(rule),
-            status,
-            latency: None,
-            request_bytes,
-            response_bytes,
-            arguments: &Arguments::Absent,
-        });
+        self.audit.record(
+            &Record {
+                direction,
+                subject: None,
+                id,
+                decision: "drop",
+                rule: Some(rule),
+                status,
+                latency: None,
+                request_bytes,
+                response_bytes,
+                arguments: &Arguments::Absent,
+            },
+            Instant::now(),
+        );
     }
 
     /// Only names that are known become label values.
-    fn observe(&self, subject: &Subject, error: &'static str, took: std::time::Duration) {
-        let method = if Method::find(&subject.method).is_some() {
-            &*subject.method
-        } else {
-            "_other"
+    fn observe(&mut self, subject: &Subject, error: &'static str, took: std::time::Duration) {
+        let method = match subject.method {
+            Cow::Borrowed(known) => known,
+            Cow::Owned(_) => "_other",
         };
         let tool = match (&subject.name, subject.capability) {
             (Some(name), crate::mcp::Capability::Tool) if self.tools.knows(name) => name,
             (Some(_), crate::mcp::Capability::Tool) => "_other",
             _ => "",
         };
-        self.metrics.operation(method, tool, error, took);
+        self.tally.operation(method, tool, error, took);
     }
 
     /// What audit may keep of the arguments of a call.
@@ -430,7 +454,7 @@ impl Session {
     /// A line on the server's stdout that is no message: counted, and shown once.
     pub(super) fn noise(&mut self, line: &[u8]) {
         self.metrics.stdout_noise.inc();
-        self.metrics.message(
+        self.tally.message(
             Direction::ToClient,
             MessageKind::Malformed,
             Outcome::Drop,

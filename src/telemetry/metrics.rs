@@ -9,13 +9,9 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Mutex;
-use std::time::Duration;
 
 /// Distinct tool or method names that become label values.
-const LABEL_CAP: usize = 256;
+pub(super) const LABEL_CAP: usize = 256;
 
 /// What a message was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,25 +32,23 @@ pub enum Outcome {
     Drop,
 }
 
-const KINDS: [&str; 4] = ["request", "notification", "response", "malformed"];
-const OUTCOMES: [&str; 4] = ["forward", "rewrite", "refuse", "drop"];
+pub(super) const KINDS: [&str; 4] = ["request", "notification", "response", "malformed"];
+pub(super) const OUTCOMES: [&str; 4] = ["forward", "rewrite", "refuse", "drop"];
 const DIRECTIONS: [&str; 2] = ["to_server", "to_client"];
 
-/// Every metric of one sidecar. Counters are atomics: the message path only adds.
+/// Every metric of one sidecar, shared by its threads. The message path counts in a
+/// [`Tally`](super::Tally) of its own.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// Resolved once: the message path indexes instead of hashing labels.
-    messages: Vec<IntCounter>,
-    bytes: [IntCounter; 2],
-    overhead: [Histogram; 2],
+    pub(super) messages: Vec<IntCounter>,
+    pub(super) bytes: [IntCounter; 2],
+    pub(super) overhead: [Histogram; 2],
     operations: HistogramVec,
-    /// By keyed hash of the labels, so that the message path neither allocates nor hashes them twice.
-    resolved: Mutex<BTreeMap<u64, Histogram>>,
-    keys: RandomState,
     refusals: IntCounterVec,
     redactions: IntCounterVec,
-    pub in_flight: IntGauge,
+    pub(super) in_flight: IntGauge,
     pub timeouts: IntCounter,
     pub stdout_noise: IntCounter,
     pub stderr_lines: IntCounter,
@@ -152,8 +146,6 @@ impl Metrics {
             ],
             messages,
             operations,
-            resolved: Mutex::default(),
-            keys: RandomState::new(),
             refusals: counters(
                 "cofferdam_refusals_total",
                 "Messages that a rule refused",
@@ -218,45 +210,10 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts one message.
-    pub fn message(&self, direction: Direction, kind: Kind, outcome: Outcome, bytes: usize) {
-        let at =
-            (direction as usize * KINDS.len() + kind as usize) * OUTCOMES.len() + outcome as usize;
-        if let Some(counter) = self.messages.get(at) {
-            counter.inc();
-        }
-        self.bytes[direction as usize].inc_by(bytes as u64);
-    }
-
-    /// Notes the time that one message spent in policy.
-    pub fn overhead(&self, direction: Direction, took: Duration) {
-        self.overhead[direction as usize].observe(took.as_secs_f64());
-    }
-
-    /// Notes a finished request. `tool` must be a name that the server listed, or empty.
-    pub fn operation(&self, method: &str, tool: &str, error: &'static str, took: Duration) {
-        let mut resolved = match self.resolved.lock() {
-            Ok(resolved) => resolved,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        let key = self.keys.hash_one((method, tool, error));
-        if let Some(histogram) = resolved.get(&key) {
-            histogram.observe(took.as_secs_f64());
-            return;
-        }
-        let full = resolved.len() >= LABEL_CAP;
-        let (method, tool) = if full {
-            ("_other", "_other")
-        } else {
-            (method, tool)
-        };
-        let histogram = self
-            .operations
-            .with_label_values(&[method, tool, error, "pipe"]);
-        histogram.observe(took.as_secs_f64());
-        if !full {
-            resolved.insert(key, histogram);
-        }
+    /// The times of finished requests with these labels.
+    pub(super) fn operation(&self, method: &str, tool: &str, error: &str) -> Histogram {
+        self.operations
+            .with_label_values(&[method, tool, error, "pipe"])
     }
 
     /// Counts a refusal; rule ids are a fixed set of ours.
@@ -316,39 +273,4 @@ where
     let metric = metric?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hostile_names_add_a_bounded_number_of_series() {
-        let metrics = Metrics::new().unwrap();
-        for n in 0..10_000 {
-            metrics.operation(
-                "tools/call",
-                &format!("tool{n}"),
-                "",
-                Duration::from_millis(1),
-            );
-        }
-        let text = String::from_utf8(metrics.render()).unwrap();
-        let series = text
-            .lines()
-            .filter(|line| line.starts_with("mcp_server_operation_duration_seconds_count"))
-            .count();
-        assert_eq!(series, LABEL_CAP + 1);
-        assert!(text.contains("gen_ai_tool_name=\"_other\""));
-    }
-
-    #[test]
-    fn a_message_is_counted_under_its_own_labels() {
-        let metrics = Metrics::new().unwrap();
-        metrics.message(Direction::ToClient, Kind::Response, Outcome::Rewrite, 10);
-        let text = String::from_utf8(metrics.render()).unwrap();
-        let line = "cofferdam_messages_total{direction=\"to_client\",kind=\"response\",verdict=\"rewrite\"} 1";
-        assert!(text.lines().any(|l| l == line), "{text}");
-        assert!(text.contains("cofferdam_message_bytes_total{direction=\"to_client\"} 10"));
-    }
 }

@@ -2,5 +2,7 @@
 
 pub mod logs;
 mod metrics;
+mod tally;
 
 pub use metrics::{Kind, Metrics, Outcome};
+pub use tally::Tally;

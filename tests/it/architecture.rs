@@ -141,7 +141,8 @@ const OWNERS: [(&str, &[&str]); 26] = [
 ];
 
 /// Small crates that any room may use.
-const COMMON: [&str; 9] = [
+const COMMON: [&str; 10] = [
+    "foldhash",
     "base64",
     "jiff",
     "memchr",

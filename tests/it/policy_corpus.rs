@@ -77,7 +77,7 @@ impl Outcome {
                     Shape::ToolResult => "tool_result".into(),
                     Shape::Error(code) => code.into(),
                 },
-                refusal: Some(refusal.clone()),
+                refusal: Some((**refusal).clone()),
                 ..plain("refuse")
             },
         }

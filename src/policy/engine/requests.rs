@@ -69,8 +69,11 @@ impl Policy {
         {
             return Some(refuse_method(rule, Some(subject), "inputResponses"));
         }
+        if subject.capability == Capability::Tool {
+            return None;
+        }
         match &*subject.method {
-            method::TOOLS_CALL | method::RESOURCES_READ | method::PROMPTS_GET => None,
+            method::RESOURCES_READ | method::PROMPTS_GET => None,
             method::COMPLETION_COMPLETE => self.check_reference(subject, params),
             method::SUBSCRIPTIONS_LISTEN => self.check_listen(subject, params),
             other if method::Method::find(other).is_none() => self.check_unknown(subject, params),

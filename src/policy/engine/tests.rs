@@ -31,7 +31,7 @@ fn deadlines_are_those_of_the_tool_or_of_all() {
         "[limits]\ntimeout = \"10s\"\ntimeout_total = \"60s\"\n[tools.slow]\ntimeout = \"30s\"\n[tools.\"quick_*\"]\ntimeout = \"1s\"\ntimeout_total = \"2s\"\n",
     );
     let seconds = |method, name| {
-        let Deadlines { idle, hard } = policy.deadlines(&subject(method, name));
+        let Deadlines { idle, hard } = policy.deadlines(&subject(method, name)).unwrap();
         (idle.as_secs(), hard.as_secs())
     };
     assert_eq!(seconds("tools/call", Some("other")), (10, 60));
@@ -39,10 +39,8 @@ fn deadlines_are_those_of_the_tool_or_of_all() {
     assert_eq!(seconds("tools/call", Some("quick_one")), (1, 2));
     assert_eq!(seconds("resources/read", Some("slow")), (10, 60));
     assert_eq!(seconds("tasks/result", None), (60, 60));
-    // No limit worth the name, and still one that an `Instant` can be moved by.
     let listen = policy.deadlines(&subject("subscriptions/listen", None));
-    assert!(listen.idle.as_secs() > 365 * 24 * 3600);
-    assert!(std::time::Instant::now().checked_add(listen.hard).is_some());
+    assert_eq!(listen, None);
 }
 
 #[test]
@@ -69,27 +67,6 @@ fn the_digest_follows_what_decides_and_nothing_else() {
     ] {
         assert_ne!(one.digest(), policy(other).digest(), "{other}");
     }
-}
-
-#[test]
-fn what_nobody_watches_needs_no_look() {
-    let off = policy("[scrub]\nsecrets = \"off\"\n");
-    let mut tools = ToolBook::default();
-    let call = subject("tools/call", Some("sum"));
-    assert!(!off.watches(&call, &tools));
-    assert!(!off.watches(&subject("resources/list", None), &tools));
-    assert!(off.watches(&subject("tools/list", None), &tools));
-    tools.learn(
-        br#"{"tools":[{"name":"sum","outputSchema":{"type":"object"}}]}"#,
-        true,
-    );
-    assert!(off.watches(&call, &tools));
-    assert!(policy("").watches(&call, &ToolBook::default()));
-    let rules = policy(
-        "[scrub]\nsecrets = \"off\"\n[resources]\ndeny = [\"a:*\"]\n[methods]\ndeny = [\"roots/list\"]\n",
-    );
-    assert!(rules.watches(&subject("resources/list", None), &ToolBook::default()));
-    assert!(rules.watches(&subject("ping", None), &ToolBook::default()));
 }
 
 #[test]
