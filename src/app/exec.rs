@@ -47,11 +47,7 @@ pub struct ExecOptions {
 /// it did not start.
 #[must_use]
 pub fn exec(config: &Config, options: &ExecOptions) -> ExitCode {
-    let grants = Grants {
-        read: config.cell.read.clone(),
-        write: config.cell.write.clone(),
-        ports: config.cell.egress.iter().map(|rule| rule.port).collect(),
-    };
+    let grants = Grants::from(&config.cell);
     match Session::open(options, grants).and_then(|session| session.run()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -4,6 +4,7 @@
 //! absolute paths and plain host names, and is for the operator to judge. It never goes to the
 //! client.
 
+use crate::config::Cell;
 use regex_automata::meta::Regex;
 use std::collections::HashSet;
 use std::fmt;
@@ -220,6 +221,16 @@ pub struct Grants {
     pub write: Vec<PathBuf>,
     /// The ports of every allowed host: the kernel checks no more than the port.
     pub ports: Vec<u16>,
+}
+
+impl From<&Cell> for Grants {
+    fn from(cell: &Cell) -> Self {
+        Self {
+            read: cell.read.clone(),
+            write: cell.write.clone(),
+            ports: cell.egress.iter().map(|rule| rule.port).collect(),
+        }
+    }
 }
 
 /// What was refused.

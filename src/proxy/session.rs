@@ -88,11 +88,7 @@ impl Session {
             listing: Listing::new(),
             tally: Tally::new(Arc::clone(&metrics)),
             metrics,
-            denials: Denials::new(Grants {
-                read: config.cell.read.clone(),
-                write: config.cell.write.clone(),
-                ports: config.cell.egress.iter().map(|rule| rule.port).collect(),
-            }),
+            denials: Denials::new(Grants::from(&config.cell)),
             scratch: Vec::new(),
             client_named: false,
             audit,

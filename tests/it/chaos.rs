@@ -7,7 +7,7 @@
 
 use crate::fidelity::examples;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -44,8 +44,8 @@ struct Tally {
     cancelled_unanswered: usize,
     /// Requests that the process never read because it had ended: nobody lost them.
     untaken: usize,
-    /// How each life ended, and how many requests it took along.
-    ends: Vec<(Option<i32>, usize)>,
+    /// Lives by their exit code.
+    ends: BTreeMap<Option<i32>, u32>,
     faults: Vec<String>,
 }
 
@@ -369,16 +369,16 @@ impl Life {
             }
         };
         self.forget_untaken(tally);
-        let lost = self.wanting();
         for (id, sent) in self.open.drain() {
             match sent {
                 Sent::Cancelled => tally.cancelled_unanswered += 1,
                 _ => tally.faults.push(format!("lost: {id} {sent:?}")),
             }
         }
-        tally
+        *tally
             .ends
-            .push((status.and_then(|status| status.code()), lost));
+            .entry(status.and_then(|status| status.code()))
+            .or_default() += 1;
         match status.map(|status| status.code()) {
             Some(Some(code)) if ENDS.contains(&code) => {}
             Some(None) => tally.faults.push("ended by a signal itself".into()),
