@@ -7,6 +7,7 @@ mod ending;
 mod exec;
 mod lane;
 mod seldom;
+mod slice;
 mod spawner;
 mod stdio;
 mod wake;

@@ -7,6 +7,7 @@
 use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
 use super::seldom::Seldom;
+use super::slice;
 use super::wake::{Followed, Ready};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
@@ -117,6 +118,9 @@ impl Loop {
 
     /// Runs until the server is gone and everything is answered; the code to exit with.
     pub(super) fn run(mut self) -> Result<u8, LoopError> {
+        if let Err(error) = slice::lengthen() {
+            tracing::debug!("the message path keeps an ordinary time slice: {error}");
+        }
         loop {
             let ready = match self.follow() {
                 true => Ready::default(),

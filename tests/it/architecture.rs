@@ -105,8 +105,8 @@ const OWNERS: [(&str, &[&str]); 26] = [
     // The toolbook keeps what the schema room compiled.
     ("jsonschema", &["policy/schema", "policy/toolbook"]),
     ("landlock", &["cell/"]),
-    // Constants that nix does not name.
-    ("libc", &["cell/", "transport/"]),
+    // Constants and calls that nix does not have.
+    ("libc", &["app/slice", "cell/", "transport/"]),
     // Pidfds, descriptor passing, terminals and reads that never wait, without a block of unsafe
     // for each.
     ("rustix", &["app/", "cell/", "transport/"]),
