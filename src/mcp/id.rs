@@ -9,6 +9,15 @@ pub struct Id<'a> {
     pub start: usize,
     /// The token, quotes included.
     pub raw: &'a [u8],
+    form: Form,
+}
+
+/// What kind of token it is; an integer with its value, so that its digits are read once.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Number(i64),
+    Wide,
+    Text,
 }
 
 /// An id as tables know it: the number 7 and the string "7" differ, `"7"` and `"\u0037"` do not.
@@ -63,55 +72,58 @@ impl<'a> Id<'a> {
     /// integer without fraction, exponent, leading zero or minus zero, or a string without half a
     /// surrogate pair; at most [`MAX_ID_BYTES`] long.
     pub fn read(value: Raw<'a>) -> Result<Self, Fault> {
-        let id = Self {
-            start: value.start,
-            raw: value.text,
-        };
-        if value.text.len() > MAX_ID_BYTES {
+        let raw = value.text;
+        if raw.len() > MAX_ID_BYTES {
             return Err(Fault::IdLength);
         }
-        match value.text.first() {
-            Some(b'"') => match json::text_and_lone(value.text) {
-                Some((_, false)) => Ok(id),
-                Some((_, true)) => Err(Fault::Surrogate),
-                None => Err(Fault::IdForm),
+        let form = match raw.first() {
+            Some(b'"') => match json::text_and_lone(raw) {
+                Some((_, false)) => Form::Text,
+                Some((_, true)) => return Err(Fault::Surrogate),
+                None => return Err(Fault::IdForm),
             },
-            _ if is_integer(value.text) => Ok(id),
-            _ => Err(Fault::IdForm),
-        }
+            _ => integer(raw).ok_or(Fault::IdForm)?,
+        };
+        Ok(Self {
+            start: value.start,
+            raw,
+            form,
+        })
     }
 
     /// The key under which tables keep this id.
     #[must_use]
     pub fn key(&self) -> RequestId {
-        if self.raw.first() == Some(&b'"') {
-            return RequestId::Text(json::text(self.raw).unwrap_or_default().into());
-        }
-        let (sign, digits) = match self.raw.strip_prefix(b"-") {
-            Some(digits) => (-1, digits),
-            None => (1, self.raw),
-        };
-        let number = digits.iter().try_fold(0_i64, |number, digit| {
-            number
-                .checked_mul(10)?
-                .checked_add(sign * i64::from(digit.wrapping_sub(b'0')))
-        });
-        match number {
-            Some(number) => RequestId::Number(number),
+        match self.form {
+            Form::Number(number) => RequestId::Number(number),
             // A proved integer has nothing but digits and a sign: nothing is lost here.
-            None => RequestId::Wide(String::from_utf8_lossy(self.raw).into()),
+            Form::Wide => RequestId::Wide(String::from_utf8_lossy(self.raw).into()),
+            Form::Text => RequestId::Text(json::text(self.raw).unwrap_or_default().into()),
         }
     }
 }
 
 /// Minus zero is out: JavaScript and Python answer it with 0, which is another id on the wire.
-fn is_integer(raw: &[u8]) -> bool {
-    let digits = raw.strip_prefix(b"-").unwrap_or(raw);
+fn integer(raw: &[u8]) -> Option<Form> {
+    let (sign, digits) = match raw {
+        [b'-', digits @ ..] => (-1, digits),
+        digits => (1, digits),
+    };
     match digits {
-        b"0" => raw.len() == 1,
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
+        b"0" if sign == 1 => {}
+        [b'1'..=b'9', ..] => {}
+        _ => return None,
     }
+    let mut number = Some(0_i64);
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number =
+            number.and_then(|number| number.checked_mul(10)?.checked_add(sign * i64::from(digit)));
+    }
+    Some(number.map_or(Form::Wide, Form::Number))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Members that many stages read, noted while the line is proved so that nobody walks it again.
 
-use super::{Envelope, PROTOCOL_VERSION_KEY, Raw};
+use super::cursor::Cursor;
+use super::{Envelope, PROTOCOL_VERSION_KEY, Raw, json};
+use std::borrow::Cow;
 
 /// Where they lie in one line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +41,15 @@ impl Place {
         let text = line.get(start..self.end as usize)?;
         Some(Raw { start, text })
     }
+
+    /// Decoded; `None` when it is no string. It is read where it lies in the line, because a cursor
+    /// looks at sixteen bytes at once where there are so many.
+    fn text_of_line<'a>(&self, line: &'a [u8]) -> Option<Cow<'a, str>> {
+        if self.start == 0 {
+            return None;
+        }
+        json::decode(Cursor::new(line, self.start as usize).string().ok()?)
+    }
 }
 
 impl Known {
@@ -75,16 +86,16 @@ impl Known {
 }
 
 impl<'a> Envelope<'a> {
-    /// `params.name`.
+    /// `params.name`, decoded; `None` when it is no string.
     #[must_use]
-    pub fn name(&self) -> Option<Raw<'a>> {
-        self.known.name.of_line(self.line)
+    pub fn name(&self) -> Option<Cow<'a, str>> {
+        self.known.name.text_of_line(self.line)
     }
 
-    /// `params.uri`.
+    /// `params.uri`, decoded; `None` when it is no string.
     #[must_use]
-    pub fn uri(&self) -> Option<Raw<'a>> {
-        self.known.uri.of_line(self.line)
+    pub fn uri(&self) -> Option<Cow<'a, str>> {
+        self.known.uri.text_of_line(self.line)
     }
 
     /// `params.arguments`.

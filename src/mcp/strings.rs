@@ -84,36 +84,35 @@ pub(super) fn is_simple_escape(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }
 
+/// Bytes that are compared side by side.
+const LANES: usize = 32;
+
 /// The lowest and the highest byte; `(0xFF, 0)` when there is none.
 #[inline]
 pub(super) fn extremes(bytes: &[u8]) -> (u8, u8) {
-    // Whole blocks without a branch, which the compiler vectorises. The last block overlaps the one
-    // before it, so that no bytes are left over.
-    let (blocks, rest) = bytes.as_chunks::<64>();
-    if let Some(last) = bytes.last_chunk::<64>() {
-        let ends = blocks.iter().map(|block| span(block));
-        return ends.fold(span(last), wider);
+    // Each lane keeps its own extremes, without a branch, which the compiler vectorises; lanes are
+    // compared with each other once. The last block overlaps the one before it, so that no bytes
+    // are left over.
+    let Some(last) = bytes.last_chunk::<LANES>() else {
+        return span(bytes, bytes);
+    };
+    let (mut low, mut high) = (*last, *last);
+    let (blocks, _) = bytes.as_chunks::<LANES>();
+    for block in blocks {
+        for ((low, high), &byte) in low.iter_mut().zip(&mut high).zip(block) {
+            *low = byte.min(*low);
+            *high = byte.max(*high);
+        }
     }
-    let (blocks, left) = rest.as_chunks::<16>();
-    match bytes.last_chunk::<16>() {
-        Some(last) => blocks
-            .iter()
-            .map(|block| span(block))
-            .fold(span(last), wider),
-        None => span(left),
-    }
+    span(&low, &high)
 }
 
 #[inline]
-fn span(block: &[u8]) -> (u8, u8) {
-    block.iter().fold((u8::MAX, 0), |(low, high), &byte| {
-        (low.min(byte), high.max(byte))
-    })
-}
-
-#[inline]
-fn wider(one: (u8, u8), two: (u8, u8)) -> (u8, u8) {
-    (one.0.min(two.0), one.1.max(two.1))
+fn span(low: &[u8], high: &[u8]) -> (u8, u8) {
+    (
+        low.iter().fold(u8::MAX, |low, &byte| low.min(byte)),
+        high.iter().fold(0, |high, &byte| high.max(byte)),
+    )
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl Subject {
                 Some(method) => Cow::Borrowed(method.name),
                 None => Cow::Owned(method.as_ref().into()),
             },
-            name: name.and_then(|name| name.as_text()).map(Into::into),
+            name: name.map(Into::into),
         })
     }
 }

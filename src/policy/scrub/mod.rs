@@ -122,13 +122,18 @@ impl Scrubber {
         if !self.on {
             return;
         }
-        self.pass(line, kind, found);
-        view::search(line, kind, found, |view, seen| self.pass(view, kind, seen));
+        let escapes = memchr::memchr(b'\\', line).is_some();
+        self.pass(line, kind, escapes, found);
+        if escapes {
+            view::search(line, kind, found, |view, seen| {
+                self.pass(view, kind, escapes, seen);
+            });
+        }
         settle(found);
     }
 
-    fn pass(&self, bytes: &[u8], kind: Kind, found: &mut Vec<Finding>) {
-        scan::scan(bytes, kind, found);
+    fn pass(&self, bytes: &[u8], kind: Kind, escapes: bool, found: &mut Vec<Finding>) {
+        scan::scan(bytes, kind, escapes, found);
         if let Some(given) = &self.given {
             given.search(bytes, kind, found);
         }

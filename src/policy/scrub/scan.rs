@@ -19,8 +19,8 @@ const LOOKED_AT: usize = 1024;
 /// Bodies that vendors print in their documentation; agents need to read that.
 const DOCUMENTED: [&[u8]; 2] = [b"AKIAIOSFODNN7EXAMPLE", b"ASIAIOSFODNN7EXAMPLE"];
 
-/// Searches `bytes`, adding to `found`.
-pub(super) fn scan(bytes: &[u8], kind: Kind, found: &mut Vec<Finding>) {
+/// Searches `bytes`, adding to `found`; `escapes` is false when there is no backslash in them.
+pub(super) fn scan(bytes: &[u8], kind: Kind, escapes: bool, found: &mut Vec<Finding>) {
     let mut scan = Scan {
         bytes,
         kind,
@@ -30,7 +30,6 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, found: &mut Vec<Finding>) {
         fuel: bytes.len().saturating_mul(FUEL).saturating_add(64 << 10),
         found,
     };
-    let escapes = memchr::memchr(b'\\', bytes).is_some();
     structure::keys(bytes, &scan.table.finders, scan.found);
     structure::urls(bytes, escapes, &scan.table.finders, scan.found);
     named::passwords(bytes, kind, scan.table, scan.found);
