@@ -116,7 +116,7 @@ impl Log {
         }
         self.waiting = 0;
         self.gathered.clear();
-        self.context.clock.set();
+        self.context.set_clock();
     }
 
     /// For when nothing has happened for a while: gives the memory of a burst back.

@@ -50,25 +50,35 @@ impl Arguments {
     }
 }
 
-/// What is the same in every line of one process, spelt once.
+/// Digits of the policy's digest in each line, enough to tell policies apart; `/health` and the
+/// metrics have all of it.
+const POLICY_DIGITS: usize = 16;
+
+/// What is the same in many lines, spelt once.
 #[derive(Debug)]
 pub(super) struct Context {
     server: String,
     /// From after the time up to the direction.
     head: Vec<u8>,
+    /// All up to the direction, at the time `at`: lines that were read together share it.
+    start: Vec<u8>,
+    at: Option<Instant>,
     /// From after the arguments to the LF.
     tail: Vec<u8>,
-    pub(super) clock: Clock,
+    clock: Clock,
 }
 
 impl Context {
     pub(super) fn new(server: &str, policy: &str) -> Self {
         let mut tail = br#","policy":"#.to_vec();
-        string(&mut tail, policy);
+        let start = policy.get(..POLICY_DIGITS).unwrap_or(policy);
+        string(&mut tail, start);
         tail.extend_from_slice(b"}\n");
         let mut context = Self {
             server: server.to_owned(),
             head: Vec::new(),
+            start: Vec::new(),
+            at: None,
             tail,
             clock: Clock::new(Instant::now(), jiff::Timestamp::now()),
         };
@@ -77,6 +87,7 @@ impl Context {
     }
 
     pub(super) fn name_client(&mut self, client: &str) {
+        self.at = None;
         self.head = br#"Z","server":"#.to_vec();
         string(&mut self.head, &self.server);
         if !client.is_empty() {
@@ -85,6 +96,21 @@ impl Context {
         }
         self.head.extend_from_slice(br#","direction":""#);
     }
+
+    pub(super) fn set_clock(&mut self) {
+        self.at = None;
+        self.clock.set();
+    }
+
+    fn start(&mut self, line: &mut Vec<u8>, now: Instant) {
+        if self.at != Some(now) {
+            self.at = Some(now);
+            self.start.clear();
+            self.clock.write(&mut self.start, now);
+            self.start.extend_from_slice(&self.head);
+        }
+        line.extend_from_slice(&self.start);
+    }
 }
 
 /// Spells the time, in UTC with milliseconds; all but those once for each second.
@@ -92,7 +118,7 @@ impl Context {
 /// It goes by the monotonic clock, which the message path has read already, from a point that
 /// [`Clock::set`] takes anew with each write to the file: a clock that is set back is followed.
 #[derive(Debug)]
-pub(super) struct Clock {
+struct Clock {
     point: Instant,
     point_millis: i64,
     second: i64,
@@ -110,7 +136,7 @@ impl Clock {
         }
     }
 
-    pub(super) fn set(&mut self) {
+    fn set(&mut self) {
         self.point = Instant::now();
         self.point_millis = jiff::Timestamp::now().as_millisecond();
     }
@@ -140,8 +166,7 @@ impl Clock {
 impl Record<'_> {
     /// Appends the line, LF included.
     pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
-        context.clock.write(line, now);
-        line.extend_from_slice(&context.head);
+        context.start(line, now);
         line.extend_from_slice(match self.direction {
             Direction::ToServer => b"to_server\"",
             Direction::ToClient => b"to_client\"",

@@ -18,6 +18,7 @@
 
 use super::cursor::{Cursor, Token};
 use super::keys::is_case_variant;
+use super::method::Method;
 use super::strings::extremes;
 use super::{Direction, Fault, Id, Known, Malformed, json};
 use std::borrow::Cow;
@@ -252,7 +253,11 @@ impl<'a> Parts<'a> {
         if method.lone {
             return Err(Fault::Surrogate);
         }
-        let method = json::decode(method).ok_or(Fault::Encoding)?;
+        let method = match Method::find(method.inner) {
+            // An escape is no part of any method's name.
+            Some(known) => Cow::Borrowed(known.name),
+            None => json::decode(method).ok_or(Fault::Encoding)?,
+        };
         let params = params.filter(|params| params.text != b"null");
         if params.is_some_and(|params| params.text.first() != Some(&b'{')) {
             return Err(Fault::Params);

@@ -12,6 +12,8 @@ const INLINE: usize = 8;
 pub(super) struct Keys<'a> {
     inline: [&'a [u8]; INLINE],
     used: usize,
+    /// One bit for each key seen, by its length and first byte: a new bit is a new key.
+    looks: u64,
     many: Option<Box<Many>>,
 }
 
@@ -52,9 +54,12 @@ impl<'a> Keys<'a> {
             && let Some((seen, free)) = self.inline.split_at_mut_checked(self.used)
             && let Some(slot) = free.first_mut()
         {
-            if seen.contains(&key.inner) {
+            let first = key.inner.first().copied().unwrap_or_default();
+            let look = 1 << ((usize::from(first) ^ key.inner.len() << 2) % 64);
+            if self.looks & look != 0 && seen.contains(&key.inner) {
                 return Err(Fault::DuplicateKey);
             }
+            self.looks |= look;
             *slot = key.inner;
             self.used += 1;
             return Ok(());

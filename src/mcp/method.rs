@@ -29,12 +29,6 @@ pub struct Method {
 }
 
 impl Method {
-    /// Looks a method up by its decoded name; `None` for extensions and inventions.
-    #[must_use]
-    pub fn find(name: &str) -> Option<&'static Self> {
-        ALL.iter().find(|method| method.name == name)
-    }
-
     /// True when `revision` has the method.
     #[must_use]
     pub fn is_in(&self, revision: Revision) -> bool {
@@ -56,6 +50,23 @@ macro_rules! methods {
         pub const ALL: &[Method] = &[
             $(Method { name: $constant, sender: Sender::$sender, since: $since, until: $until },)*
         ];
+
+        impl Method {
+            /// Looks a method up by its decoded name; `None` for extensions and inventions.
+            ///
+            /// Spelt out, because a comparison with a name that the compiler knows is a few
+            /// instructions, and a walk over the table was dozens for each message.
+            #[must_use]
+            pub fn find(name: &[u8]) -> Option<&'static Self> {
+                $(if name == $name.as_bytes() {
+                    const METHOD: &Method = &Method {
+                        name: $constant, sender: Sender::$sender, since: $since, until: $until,
+                    };
+                    return Some(METHOD);
+                })*
+                None
+            }
+        }
     };
 }
 
@@ -164,13 +175,15 @@ mod tests {
 
     #[test]
     fn eras_differ_where_the_revisions_say() {
-        let has = |name, revision| Method::find(name).is_some_and(|found| found.is_in(revision));
+        let has = |name: &str, revision| {
+            Method::find(name.as_bytes()).is_some_and(|found| found.is_in(revision))
+        };
         assert!(has(INITIALIZE, V2025_11_25) && !has(INITIALIZE, V2026_07_28));
         assert!(has(SERVER_DISCOVER, V2026_07_28) && !has(SERVER_DISCOVER, V2025_11_25));
         assert!(has(TASKS_RESULT, V2025_11_25) && !has(TASKS_RESULT, V2026_07_28));
         assert!(!has(ELICITATION_CREATE, V2025_03_26));
         assert!(!has("tools/Call", V2025_11_25));
-        assert!(Method::find(PROGRESS).is_some_and(Method::is_notification));
-        assert!(Method::find(PING).is_some_and(|ping| !ping.is_notification()));
+        assert!(Method::find(PROGRESS.as_bytes()).is_some_and(Method::is_notification));
+        assert!(Method::find(PING.as_bytes()).is_some_and(|ping| !ping.is_notification()));
     }
 }

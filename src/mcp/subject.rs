@@ -58,7 +58,7 @@ impl Subject {
         };
         Some(Self {
             capability,
-            method: match method::Method::find(method) {
+            method: match method::Method::find(method.as_bytes()) {
                 Some(method) => Cow::Borrowed(method.name),
                 None => Cow::Owned(method.as_ref().into()),
             },

@@ -61,13 +61,6 @@ struct Schema {
     compiled: Option<Compiled>,
 }
 
-/// Which of a tool's schemas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Input,
-    Output,
-}
-
 /// What there is to check a value with.
 #[derive(Debug)]
 pub(super) enum Checker<'b> {
@@ -87,11 +80,11 @@ pub(super) enum Checker<'b> {
     Unusable(Unusable),
 }
 
-/// Whether a tool is in the book.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+/// What there is to check the arguments of a tool with, if it is in the book.
+#[derive(Debug)]
+pub(super) enum Input<'b> {
     /// Listed; its schemas are current as far as is known.
-    Known,
+    Known(Checker<'b>),
     /// Not listed, and the list is complete: the server will say that it is unknown.
     Absent,
     /// The list has to be asked for first.
@@ -180,61 +173,25 @@ impl ToolBook {
         };
     }
 
-    pub(super) fn standing(&self, name: &str) -> Standing {
-        let known = self.tools.contains_key(name);
-        match self.state {
-            State::Listed if known => Standing::Known,
-            State::Listed => Standing::Absent,
-            // On a page that passed by, and nothing says that it changed since.
-            State::Unknown if known => Standing::Known,
-            State::Unknown | State::Stale => Standing::Unlisted,
-            State::Unlistable if known => Standing::Known,
-            State::Unlistable => Standing::Unlistable,
+    /// What to check this tool's arguments with; compiles on the first use.
+    pub(super) fn input(&mut self, name: &str) -> Input<'_> {
+        if self.state == State::Stale {
+            return Input::Unlisted;
+        }
+        self.relieve();
+        match (self.tools.get_mut(name), self.state) {
+            (Some(entry), _) => Input::Known(checker(entry.input.as_mut(), &mut self.compiled)),
+            (None, State::Listed) => Input::Absent,
+            (None, State::Unlistable) => Input::Unlistable,
+            (None, State::Unknown | State::Stale) => Input::Unlisted,
         }
     }
 
-    /// True when the tool has a schema on that side, compiled or not.
-    pub(super) fn has_schema(&self, name: &str, side: Side) -> bool {
-        self.tools.get(name).is_some_and(|entry| match side {
-            Side::Input => entry.input.is_some(),
-            Side::Output => entry.output.is_some(),
-        })
-    }
-
-    /// What to check this tool's arguments or result with; compiles on the first use.
-    pub(super) fn checker(&mut self, name: &str, side: Side) -> Checker<'_> {
-        if self.compiled > MAX_COMPILED {
-            self.forget_compiled();
-        }
-        let schema = self.tools.get_mut(name).and_then(|entry| match side {
-            Side::Input => entry.input.as_mut(),
-            Side::Output => entry.output.as_mut(),
-        });
-        let Some(Schema { raw, compiled }) = schema else {
-            return Checker::None;
-        };
-        let compiled = compiled.get_or_insert_with(|| {
-            let fresh = compile(raw);
-            if let Compiled::Ready { weight, .. } = &fresh {
-                self.compiled += weight;
-            }
-            fresh
-        });
-        match compiled {
-            Compiled::Trivial => Checker::None,
-            Compiled::Ready {
-                validator,
-                depth,
-                shortcut,
-                ..
-            } => Checker::Schema {
-                validator,
-                depth: *depth,
-                shortcut: shortcut.as_ref(),
-                raw,
-            },
-            Compiled::Unusable(why) => Checker::Unusable(*why),
-        }
+    /// What to check this tool's result with; compiles on the first use.
+    pub(super) fn output(&mut self, name: &str) -> Checker<'_> {
+        self.relieve();
+        let schema = self.tools.get_mut(name).and_then(|e| e.output.as_mut());
+        checker(schema, &mut self.compiled)
     }
 
     fn learn_tool(&mut self, tool: &[u8]) {
@@ -286,7 +243,11 @@ impl ToolBook {
         }
     }
 
-    fn forget_compiled(&mut self) {
+    /// Forgets what was compiled when it is too much.
+    fn relieve(&mut self) {
+        if self.compiled <= MAX_COMPILED {
+            return;
+        }
         self.compiled = 0;
         for entry in self.tools.values_mut() {
             for schema in [&mut entry.input, &mut entry.output].into_iter().flatten() {
@@ -295,6 +256,35 @@ impl ToolBook {
                 }
             }
         }
+    }
+}
+
+/// What a schema is good for; compiled at the first use, with its weight added to `total`.
+fn checker<'b>(schema: Option<&'b mut Schema>, total: &mut usize) -> Checker<'b> {
+    let Some(Schema { raw, compiled }) = schema else {
+        return Checker::None;
+    };
+    let compiled = compiled.get_or_insert_with(|| {
+        let fresh = compile(raw);
+        if let Compiled::Ready { weight, .. } = &fresh {
+            *total += weight;
+        }
+        fresh
+    });
+    match compiled {
+        Compiled::Trivial => Checker::None,
+        Compiled::Ready {
+            validator,
+            depth,
+            shortcut,
+            ..
+        } => Checker::Schema {
+            validator,
+            depth: *depth,
+            shortcut: shortcut.as_ref(),
+            raw,
+        },
+        Compiled::Unusable(why) => Checker::Unusable(*why),
     }
 }
 
@@ -322,29 +312,29 @@ mod tests {
     #[test]
     fn a_list_of_two_pages_is_complete_after_the_second() {
         let mut book = ToolBook::default();
-        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        assert!(matches!(book.input("echo"), Input::Unlisted));
         book.learn(&page(ECHO, Some("p2")), true);
         assert_eq!(book.next_cursor(), Some(&b"\"p2\""[..]));
-        assert_eq!(book.standing("echo"), Standing::Known);
-        assert_eq!(book.standing("other"), Standing::Unlisted);
+        assert!(matches!(book.input("echo"), Input::Known(_)));
+        assert!(matches!(book.input("other"), Input::Unlisted));
         book.learn(&page(r#"{"name":"other"}"#, None), false);
         assert_eq!(book.next_cursor(), None);
-        assert_eq!(book.standing("other"), Standing::Known);
-        assert_eq!(book.standing("third"), Standing::Absent);
+        assert!(matches!(book.input("other"), Input::Known(_)));
+        assert!(matches!(book.input("third"), Input::Absent));
     }
 
     #[test]
     fn a_change_asks_again_and_keeps_the_old_schema() {
         let mut book = ToolBook::default();
         book.mark_stale();
-        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        assert!(matches!(book.input("echo"), Input::Unlisted));
         book.learn(&page(ECHO, None), true);
         assert!(matches!(
-            book.checker("echo", Side::Input),
-            Checker::Schema { .. }
+            book.input("echo"),
+            Input::Known(Checker::Schema { .. })
         ));
         book.mark_stale();
-        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        assert!(matches!(book.input("echo"), Input::Unlisted));
         assert!(compiled(&book, "echo"));
         book.learn(&page(ECHO, None), true);
         assert!(
@@ -362,9 +352,9 @@ mod tests {
     fn a_server_that_cannot_list_is_not_asked_twice() {
         let mut book = ToolBook::default();
         book.mark_unlistable();
-        assert_eq!(book.standing("echo"), Standing::Unlistable);
+        assert!(matches!(book.input("echo"), Input::Unlistable));
         book.mark_stale();
-        assert_eq!(book.standing("echo"), Standing::Unlisted);
+        assert!(matches!(book.input("echo"), Input::Unlisted));
     }
 
     #[test]
@@ -372,14 +362,14 @@ mod tests {
         let mut book = ToolBook::default();
         for result in ["null", "[]", "{}", r#"{"tool":[]}"#, "7"] {
             book.learn(result.as_bytes(), true);
-            assert_eq!(book.standing("echo"), Standing::Unlisted, "{result}");
+            assert!(matches!(book.input("echo"), Input::Unlisted), "{result}");
         }
         book.learn(
             br#"{"tools":[1,null,{"name":7},{"inputSchema":{}},[]]}"#,
             true,
         );
         assert!(book.tools.is_empty());
-        assert_eq!(book.standing("echo"), Standing::Absent);
+        assert!(matches!(book.input("echo"), Input::Absent));
     }
 
     #[test]
@@ -398,12 +388,12 @@ mod tests {
         }
         assert!(book.schema_bytes <= MAX_SCHEMA_BYTES);
         assert!(matches!(
-            book.checker("t0", Side::Input),
-            Checker::Schema { .. }
+            book.input("t0"),
+            Input::Known(Checker::Schema { .. })
         ));
         assert!(matches!(
-            book.checker("t39", Side::Input),
-            Checker::Unusable(Unusable::TooLarge)
+            book.input("t39"),
+            Input::Known(Checker::Unusable(Unusable::TooLarge))
         ));
         // A tool that changes again and again does not use the room up.
         for n in 0..100 {
@@ -412,8 +402,8 @@ mod tests {
             book.learn(&page(&tool, None), true);
         }
         assert!(matches!(
-            book.checker("t0", Side::Input),
-            Checker::Schema { .. }
+            book.input("t0"),
+            Input::Known(Checker::Schema { .. })
         ));
     }
 
@@ -427,7 +417,7 @@ mod tests {
             asked += 1;
             assert!(asked <= MAX_PAGES);
         }
-        assert_eq!(book.standing("echo"), Standing::Absent);
+        assert!(matches!(book.input("echo"), Input::Absent));
     }
 
     #[test]
@@ -445,8 +435,8 @@ mod tests {
         book.learn(&page(&tools.join(","), None), true);
         for n in 0..20 {
             assert!(matches!(
-                book.checker(&format!("t{n}"), Side::Input),
-                Checker::Schema { .. }
+                book.input(&format!("t{n}")),
+                Input::Known(Checker::Schema { .. })
             ));
             assert!(book.compiled <= MAX_COMPILED + 4096);
         }

@@ -18,6 +18,8 @@ pub(super) struct ToolRules {
     /// Everything with `allow = false`, folded.
     denied: Vec<Glob>,
     open: bool,
+    /// No entry but `"*"` sets anything beside `allow`.
+    uniform: bool,
 }
 
 impl ToolRules {
@@ -36,6 +38,13 @@ impl ToolRules {
             .collect();
         Self {
             open: denied.is_empty() && tools.default.allow != Some(false),
+            uniform: tools.named.values().all(|rule| {
+                let alone = ToolRule {
+                    allow: rule.allow,
+                    ..ToolRule::default()
+                };
+                *rule == alone
+            }),
             default: tools.default.clone(),
             named: tools
                 .named
@@ -90,6 +99,9 @@ impl ToolRules {
         name: &str,
         read: impl Fn(&ToolRule) -> Option<T>,
     ) -> Option<T> {
+        if self.uniform {
+            return read(&self.default);
+        }
         self.named
             .get(name)
             .and_then(&read)

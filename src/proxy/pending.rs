@@ -12,6 +12,7 @@ use crate::audit::Arguments;
 use crate::mcp::{RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use foldhash::{HashMap, HashSet};
+use slab::Slab;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,9 @@ impl Open {
 /// The table.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    requests: HashMap<RequestId, Open>,
+    /// Where each lies in `open`: what is hashed and moved on is small, what is open stays in its place.
+    requests: HashMap<RequestId, usize>,
+    open: Slab<Open>,
     by_token: HashMap<RequestId, RequestId>,
     tokens_seen: HashSet<RequestId>,
     tokens_order: VecDeque<RequestId>,
@@ -122,12 +125,14 @@ impl Pending {
             }
             self.by_token.insert(token.clone(), id.clone());
         }
-        self.requests.insert(id, open);
+        let at = self.open.insert(open);
+        self.requests.insert(id, at);
     }
 
     /// Takes the request that an answer with this id closes.
     pub(super) fn close(&mut self, id: &RequestId) -> Option<Open> {
-        let open = self.requests.remove(id)?;
+        let at = self.requests.remove(id)?;
+        let open = self.open.try_remove(at)?;
         if let Some(token) = &open.token {
             self.by_token.remove(token);
         }
@@ -151,12 +156,13 @@ impl Pending {
 
     /// The id as the client wrote it.
     pub(super) fn raw_id(&self, id: &RequestId) -> Option<&[u8]> {
-        self.requests.get(id).map(|open| &*open.raw_id)
+        let at = *self.requests.get(id)?;
+        self.open.get(at).map(|open| &*open.raw_id)
     }
 
     /// The client has cancelled this one; true when it was open.
     pub(super) fn cancel(&mut self, id: &RequestId) -> bool {
-        match self.requests.get_mut(id) {
+        match self.find(id) {
             Some(open) if open.state == State::Open => {
                 open.state = State::Cancelled;
                 true
@@ -168,10 +174,11 @@ impl Pending {
     /// A sign of life: the silence of this request starts anew. True when progress with this token
     /// may pass: the client gave it, now or before (tasks go on after their first answer).
     pub(super) fn progress(&mut self, token: &RequestId, now: Instant) -> bool {
-        if let Some(open) = self
+        if let Some(at) = self
             .by_token
             .get(token)
-            .and_then(|id| self.requests.get_mut(id))
+            .and_then(|id| self.requests.get(id))
+            && let Some(open) = self.open.get_mut(*at)
         {
             open.last_sign = now;
             return true;
@@ -179,9 +186,13 @@ impl Pending {
         self.tokens_seen.contains(token)
     }
 
+    fn find(&mut self, id: &RequestId) -> Option<&mut Open> {
+        self.open.get_mut(*self.requests.get(id)?)
+    }
+
     /// A person was asked and has answered: the time that took is nobody's silence.
     pub(super) fn excuse_all(&mut self, now: Instant) {
-        for open in self.requests.values_mut() {
+        for (_, open) in &mut self.open {
             open.last_sign = now;
         }
     }
@@ -196,7 +207,10 @@ impl Pending {
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Expiry> {
         let mut expired = Vec::new();
         let mut next = None;
-        for (id, open) in &mut self.requests {
+        for (id, at) in &self.requests {
+            let Some(open) = self.open.get_mut(*at) else {
+                continue;
+            };
             if open.state == State::Expired {
                 continue;
             }
@@ -219,7 +233,8 @@ impl Pending {
         self.next_due = next;
         while self.graves.len() > GRAVES {
             if let Some(id) = self.graves.pop_front() {
-                self.requests.remove(&id);
+                let at = self.requests.remove(&id);
+                at.and_then(|at| self.open.try_remove(at));
             }
         }
         expired
@@ -230,7 +245,8 @@ impl Pending {
         self.by_token.clear();
         self.graves.clear();
         self.next_due = None;
-        let mut left: Vec<Open> = self.requests.drain().map(|(_, open)| open).collect();
+        self.requests.clear();
+        let mut left: Vec<Open> = self.open.drain().collect();
         left.retain(|open| open.state == State::Open);
         left.sort_by_key(|open| open.order);
         left

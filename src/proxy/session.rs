@@ -397,12 +397,12 @@ impl Session {
             Cow::Borrowed(known) => known,
             Cow::Owned(_) => "_other",
         };
-        let tool = match (&subject.name, subject.capability) {
-            (Some(name), crate::mcp::Capability::Tool) if self.tools.knows(name) => name,
-            (Some(_), crate::mcp::Capability::Tool) => "_other",
+        let tool = match subject.capability {
+            crate::mcp::Capability::Tool => subject.name.as_deref().unwrap_or_default(),
             _ => "",
         };
-        self.tally.operation(method, tool, error, took);
+        let listed = || self.tools.knows(tool);
+        self.tally.operation(method, tool, error, took, listed);
     }
 
     /// What audit may keep of the arguments of a call.

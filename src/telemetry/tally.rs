@@ -62,23 +62,38 @@ impl Tally {
         self.waits = true;
     }
 
-    /// Notes a finished request. `tool` must be a name that the server listed, or empty.
-    pub fn operation(&mut self, method: &str, tool: &str, error: &'static str, took: Duration) {
-        let key = self.key.hash_one((method, tool, error));
-        let full = self.operations.len() >= LABEL_CAP;
-        let metrics = &self.metrics;
-        match self.operations.get(&key) {
-            Some(histogram) => histogram.observe(took.as_secs_f64()),
-            None if full => metrics
-                .operation("_other", "_other", error)
-                .observe(took.as_secs_f64()),
-            None => {
-                let histogram = metrics.operation(method, tool, error).local();
-                histogram.observe(took.as_secs_f64());
-                self.operations.insert(key, histogram);
-            }
-        }
+    /// Notes a finished request. `tool` is empty when it called none; `listed` says whether the
+    /// server listed it, and is asked only for labels that are new.
+    pub fn operation(
+        &mut self,
+        method: &str,
+        tool: &str,
+        error: &'static str,
+        took: Duration,
+        listed: impl FnOnce() -> bool,
+    ) {
         self.waits = true;
+        let took = took.as_secs_f64();
+        let key = self.key.hash_one((method, tool, error));
+        if let Some(histogram) = self.operations.get(&key) {
+            return histogram.observe(took);
+        }
+        let tool = if tool.is_empty() || listed() {
+            tool
+        } else {
+            "_other"
+        };
+        let full = self.operations.len() >= LABEL_CAP;
+        let key = self.key.hash_one((method, tool, error));
+        let (method, tool) = match full && !self.operations.contains_key(&key) {
+            true => ("_other", "_other"),
+            false => (method, tool),
+        };
+        let metrics = &self.metrics;
+        let fresh = || metrics.operation(method, tool, error).local();
+        let key = self.key.hash_one((method, tool, error));
+        let histogram = self.operations.entry(key).or_insert_with(fresh);
+        histogram.observe(took);
     }
 
     /// Requests that have no answer yet.
@@ -136,6 +151,7 @@ mod tests {
                 &format!("tool{n}"),
                 "",
                 Duration::from_millis(1),
+                || true,
             );
         }
         let text = text(&mut tally);

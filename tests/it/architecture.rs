@@ -141,8 +141,9 @@ const OWNERS: [(&str, &[&str]); 26] = [
 ];
 
 /// Small crates that any room may use.
-const COMMON: [&str; 10] = [
+const COMMON: [&str; 11] = [
     "foldhash",
+    "slab",
     "base64",
     "jiff",
     "memchr",

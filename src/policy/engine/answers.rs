@@ -7,7 +7,7 @@ use crate::mcp::{Capability, Raw, Subject, members, method};
 use crate::policy::lists::{self, Listing};
 use crate::policy::rules::{SCHEMA_OUTPUT, SCHEMA_UNUSABLE};
 use crate::policy::schema::check;
-use crate::policy::toolbook::{Checker, Side};
+use crate::policy::toolbook::Checker;
 use crate::policy::{Note, Refusal, ToolBook, asks};
 
 impl Policy {
@@ -75,7 +75,11 @@ impl Policy {
             return None;
         };
         let mode = self.output_check(name);
-        if mode == Check::Off || !tools.has_schema(name, Side::Output) {
+        if mode == Check::Off {
+            return None;
+        }
+        let checker = tools.output(name);
+        if matches!(checker, Checker::None) {
             return None;
         }
         let mut content = None;
@@ -87,7 +91,7 @@ impl Policy {
                 _ => {}
             }
         }
-        let reason = match tools.checker(name, Side::Output) {
+        let reason = match checker {
             Checker::None => return None,
             Checker::Unusable(why) => {
                 notes.push(warning(

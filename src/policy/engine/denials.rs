@@ -52,11 +52,11 @@ fn is_always_allowed(method: &str) -> bool {
     matches!(
         method,
         method::INITIALIZE | method::SERVER_DISCOVER | method::PING
-    ) || method::Method::find(method).is_some_and(method::Method::is_notification)
+    ) || method::Method::find(method.as_bytes()).is_some_and(method::Method::is_notification)
 }
 
 pub(super) fn method_rule(methods: &NameList, method: &str) -> Option<&'static str> {
-    if method != method::TOOLS_CALL && method::Method::find(method).is_none() {
+    if method != method::TOOLS_CALL && method::Method::find(method.as_bytes()).is_none() {
         let folded = fold(method);
         if method::ALL.iter().any(|known| fold(known.name) == folded) {
             return Some(METHODS_SPELLING);

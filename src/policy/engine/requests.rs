@@ -7,7 +7,7 @@ use crate::mcp::{Capability, Era, Raw, Subject, elements, members, method, text}
 use crate::policy::names::fold;
 use crate::policy::rules::{SCHEMA_ARGUMENTS, SCHEMA_UNUSABLE};
 use crate::policy::schema::{Unusable, check};
-use crate::policy::toolbook::{Checker, Side, Standing};
+use crate::policy::toolbook::{Checker, Input};
 use crate::policy::{Note, Refusal, ToolBook, asks};
 
 /// How a modern request asks for log messages; the same as `logging/setLevel`.
@@ -76,7 +76,9 @@ impl Policy {
             method::RESOURCES_READ | method::PROMPTS_GET => None,
             method::COMPLETION_COMPLETE => self.check_reference(subject, params),
             method::SUBSCRIPTIONS_LISTEN => self.check_listen(subject, params),
-            other if method::Method::find(other).is_none() => self.check_unknown(subject, params),
+            other if method::Method::find(other.as_bytes()).is_none() => {
+                self.check_unknown(subject, params)
+            }
             _ => None,
         }
     }
@@ -175,20 +177,20 @@ impl Policy {
         if mode == Check::Off {
             return Arguments::Pass;
         }
-        match tools.standing(name) {
-            Standing::Known => {}
+        let checker = match tools.input(name) {
+            Input::Known(checker) => checker,
             // The server will say that it is unknown, in its own words.
-            Standing::Absent => return Arguments::Pass,
-            Standing::Unlisted => return Arguments::NeedTools,
-            Standing::Unlistable => {
+            Input::Absent => return Arguments::Pass,
+            Input::Unlisted => return Arguments::NeedTools,
+            Input::Unlistable => {
                 notes.push(warning(
                     SCHEMA_UNUSABLE,
                     "the server does not list its tools".to_owned(),
                 ));
                 return Arguments::Pass;
             }
-        }
-        let outcome = match tools.checker(name, Side::Input) {
+        };
+        let outcome = match checker {
             Checker::None => return Arguments::Pass,
             Checker::Unusable(why) if why == Unusable::Remote && mode == Check::Refuse => {
                 let text = format!(

@@ -12,6 +12,7 @@
 
 mod check;
 mod given;
+mod marks;
 mod named;
 mod placeholder;
 mod runs;
@@ -30,6 +31,7 @@ mod tests;
 use crate::config::SecretsMode;
 use crate::secret::Secret;
 use given::Given;
+use marks::Marks;
 use std::ops::Range;
 
 /// All detectors, and the exact values that this server was given.
@@ -122,18 +124,18 @@ impl Scrubber {
         if !self.on {
             return;
         }
-        let escapes = memchr::memchr(b'\\', line).is_some();
-        self.pass(line, kind, escapes, found);
-        if escapes {
+        let marks = Marks::of(line);
+        self.pass(line, kind, marks, found);
+        if marks.escape {
             view::search(line, kind, found, |view, seen| {
-                self.pass(view, kind, escapes, seen);
+                self.pass(view, kind, Marks::of(view), seen);
             });
         }
         settle(found);
     }
 
-    fn pass(&self, bytes: &[u8], kind: Kind, escapes: bool, found: &mut Vec<Finding>) {
-        scan::scan(bytes, kind, escapes, found);
+    fn pass(&self, bytes: &[u8], kind: Kind, marks: Marks, found: &mut Vec<Finding>) {
+        scan::scan(bytes, kind, marks, found);
         if let Some(given) = &self.given {
             given.search(bytes, kind, found);
         }

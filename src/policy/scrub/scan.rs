@@ -1,6 +1,7 @@
 //! One pass over a line: from long word runs to findings.
 
 use super::check::is_varied;
+use super::marks::Marks;
 use super::named;
 use super::placeholder;
 use super::runs::{long_runs, run_end, word_starts};
@@ -19,8 +20,8 @@ const LOOKED_AT: usize = 1024;
 /// Bodies that vendors print in their documentation; agents need to read that.
 const DOCUMENTED: [&[u8]; 2] = [b"AKIAIOSFODNN7EXAMPLE", b"ASIAIOSFODNN7EXAMPLE"];
 
-/// Searches `bytes`, adding to `found`; `escapes` is false when there is no backslash in them.
-pub(super) fn scan(bytes: &[u8], kind: Kind, escapes: bool, found: &mut Vec<Finding>) {
+/// Searches `bytes`, adding to `found`.
+pub(super) fn scan(bytes: &[u8], kind: Kind, marks: Marks, found: &mut Vec<Finding>) {
     let mut scan = Scan {
         bytes,
         kind,
@@ -30,9 +31,15 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, escapes: bool, found: &mut Vec<Find
         fuel: bytes.len().saturating_mul(FUEL).saturating_add(64 << 10),
         found,
     };
-    structure::keys(bytes, &scan.table.finders, scan.found);
-    structure::urls(bytes, escapes, &scan.table.finders, scan.found);
-    named::passwords(bytes, kind, scan.table, scan.found);
+    if marks.dashes {
+        structure::keys(bytes, &scan.table.finders, scan.found);
+    }
+    if marks.url {
+        structure::urls(bytes, marks.escape, &scan.table.finders, scan.found);
+    }
+    if marks.password {
+        named::passwords(bytes, kind, scan.table, scan.found);
+    }
     long_runs(bytes, |start, end| scan.visit(start, end));
 }
 
