@@ -1,6 +1,7 @@
 //! What a request is about: the capability that rules, limits, audit and metrics name.
 
 use super::{Envelope, Id, Kind, Raw, method};
+use smol_str::SmolStr;
 use std::borrow::Cow;
 
 /// The kind of thing a request reaches for.
@@ -39,7 +40,7 @@ pub struct Subject {
     /// The method, decoded; borrowed exactly when the protocol has it.
     pub method: Cow<'static, str>,
     /// Tool name, resource URI or prompt name, decoded; `None` when there is none.
-    pub name: Option<Box<str>>,
+    pub name: Option<SmolStr>,
 }
 
 impl Subject {

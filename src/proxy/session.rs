@@ -17,6 +17,7 @@ use crate::policy::scrub::Finding;
 use crate::policy::{LIMITS_RESPONSE, Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::{one_line, sanitize};
+use smol_str::SmolStr;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub struct Session {
     payloads: Payloads,
     caps: Caps,
     noise_shown: bool,
-    explained: HashSet<(&'static str, Option<Box<str>>)>,
+    explained: HashSet<(&'static str, Option<SmolStr>)>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -141,9 +141,10 @@ const OWNERS: [(&str, &[&str]); 26] = [
 ];
 
 /// Small crates that any room may use.
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 12] = [
     "foldhash",
     "slab",
+    "smol_str",
     "base64",
     "jiff",
     "memchr",
