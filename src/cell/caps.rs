@@ -27,7 +27,13 @@ pub(super) fn drop_all() -> Result<(), String> {
         Ok(()) | Err(Errno::EPERM) => {}
         Err(error) => return Err(format!("secure bits: {error}")),
     }
-    // Kernels before 4.3 have no ambient set; what counts is that it reads back empty below.
+    clear()?;
+    read_back()
+}
+
+/// Empties the sets of a process that will never execute anything: the bounding set is for execve.
+pub(super) fn clear() -> Result<(), String> {
+    // Kernels before 4.3 have no ambient set; what counts is that it reads back empty.
     for set in [
         CapSet::Ambient,
         CapSet::Inheritable,
@@ -36,7 +42,7 @@ pub(super) fn drop_all() -> Result<(), String> {
     ] {
         ::caps::clear(None, set).map_err(|error| format!("{set:?} set: {error}"))?;
     }
-    read_back()
+    Ok(())
 }
 
 /// The sets as the kernel has them, for the caller must hold nothing it could use.

@@ -288,13 +288,52 @@ impl fmt::Display for Denial {
 #[must_use]
 pub fn explain(line: &[u8], grants: &Grants) -> Option<Denial> {
     let line = line.get(..LINE_LIMIT).unwrap_or(line);
-    if !TRIGGERS
-        .iter()
-        .any(|word| memchr::memmem::find(line, word.as_bytes()).is_some())
+    let says = |words: &[&str]| {
+        words
+            .iter()
+            .any(|word| memchr::memmem::find(line, word.as_bytes()).is_some())
+    };
+    let text = String::from_utf8_lossy(line);
+    if says(TRIGGERS)
+        && let Some(denial) = search(&text, grants)
     {
+        return Some(denial);
+    }
+    if !says(&ABSENT.map(|(absent, _)| absent)) {
         return None;
     }
-    let text = String::from_utf8_lossy(line);
+    // A file tree of the cell's own lacks what is not granted. Only what is really there outside
+    // was kept from the server; what is missing everywhere is no denial.
+    let text = ABSENT
+        .iter()
+        .fold(text.into_owned(), |text, (absent, refused)| {
+            text.replace(absent, refused)
+        });
+    search(&text, grants).filter(is_there)
+}
+
+/// How programs say that something does not exist, and how they would say that it is refused.
+const ABSENT: [(&str, &str); 5] = [
+    ("ENOENT", "EACCES"),
+    ("No such file or directory", "Permission denied"),
+    ("no such file or directory", "permission denied"),
+    ("[Errno 2]", "[Errno 13]"),
+    ("NoSuchFileException", "AccessDeniedException"),
+];
+
+fn is_there(denial: &Denial) -> bool {
+    match denial {
+        Denial::Read { path } => path.exists(),
+        Denial::Write { path } => path.parent().is_some_and(Path::exists),
+        Denial::Execute { program } if program.contains('/') => Path::new(program).exists(),
+        Denial::Execute { program } => std::env::var_os("PATH").is_some_and(|list| {
+            std::env::split_paths(&list).any(|dir| dir.join(program).is_file())
+        }),
+        Denial::Connect { .. } => false,
+    }
+}
+
+fn search(text: &str, grants: &Grants) -> Option<Denial> {
     rules()?.iter().find_map(|(regex, kind)| {
         let mut captures = regex.create_captures();
         regex.captures(text.as_bytes(), &mut captures);

@@ -78,7 +78,6 @@ pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
     let mut created = ruleset.create().map_err(kernel)?;
 
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let terminal = spec.terminal.then(|| Path::new("/dev/tty").to_owned());
     let grants = [
         (&spec.read, read),
         (&spec.execute, read | AccessFs::Execute),
@@ -91,10 +90,10 @@ pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
                 .map_err(kernel)?;
         }
     }
-    if let Some(path) = terminal {
-        let device = AccessFs::from_file(level) & (read | AccessFs::WriteFile | AccessFs::IoctlDev);
+    let device = AccessFs::from_all(level) & (read | AccessFs::WriteFile | AccessFs::IoctlDev);
+    for path in &spec.terminals {
         created = created
-            .add_rule(beneath(&path, device, level)?)
+            .add_rule(beneath(path, device, level)?)
             .map_err(kernel)?;
     }
     if abi >= NET_FROM {

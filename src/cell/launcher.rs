@@ -5,11 +5,13 @@
 //! and ends the launch. Nothing is skipped silently: a layer that the host lacks is either listed
 //! as optional by the operator and reported as missing, or the launch ends with 77.
 
+use super::namespaces::{self, Entry};
 use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState};
 use super::seccomp::Network;
 use super::{CellSpec, caps, descriptors, landlock, limits, seccomp, sys, witness};
 use nix::errno::Errno;
-use nix::sys::{prctl, signal::Signal, stat};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::{prctl, stat};
 use nix::unistd::{Pid, chdir, getpid, getppid, getsid, setsid};
 use std::fs::File;
 use std::io::Write;
@@ -54,6 +56,9 @@ const ORDER: [Step; 13] = [
     Step::Witness,
 ];
 
+/// The terminal of whoever asks.
+const TERMINAL: &str = "/dev/tty";
+
 /// Our own bug: the spawner called us in a way that it should not.
 const SOFTWARE: u8 = 70;
 /// A layer is missing and required.
@@ -61,7 +66,8 @@ const UNENFORCEABLE: u8 = 77;
 /// The spec, or a path in it, is wrong.
 const CONFIG: u8 = 78;
 
-/// Runs the launch. Returns only when it failed; otherwise this process is the server.
+/// Runs the launch. Returns when it failed, and in the processes that only watch over the server;
+/// otherwise this process is the server.
 #[must_use]
 pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
     let (spec, mut status) = match sys::adopt(spec, status) {
@@ -72,19 +78,72 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             return ExitCode::from(SOFTWARE);
         }
     };
-    let failure = match launch(spec, &mut status) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
+    let mut spec = match prepare(spec, &status) {
+        Ok(spec) => spec,
+        Err(failure) => return give_up(&mut status, failure),
     };
+    let mut inside = Err("switched off".to_owned());
+    if spec.namespaces {
+        match namespaces::enter(&spec, status) {
+            Entry::Watched(code) => return code,
+            Entry::Inside { status: ours, own } => {
+                status = ours;
+                inside = Ok(());
+                move_in(&mut spec, own);
+            }
+            Entry::Floor {
+                status: ours,
+                reason,
+            } => {
+                status = ours;
+                inside = Err(reason);
+            }
+        }
+    }
+    match launch(&spec, inside, &mut status) {
+        Ok(never) => match never {},
+        Err(failure) => give_up(&mut status, failure),
+    }
+}
+
+fn give_up(status: &mut File, failure: LaunchFailure) -> ExitCode {
     let code = failure.code;
     // The spawner may be gone; then nobody is left to tell.
     drop(status.write_all(&LaunchMessage::Failed(failure).encode()));
     ExitCode::from(code)
 }
 
-fn launch(spec: OwnedFd, status: &mut File) -> Result<std::convert::Infallible, LaunchFailure> {
-    let spec = descriptors::read_spec(spec).map_err(|error| failure(CONFIG, &error))?;
-    let mut cell = Cell::new(&spec, status.as_raw_fd());
+/// What holds for every process of a launch, the watching ones too.
+fn prepare(spec: OwnedFd, status: &File) -> Result<CellSpec, LaunchFailure> {
+    let mut spec = descriptors::read_spec(spec).map_err(|error| failure(CONFIG, &error))?;
+    if spec.terminal {
+        spec.terminals.push(TERMINAL.into());
+    }
+    bind_to_parent(&spec)?;
+    sys::close_all_but(status.as_raw_fd()).map_err(|error| failure(SOFTWARE, &error))?;
+    Ok(spec)
+}
+
+/// What is different for a process inside: pid 1 is its parent, and what is its own it may use.
+fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
+    spec.parent = 1;
+    spec.counted_apart = true;
+    spec.write.extend(own.write);
+    spec.terminals = own.terminals;
+    if namespaces::own_network(spec) {
+        // Shows the cell's own processes and an empty network, so that children can read theirs.
+        // With the host's network, `/proc/PID/net` would tell of the host.
+        spec.read.push(namespaces::PROCESSES.into());
+    }
+}
+
+fn launch(
+    spec: &CellSpec,
+    inside: Result<(), String>,
+    status: &mut File,
+) -> Result<std::convert::Infallible, LaunchFailure> {
+    let mut cell = Cell::new(spec, status.as_raw_fd());
+    cell.note_namespaces(inside)?;
     for step in ORDER {
         cell.take(step)?;
     }
@@ -92,11 +151,13 @@ fn launch(spec: OwnedFd, status: &mut File) -> Result<std::convert::Infallible, 
     status
         .write_all(&entered.encode())
         .map_err(|error| failure(SOFTWARE, &error))?;
-    Err(execute(&spec))
+    Err(execute(spec))
 }
 
-/// Becomes the server; the standard library resets SIGPIPE and the signal mask on the way.
+/// Becomes the server; the standard library resets SIGPIPE on the way, but not the signal mask, and
+/// whoever started us may block what the server must hear.
 fn execute(spec: &CellSpec) -> LaunchFailure {
+    SigSet::empty().thread_set_mask().ok();
     let mut args = spec.args.iter();
     let mut command = Command::new(&spec.program);
     if let Some(name) = args.next() {
@@ -144,7 +205,7 @@ impl<'a> Cell<'a> {
 
     fn take(&mut self, step: Step) -> Result<(), LaunchFailure> {
         match step {
-            Step::Parent => self.bind_to_parent(),
+            Step::Parent => bind_to_parent(self.spec),
             Step::Descriptors => self.close_descriptors(),
             Step::Session => self.start_session(),
             Step::Keyring => {
@@ -187,15 +248,22 @@ impl<'a> Cell<'a> {
         }
     }
 
-    /// SIGKILL when the parent dies, and proof that it had not died before we asked.
-    fn bind_to_parent(&self) -> Result<(), LaunchFailure> {
-        prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| failure(SOFTWARE, &error))?;
-        let parent = Pid::from_raw(self.spec.parent);
-        if parent.as_raw() != 0 && getppid() != parent {
-            return Err(failure(
-                SOFTWARE,
-                &"the spawner died before the server was started",
-            ));
+    /// Settles both layers before anything else is done: a launch that ends here has done nothing.
+    fn note_namespaces(&mut self, inside: Result<(), String>) -> Result<(), LaunchFailure> {
+        let network = match &inside {
+            Ok(()) if namespaces::own_network(self.spec) => Ok(()),
+            Ok(()) => Err("hosts are allowed, so the host's network is used".to_owned()),
+            Err(reason) => Err(reason.clone()),
+        };
+        for (layer, done) in [(Layer::Namespaces, inside), (Layer::NamespaceNet, network)] {
+            match done {
+                // The operator's own choice needs no further permission.
+                Err(reason) if !self.spec.namespaces => {
+                    let missing = LayerState::Missing(reason);
+                    self.report.layers.push((layer, missing));
+                }
+                done => self.settle(layer, done)?,
+            }
         }
         Ok(())
     }
@@ -272,6 +340,19 @@ impl<'a> Cell<'a> {
         self.report.layers.push((layer, state));
         Ok(())
     }
+}
+
+/// SIGKILL when the parent dies, and proof that it had not died before we asked.
+fn bind_to_parent(spec: &CellSpec) -> Result<(), LaunchFailure> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| failure(SOFTWARE, &error))?;
+    let parent = Pid::from_raw(spec.parent);
+    if parent.as_raw() != 0 && getppid() != parent {
+        return Err(failure(
+            SOFTWARE,
+            &"the spawner died before the server was started",
+        ));
+    }
+    Ok(())
 }
 
 fn failure(code: u8, text: &dyn std::fmt::Display) -> LaunchFailure {

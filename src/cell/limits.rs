@@ -26,7 +26,8 @@ pub(super) fn apply(spec: &CellSpec) -> Result<(), String> {
         (Resource::RLIMIT_NOFILE, spec.open_files),
         (
             Resource::RLIMIT_NPROC,
-            spec.processes.map(|more| more.saturating_add(tasks_now())),
+            spec.processes
+                .map(|more| more.saturating_add(tasks_now(spec))),
         ),
     ];
     wanted.extend(
@@ -45,9 +46,29 @@ pub(super) fn apply(spec: &CellSpec) -> Result<(), String> {
     Ok(())
 }
 
+/// Tasks that count against the limit already.
+///
+/// In a user namespace of its own only those in it count (Linux 5.14): pid 1 and we.
+fn tasks_now(spec: &CellSpec) -> u64 {
+    if spec.counted_apart && kernel_counts_apart() {
+        return 2;
+    }
+    tasks_of_the_system()
+}
+
+fn kernel_counts_apart() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    parse_release(&release).is_some_and(|version| version >= (5, 14))
+}
+
+fn parse_release(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// All tasks of the system (`proc_loadavg(5)`, the number after the slash): an upper bound of what
 /// the user runs that costs one read instead of a walk over `/proc`.
-fn tasks_now() -> u64 {
+fn tasks_of_the_system() -> u64 {
     std::fs::read_to_string("/proc/loadavg")
         .ok()
         .and_then(|text| parse_tasks(&text))
@@ -63,9 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn releases_are_compared_by_number() {
+        assert_eq!(parse_release("6.18.2-generic\n"), Some((6, 18)));
+        assert!(parse_release("5.9.0") < Some((5, 14)));
+        assert_eq!(parse_release("six"), None);
+    }
+
+    #[test]
     fn tasks_are_the_number_after_the_slash() {
         assert_eq!(parse_tasks("0.20 0.18 0.12 1/80 11206\n"), Some(80));
         assert_eq!(parse_tasks("junk"), None);
-        assert!(tasks_now() > 0);
+        assert!(tasks_of_the_system() > 0);
     }
 }

@@ -9,6 +9,7 @@ mod descriptors;
 mod landlock;
 mod launcher;
 mod limits;
+mod namespaces;
 pub mod package;
 mod plan;
 mod probe;

@@ -16,8 +16,6 @@ pub struct HostReport {
     pub seccomp: bool,
     /// Whether the process already runs with `no_new_privs`.
     pub no_new_privs: bool,
-    /// Whether user namespaces look available. The floor does not need them.
-    pub user_namespaces: bool,
     /// Layers of the floor that this host lacks, each with the reason.
     pub missing: Vec<(Layer, String)>,
 }
@@ -43,18 +41,31 @@ pub fn probe() -> HostReport {
         landlock_abi,
         seccomp,
         no_new_privs: prctl::get_no_new_privs().unwrap_or(false),
-        user_namespaces: user_namespaces(),
         missing,
     }
 }
 
-/// The three switches that distributions use; whether a filter or a security module also refuses
-/// is only known by trying, which would change this process.
-fn user_namespaces() -> bool {
-    let positive = |path| read(path).and_then(|text| text.parse::<u64>().ok());
-    positive("/proc/sys/user/max_user_namespaces").is_some_and(|max| max > 0)
-        && positive("/proc/sys/kernel/unprivileged_userns_clone").unwrap_or(1) == 1
-        && positive("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").unwrap_or(0) == 0
+/// A switch of the kernel, and whether a value of it allows namespaces.
+type Switch = (&'static str, fn(u64) -> bool);
+
+/// The three switches that distributions use, and what each must say for an ordinary user.
+const SWITCHES: [Switch; 3] = [
+    ("/proc/sys/user/max_user_namespaces", |value| value > 0),
+    ("/proc/sys/kernel/unprivileged_userns_clone", |value| {
+        value == 1
+    }),
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        |value| value == 0,
+    ),
+];
+
+/// The switch that may be why the kernel gave no namespaces.
+pub(super) fn namespace_switch() -> Option<String> {
+    SWITCHES.into_iter().find_map(|(path, allows)| {
+        let value = read(path)?.parse().ok()?;
+        (!allows(value)).then(|| format!("{path} is {value}"))
+    })
 }
 
 fn read(path: &str) -> Option<String> {

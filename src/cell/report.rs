@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The largest [`LaunchMessage`] in bytes, its newline included.
 pub const MESSAGE_LIMIT: usize = 16 * 1024;
 
-/// The layers of the floor.
+/// The layers of the cell: the floor, and the namespaces around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layer {
@@ -18,11 +18,15 @@ pub enum Layer {
     Rlimits,
     Environment,
     Descriptors,
+    /// Users, processes, mounts, host name and System V objects of the cell's own.
+    Namespaces,
+    /// A network of the cell's own, without a way out.
+    NamespaceNet,
 }
 
 impl Layer {
-    /// All of the floor, in the order in which reports list them.
-    pub const ALL: [Self; 9] = [
+    /// All of them, in the order in which reports list them.
+    pub const ALL: [Self; 11] = [
         Self::NoNewPrivs,
         Self::Landlock,
         Self::LandlockNet,
@@ -32,7 +36,13 @@ impl Layer {
         Self::Rlimits,
         Self::Environment,
         Self::Descriptors,
+        Self::Namespaces,
+        Self::NamespaceNet,
     ];
+
+    /// What makes the cell stronger where the host gives it, and is not required unless the operator
+    /// says so.
+    pub const DEGRADES: [Self; 2] = [Self::Namespaces, Self::NamespaceNet];
 
     /// The name in the config, in `/health` and in metrics.
     #[must_use]
@@ -47,6 +57,8 @@ impl Layer {
             Self::Rlimits => "rlimits",
             Self::Environment => "environment",
             Self::Descriptors => "descriptors",
+            Self::Namespaces => "namespaces",
+            Self::NamespaceNet => "namespace-net",
         }
     }
 

@@ -66,6 +66,54 @@ pub(super) fn install(network: Network) -> Result<(), SeccompError> {
     Ok(())
 }
 
+/// All that a process needs which waits for another: it can neither open, nor connect, nor execute.
+const WATCHING: [libc::c_long; 26] = [
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    // Signals go on to the server, and the launcher ends as the server ended.
+    libc::SYS_kill,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_prlimit64,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    // The socket between pid 1 and the launcher.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    // Memory of their own.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// For the launcher and pid 1 while the server runs: an allow list, small because every filter costs
+/// the start of a server its compilation.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn watch_only() -> Result<(), SeccompError> {
+    let failed = |reason: String| SeccompError::Kernel { reason };
+    let rules = WATCHING.map(|number| (number, Vec::new())).into();
+    let refuse = SeccompAction::Errno(Errno::EPERM as u32);
+    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, host_arch()?)
+        .map_err(|error| failed(error.to_string()))?;
+    let program = BpfProgram::try_from(filter).map_err(|error| failed(error.to_string()))?;
+    seccompiler::apply_filter(&program).map_err(|error| failed(error.to_string()))
+}
+
 fn host_arch() -> Result<TargetArch, SeccompError> {
     match std::env::consts::ARCH {
         "x86_64" => Ok(TargetArch::x86_64),

@@ -24,6 +24,13 @@ pub struct CellSpec {
     pub write: Vec<PathBuf>,
     /// Landlock: read and execute.
     pub execute: Vec<PathBuf>,
+    /// Names that lead to what is granted through links; in a file tree of the cell's own they are
+    /// there too. They grant nothing.
+    #[serde(default)]
+    pub names: Vec<PathBuf>,
+    /// Namespaces of the cell's own, where the kernel gives them; else they are reported as missing.
+    #[serde(default)]
+    pub namespaces: bool,
     /// TCP ports that may be connected to; empty: no sockets at all.
     pub connect_ports: Vec<u16>,
     /// Datagram sockets for name resolution (install cells only).
@@ -47,6 +54,13 @@ pub struct CellSpec {
     /// A file next to the granted ones that nothing grants: the launcher tries to open it at the
     /// end and refuses to start if it can.
     pub canary: Option<PathBuf>,
+    /// Terminals that may be read, written and controlled. The launcher fills it in.
+    #[serde(skip)]
+    pub terminals: Vec<PathBuf>,
+    /// Whether the cell has a user namespace of its own, in which tasks are counted apart. The
+    /// launcher fills it in.
+    #[serde(skip)]
+    pub counted_apart: bool,
     /// What the operator should hear about this cell; stays with whoever planned it.
     #[serde(skip)]
     pub warnings: Vec<String>,

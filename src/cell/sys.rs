@@ -1,7 +1,12 @@
 //! The system calls that no crate offers safely, each behind a small function.
 
 use nix::errno::Errno;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use nix::sched::CloneFlags;
+use nix::sys::resource::Resource;
+use nix::sys::signal::SigSet;
+use nix::unistd::Pid;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::ExitCode;
 
 /// A system call whose arguments are all plain integers.
 #[expect(
@@ -11,7 +16,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 fn scalar(number: libc::c_long, args: [libc::c_ulong; 5]) -> Result<i64, Errno> {
     let [a, b, c, d, e] = args;
     // SAFETY: private to this file, and every caller below passes only integers or NULL where the
-    // kernel takes a pointer, so the kernel neither reads nor writes our memory.
+    // kernel takes a pointer, so the kernel neither reads nor writes our memory. The one call that
+    // returns twice, clone, is a plain fork: its caller takes out the flags that share memory.
     let result = unsafe { libc::syscall(number, a, b, c, d, e) };
     Errno::result(result)
 }
@@ -112,4 +118,79 @@ pub(super) fn try_io_uring() -> Errno {
 pub(super) fn has_seccomp_filters() -> bool {
     let mode = libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER);
     scalar(libc::SYS_seccomp, [mode, 0, 0, 0, 0]) == Err(Errno::EFAULT)
+}
+
+/// Copies this process into new namespaces, or none (`clone(2)`): `None` in the copy.
+///
+/// The copy has its own memory, as after fork(2), and all of it is ours: these processes have one
+/// thread, so no lock is held by a thread that the copy lacks.
+pub(super) fn fork_into(namespaces: CloneFlags) -> Result<Option<Pid>, Errno> {
+    // CLONE_VM and its like, with which the copy would write into our memory, are not namespaces.
+    let known = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET;
+    let flags = (namespaces & known).bits() | libc::SIGCHLD;
+    let flags = libc::c_ulong::from(flags.cast_unsigned());
+    // No stack and no thread pointer: the copy goes on with copies of ours.
+    let pid = scalar(libc::SYS_clone, [flags, 0, 0, 0, 0])?;
+    let pid = i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?;
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
+}
+
+/// Gives a signal its default action again; EINVAL for numbers that are none.
+#[expect(
+    unsafe_code,
+    reason = "no crate offers a safe way to set a signal's action, not even back to the default"
+)]
+pub(super) fn default_action(signal: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: SIG_DFL installs no code of ours, so there is no handler that could be unsound.
+    let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    if before == libc::SIG_ERR {
+        return Err(Errno::last());
+    }
+    Ok(())
+}
+
+/// Ends this process by that signal, so that whoever waits for it sees the same end as the server's.
+/// Returns the code of a shell only when the kernel would not.
+pub(super) fn die_by(signal: i32) -> ExitCode {
+    nix::sys::resource::setrlimit(Resource::RLIMIT_CORE, 0, 0).ok();
+    default_action(signal).ok();
+    SigSet::empty().thread_set_mask().ok();
+    let us = libc::c_ulong::try_from(nix::unistd::getpid().as_raw());
+    if let (Ok(us), Ok(number)) = (us, libc::c_ulong::try_from(signal)) {
+        scalar(libc::SYS_kill, [us, number, 0, 0, 0]).ok();
+    }
+    ExitCode::from(u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX))
+}
+
+/// Adds attributes to a mount and all below it (`mount_setattr(2)`, Linux 5.12). None is taken away,
+/// so flags that an outer namespace has locked stay.
+#[expect(
+    unsafe_code,
+    reason = "neither rustix nor nix wraps mount_setattr, and a remount reaches one mount only"
+)]
+pub(super) fn restrict_mount(mount: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+    let change = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string and the structure lives until the call returns; the
+    // kernel reads as many bytes as it is told and writes none.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(result).map(drop)
 }

@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::kill;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use nix::unistd::getppid;
+use nix::unistd::{getpid, getppid};
 use std::fs::OpenOptions;
 
 /// Every act must fail, with the error of the layer that forbids it.
@@ -21,8 +21,19 @@ pub(super) fn testify(
     report: &LayerReport,
 ) -> Result<(), String> {
     let enforced = |layer| report.layers.contains(&(layer, LayerState::Enforced));
+    let own_tree = enforced(Layer::Namespaces);
     if enforced(Layer::Landlock) {
-        canary(spec)?;
+        if own_tree {
+            root(spec)?;
+        } else {
+            canary(spec)?;
+        }
+    }
+    if own_tree {
+        alone(spec)?;
+    }
+    if enforced(Layer::NamespaceNet) {
+        unconnected()?;
     }
     if enforced(Layer::LandlockScopes) && getppid().as_raw() > 0 {
         refused(
@@ -58,15 +69,48 @@ pub(super) fn testify(
     Ok(())
 }
 
+/// In a tree of its own the planted file is not even there, and the processes around the server
+/// have no entry in `/proc`: neither pid 1, nor any number but those of the cell.
+fn alone(spec: &CellSpec) -> Result<(), String> {
+    try_canary(spec, Errno::ENOENT)?;
+    let asked = |path: &str| std::fs::metadata(path).map(drop).map_err(|e| errno(&e));
+    refused("finding pid 1", asked("/proc/1"), Errno::ENOENT)?;
+    if getppid().as_raw() == 1 && getpid().as_raw() == 2 {
+        return Ok(());
+    }
+    Err("the cell was tried and the server is not the first process of its own".to_owned())
+}
+
+/// The network has no device but loopback, and no route.
+fn unconnected() -> Result<(), String> {
+    let lines = |path: &str| -> Result<Vec<String>, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+    };
+    let mut devices = lines("/proc/self/net/dev")?.into_iter().skip(2);
+    let routes = lines("/proc/self/net/route")?.into_iter().skip(1);
+    if devices.all(|device| device.starts_with("lo:")) && routes.count() == 0 {
+        return Ok(());
+    }
+    Err("the cell was tried and its network has a way out: it does not hold".to_owned())
+}
+
 /// The planted file can neither be read nor written.
 fn canary(spec: &CellSpec) -> Result<(), String> {
-    let Some(path) = &spec.canary else {
+    if spec.canary.is_none() {
         return root(spec);
+    }
+    try_canary(spec, Errno::EACCES)
+}
+
+fn try_canary(spec: &CellSpec, expected: Errno) -> Result<(), String> {
+    let Some(path) = &spec.canary else {
+        return Ok(());
     };
     for (act, write) in [("reading", false), ("writing", true)] {
         let opened = OpenOptions::new().read(!write).write(write).open(path);
         let opened = opened.map(drop).map_err(|error| errno(&error));
-        refused(&format!("{act} {}", path.display()), opened, Errno::EACCES)?;
+        refused(&format!("{act} {}", path.display()), opened, expected)?;
     }
     Ok(())
 }
@@ -120,7 +164,12 @@ mod tests {
             canary: Some(path),
             ..CellSpec::default()
         };
-        for layer in [Layer::Landlock, Layer::LandlockScopes, Layer::Seccomp] {
+        for layer in [
+            Layer::Landlock,
+            Layer::LandlockScopes,
+            Layer::Seccomp,
+            Layer::Namespaces,
+        ] {
             let layers = vec![(layer, LayerState::Enforced)];
             let report = LayerReport {
                 landlock_abi: 6,

@@ -159,6 +159,9 @@ pub struct SharedArgs {
     /// Start although this layer cannot be enforced
     #[arg(long, value_name = "LAYER", value_parser = PossibleValuesParser::new(config::LAYERS), help_heading = CELL)]
     pub optional: Vec<String>,
+    /// Do not use this layer
+    #[arg(long, value_name = "LAYER", value_parser = PossibleValuesParser::new(config::SWITCHES), help_heading = CELL)]
+    pub off: Vec<String>,
     /// Do not start without this layer, whatever the file says
     #[arg(long, value_name = "LAYER", value_parser = PossibleValuesParser::new(config::LAYERS), help_heading = CELL)]
     pub require: Vec<String>,
@@ -341,6 +344,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         processes: shared.processes,
         require: shared.require,
         optional: shared.optional,
+        off: shared.off,
         request: policy.request_limit,
         response: policy.response_limit,
         timeout: policy.timeout,

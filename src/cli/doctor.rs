@@ -3,6 +3,7 @@
 use super::args::Format;
 use super::preflight::{Search, find};
 use super::{Exit, out};
+use crate::cell::spawn::try_namespaces;
 use crate::cell::{HostReport, Layer, probe};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -11,52 +12,72 @@ use std::process::ExitCode;
 /// What MCP servers are usually started with.
 const PROGRAMS: [&str; 7] = ["node", "npx", "npm", "python3", "uv", "pipx", "git"];
 
+/// What was found out about this host.
+struct Host {
+    floor: HostReport,
+    /// Why a server has no namespaces of its own here.
+    no_namespaces: Option<String>,
+}
+
 /// Ends with 0 when the whole floor of the cell can be enforced, else with 77.
 pub(super) fn doctor(format: Format) -> ExitCode {
-    let host = probe();
+    let host = Host {
+        floor: probe(),
+        no_namespaces: try_namespaces().err(),
+    };
     let programs: Vec<(&str, Search)> = PROGRAMS.iter().map(|name| (*name, find(name))).collect();
     let text = match format {
         Format::Human => human(&host, &programs),
         Format::Json => format!("{:#}\n", report(&host, &programs)),
     };
     let printed = out::print(&text);
-    match host.missing.is_empty() || printed != ExitCode::SUCCESS {
+    match host.floor.missing.is_empty() || printed != ExitCode::SUCCESS {
         true => printed,
         false => Exit::CELL.into(),
     }
 }
 
 /// Why this host lacks a layer.
-fn reason(host: &HostReport, layer: Layer) -> Option<&str> {
-    host.missing
+fn reason(host: &Host, layer: Layer) -> Option<&str> {
+    if Layer::DEGRADES.contains(&layer) {
+        return host.no_namespaces.as_deref();
+    }
+    host.floor
+        .missing
         .iter()
         .find(|(missing, _)| *missing == layer)
         .map(|(_, reason)| reason.as_str())
 }
 
-fn human(host: &HostReport, programs: &[(&str, Search)]) -> String {
+fn human(host: &Host, programs: &[(&str, Search)]) -> String {
     let mut text = "Host\n".to_owned();
-    let abi = match host.landlock_abi {
+    let abi = match host.floor.landlock_abi {
         0 => "absent or switched off".to_owned(),
         abi => format!("ABI {abi}"),
     };
     line(
         &mut text,
         "kernel",
-        &format!("{} ({})", host.kernel, host.arch),
+        &format!("{} ({})", host.floor.kernel, host.floor.arch),
     );
     line(&mut text, "landlock", &abi);
-    let namespaces = match host.user_namespaces {
-        true => "look available (not needed)",
-        false => "not available (not needed)",
-    };
-    line(&mut text, "user namespaces", namespaces);
 
     text.push_str("\nFloor of the cell\n");
-    for layer in Layer::ALL {
+    let floor = Layer::ALL
+        .into_iter()
+        .filter(|layer| !Layer::DEGRADES.contains(layer));
+    for layer in floor {
         match reason(host, layer) {
             None => line(&mut text, layer.name(), "can be enforced"),
             Some(reason) => line(&mut text, layer.name(), &format!("MISSING: {reason}")),
+        }
+    }
+
+    text.push_str("\nAround the floor\n");
+    for layer in Layer::DEGRADES {
+        match reason(host, layer) {
+            None => line(&mut text, layer.name(), "tried here, and held"),
+            Some(reason) => line(&mut text, layer.name(), &format!("not here: {reason}")),
         }
     }
 
@@ -69,10 +90,11 @@ fn human(host: &HostReport, programs: &[(&str, Search)]) -> String {
         };
         line(&mut text, name, &found);
     }
-    let verdict = if host.missing.is_empty() {
+    let verdict = if host.floor.missing.is_empty() {
         "The whole floor of the cell can be enforced here.\n".to_owned()
     } else {
         let flags: Vec<String> = host
+            .floor
             .missing
             .iter()
             .map(|(layer, _)| format!("--optional {}", layer.name()))
@@ -95,7 +117,7 @@ fn line(text: &mut String, name: &str, value: &str) {
     writeln!(text, "  {name:WIDTH$}  {value}").ok();
 }
 
-fn report(host: &HostReport, programs: &[(&str, Search)]) -> Value {
+fn report(host: &Host, programs: &[(&str, Search)]) -> Value {
     let layers: Vec<Value> = Layer::ALL
         .into_iter()
         .map(|layer| {
@@ -114,12 +136,12 @@ fn report(host: &HostReport, programs: &[(&str, Search)]) -> Value {
         })
         .collect();
     json!({
-        "enforceable": host.missing.is_empty(),
-        "kernel": host.kernel,
-        "architecture": host.arch,
-        "landlock_abi": host.landlock_abi,
-        "no_new_privs": host.no_new_privs,
-        "user_namespaces": host.user_namespaces,
+        "enforceable": host.floor.missing.is_empty(),
+        "kernel": host.floor.kernel,
+        "architecture": host.floor.arch,
+        "landlock_abi": host.floor.landlock_abi,
+        "no_new_privs": host.floor.no_new_privs,
+        "user_namespaces": host.no_namespaces.is_none(),
         "layers": layers,
         "programs": programs,
     })
@@ -129,15 +151,18 @@ fn report(host: &HostReport, programs: &[(&str, Search)]) -> Value {
 mod tests {
     use super::*;
 
-    fn host(missing: Vec<(Layer, String)>) -> HostReport {
-        HostReport {
+    fn host(missing: Vec<(Layer, String)>) -> Host {
+        let floor = HostReport {
             kernel: "6.12.0".to_owned(),
             arch: "x86_64",
             landlock_abi: 6,
             seccomp: true,
             no_new_privs: false,
-            user_namespaces: true,
             missing,
+        };
+        Host {
+            floor,
+            no_namespaces: Some("sysctl".to_owned()),
         }
     }
 
@@ -147,6 +172,10 @@ mod tests {
         let text = human(&host, &[("node", Search::Nowhere)]);
         assert!(
             text.contains("landlock-scopes   MISSING: needs ABI 6"),
+            "{text}"
+        );
+        assert!(
+            text.contains("namespaces        not here: sysctl"),
             "{text}"
         );
         assert!(text.contains("--optional landlock-scopes"), "{text}");

@@ -91,6 +91,9 @@ fn notable(config: &Config) -> Vec<Finding> {
             "",
         ));
     }
+    for layer in &config.cell.off {
+        all.push(note(format!("the layer `{layer}` is switched off"), ""));
+    }
     if let Some(date) = &config.server.review_by
         && let Ok(date) = date.parse::<jiff::civil::Date>()
         && date

@@ -186,9 +186,10 @@ impl Rows<'_> {
         self.list(
             "cell.require",
             &cell.require,
-            "every layer that is not optional",
+            "every layer of the floor but the optional",
         );
         self.list("cell.optional", &cell.optional, "none");
+        self.list("cell.off", &cell.off, "none");
     }
 
     fn packages(&mut self) {

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Names of the layers of the cell, as `cell.require` and `cell.optional` write them.
-pub const LAYERS: [&str; 9] = [
+pub const LAYERS: [&str; 11] = [
     "no-new-privs",
     "landlock",
     "landlock-net",
@@ -37,7 +37,12 @@ pub const LAYERS: [&str; 9] = [
     "rlimits",
     "environment",
     "descriptors",
+    "namespaces",
+    "namespace-net",
 ];
+
+/// Layers that `cell.off` can switch off.
+pub const SWITCHES: [&str; 1] = ["namespaces"];
 
 /// The JSON Schema of the configuration file, for editors; ends with a line feed.
 #[must_use]
@@ -106,6 +111,8 @@ pub struct Cell {
     pub require: Vec<String>,
     /// Layers that may be missing.
     pub optional: Vec<String>,
+    /// Layers that are not used: of [`SWITCHES`].
+    pub off: Vec<String>,
 }
 
 /// One variable of the server's environment.

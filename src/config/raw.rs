@@ -143,6 +143,8 @@ pub(super) struct Cell {
     pub(super) require: Vec<At<String>>,
     /// Layers that may be missing.
     pub(super) optional: Vec<At<String>>,
+    /// Layers that are not used: `namespaces`.
+    pub(super) off: Vec<At<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

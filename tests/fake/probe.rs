@@ -32,6 +32,8 @@ struct Targets {
     outside: PathBuf,
     /// A directory that the cell may write.
     work: PathBuf,
+    /// The name of a file in the host's `/dev/shm`.
+    shared: String,
     tcp: u16,
     udp: u16,
     unix: PathBuf,
@@ -51,6 +53,7 @@ fn main() {
     let targets = Targets {
         outside: text("outside").into(),
         work: text("work").into(),
+        shared: text("shared"),
         tcp: u16::try_from(number("tcp")).unwrap(),
         udp: u16::try_from(number("udp")).unwrap(),
         unix: text("unix").into(),
@@ -165,13 +168,27 @@ fn files(t: &Targets) -> Vec<Act> {
         read("read_our_binary", "/proc/self/../1/exe".into()),
         list("list_outside", t.outside.clone()),
         list("list_root", "/".into()),
-        list("list_tmp", "/tmp".into()),
-        list("list_dev_shm", "/dev/shm".into()),
-        act("create_in_dev_shm", "fs-write", || {
-            let path = format!("/dev/shm/probe-{}", std::process::id());
-            fs::write(&path, "x").and_then(|()| fs::remove_file(&path))
-        }),
     ];
+    // The host's own holds the directory of this test; a private one does not.
+    let planted = t.outside.file_name().unwrap().to_owned();
+    acts.push(act("list_tmp", "fs-read", move || {
+        let mut entries = fs::read_dir("/tmp")?.flatten();
+        let found = entries.any(|entry| entry.file_name() == planted);
+        if found { Ok(()) } else { refused() }
+    }));
+    // A private one may be listed and written: what counts is whether it is the host's.
+    let planted = t.shared.clone();
+    acts.push(act("list_dev_shm", "fs-read", move || {
+        let mut entries = fs::read_dir("/dev/shm")?.flatten();
+        let found = entries.any(|entry| entry.file_name() == planted.as_str());
+        if found { Ok(()) } else { refused() }
+    }));
+    let planted = t.shared.clone();
+    acts.push(act("create_in_dev_shm", "fs-write", move || {
+        let path = format!("/dev/shm/{planted}-{}", std::process::id());
+        fs::write(&path, "x").and_then(|()| fs::remove_file(&path))?;
+        fs::metadata(format!("/dev/shm/{planted}")).map(drop)
+    }));
     let (from, to) = (secret.clone(), work.clone());
     acts.push(act("read_through_symlink", "fs-read", move || {
         let link = to.join("symlink");
@@ -408,8 +425,11 @@ fn processes(t: &Targets) -> Vec<Act> {
         proc("other_cmdline", "cmdline"),
         proc("other_maps", "maps"),
         proc("other_status", "status"),
-        act("list_processes", "process", || {
-            fs::read_dir("/proc").map(drop)
+        act("list_processes", "process", move || {
+            let other = pid.to_string();
+            let mut entries = fs::read_dir("/proc")?.flatten();
+            let found = entries.any(|entry| entry.file_name() == other.as_str());
+            if found { Ok(()) } else { refused() }
         }),
         act("init_environ", "process", || {
             File::open("/proc/1/environ")?.read(&mut [0; 16]).map(drop)

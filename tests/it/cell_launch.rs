@@ -93,9 +93,18 @@ fn what_cannot_be_executed_has_the_code_of_a_shell() {
     let spec = plain(tmp.path());
     let ungranted = CellSpec {
         program: "/bin/sh".into(),
+        namespaces: false,
         ..spec
     };
     assert_eq!(refused(&ungranted).0, 126);
+    // In a file tree of the cell's own it is not there.
+    let absent = CellSpec {
+        namespaces: true,
+        ..ungranted
+    };
+    if crate::support::namespaces_work() {
+        assert_eq!(refused(&absent).0, 127);
+    }
 }
 
 #[test]

@@ -361,8 +361,9 @@ fn check_warns_of_what_run_would_stop_at() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
-      require           every layer that is not optional              default
+      require           every layer of the floor but the optional     default
       optional          seccomp                                       flag --optional
+      off               none                                          default
 
     Packages
       scripts           never run                                     default
@@ -427,6 +428,7 @@ fn check_shows_the_whole_file() {
       require           landlock                                      file, line 21
                         seccomp                                       file, line 21
       optional          landlock-scopes                               file, line 22
+      off               none                                          default
 
     Packages
       scripts           run, inside the install cell                  file, line 61
@@ -497,6 +499,7 @@ fn flags_win_over_the_file() {
                         seccomp                                       file, line 21
                         landlock-scopes                               flag --require
       optional          none                                          default
+      off               none                                          default
 
     Packages
       scripts           run, inside the install cell                  file, line 61
@@ -562,8 +565,9 @@ fn dry_run_prints_the_plan() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
-      require           every layer that is not optional              default
+      require           every layer of the floor but the optional     default
       optional          none                                          default
+      off               none                                          default
 
     Packages
       scripts           never run                                     default
@@ -672,6 +676,11 @@ fn check_as_json() {
         },
         {
           "key": "cell.optional",
+          "value": [],
+          "origin": "default"
+        },
+        {
+          "key": "cell.off",
           "value": [],
           "origin": "default"
         },
@@ -845,10 +854,13 @@ fn help_of_run() {
           --processes <N>             Largest number of processes and threads
           --optional <LAYER>          Start although this layer cannot be enforced [possible values:
                                       no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
-                                      capabilities, rlimits, environment, descriptors]
+                                      capabilities, rlimits, environment, descriptors, namespaces,
+                                      namespace-net]
+          --off <LAYER>               Do not use this layer [possible values: namespaces]
           --require <LAYER>           Do not start without this layer, whatever the file says [possible
                                       values: no-new-privs, landlock, landlock-net, landlock-scopes,
-                                      seccomp, capabilities, rlimits, environment, descriptors]
+                                      seccomp, capabilities, rlimits, environment, descriptors,
+                                      namespaces, namespace-net]
           --allow-scripts             Let install scripts of packages run, inside the install cell
 
     Policy:
@@ -1004,11 +1016,15 @@ fn doctor_tells_what_the_exit_code_tells() {
     let enforceable = report["enforceable"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(if enforceable { 0 } else { 77 }));
     let layers = report["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 9);
-    assert_eq!(
-        layers.iter().all(|layer| layer["enforceable"] == true),
-        enforceable
-    );
+    assert_eq!(layers.len(), 11);
+    let around =
+        |layer: &serde_json::Value| layer["layer"].as_str().unwrap().starts_with("namespace");
+    let mut floor = layers.iter().filter(|layer| !around(layer));
+    assert_eq!(floor.all(|layer| layer["enforceable"] == true), enforceable);
+    // Tried, and so the same as what a cell gets.
+    let inside = crate::support::namespaces_work();
+    let mut rest = layers.iter().filter(|layer| around(layer));
+    assert!(rest.all(|layer| layer["enforceable"] == inside), "{report}");
     // There, but not executable.
     assert_eq!(report["programs"]["node"], serde_json::Value::Null);
 

@@ -10,6 +10,7 @@
 mod architecture;
 mod cell_floor;
 mod cell_launch;
+mod cell_namespaces;
 mod cell_refusal;
 mod cell_runtimes;
 mod chaos;

@@ -1,6 +1,7 @@
 //! Whatever is killed, in whatever order, nothing that was started is left.
 
 use crate::rig::Rig;
+use crate::support::namespaces_work;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -43,27 +44,25 @@ fn marker() -> String {
     )
 }
 
+/// The cell as it is where the kernel gives no namespaces.
+const FLOOR: &[&str] = &["--off", "namespaces"];
+/// The best cell that this host has.
+const BEST: &[&str] = &[];
+
 impl Run {
     fn start(kind: &str, number: &str) -> Self {
+        Self::start_in(BEST, kind, number)
+    }
+
+    fn start_in(cell: &[&str], kind: &str, number: &str) -> Self {
         let (rig, marker, fake) = (Rig::new(), marker(), daemonizer());
         let fake = fake.to_str().unwrap();
-        let mut outer = command(
-            &rig,
-            &[
-                "exec",
-                "--allow-exec",
-                fake,
-                "--",
-                fake,
-                kind,
-                &marker,
-                number,
-            ],
-        )
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        let program = ["--allow-exec", fake, "--", fake, kind, &marker, number];
+        let mut outer = command(&rig, &[&["exec"], cell, &program].concat())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdout = BufReader::new(outer.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -90,8 +89,15 @@ impl Run {
 
     fn main_pid(&self) -> i32 {
         let spawner = self.spawner_pid();
-        let main = |p: &i32| parent(*p) == Some(spawner) && words(*p).contains("daemons");
+        let started = |p: i32| parent(p) == Some(spawner) || is_launcher(parent(p).unwrap_or(0));
+        let main = |p: &i32| started(*p) && words(*p).contains("daemons");
         pids(&self.marker).into_iter().find(main).unwrap()
+    }
+
+    /// Our processes between the spawner and the server: pid 1 of the cell and the launcher.
+    fn between(&self) -> Vec<i32> {
+        let above = |pid: &i32| parent(*pid).filter(|p| is_launcher(*p));
+        std::iter::successors(above(&self.main_pid()), above).collect()
     }
 
     /// Waits until no process with the marker lives; how long that took.
@@ -129,6 +135,10 @@ fn words(pid: i32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
+fn is_launcher(pid: i32) -> bool {
+    words(pid).contains(" __cell ")
+}
+
 /// Living processes: a zombie has no command line.
 fn pids(marker: &str) -> Vec<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
@@ -155,18 +165,27 @@ fn kill(pid: i32) {
 
 #[test]
 fn kill_9_of_any_one_process_ends_all_and_cleans_up() {
-    for victim in ["outer", "spawner", "main"] {
-        let mut run = Run::start("daemons", "0");
-        // Message process, spawner, main, three helpers.
-        assert_eq!(pids(&run.marker).len(), 6);
-        kill(match victim {
-            "outer" => run.outer_pid(),
-            "spawner" => run.spawner_pid(),
-            _ => run.main_pid(),
-        });
-        let took = run.gone();
-        println!("killed {victim}: all gone after {took:?}");
-        assert_eq!(run.directories(), 0, "killed {victim}");
+    for cell in [BEST, FLOOR] {
+        for victim in ["outer", "spawner", "main", "init", "launcher"] {
+            let mut run = Run::start_in(cell, "daemons", "0");
+            // Message process, spawner, main, three helpers.
+            assert_eq!(pids(&run.marker).len(), 6);
+            let between = run.between();
+            let inside = cell == BEST && namespaces_work();
+            assert_eq!(between.len(), if inside { 2 } else { 0 });
+            kill(match (victim, between.as_slice()) {
+                ("outer", _) => run.outer_pid(),
+                ("spawner", _) => run.spawner_pid(),
+                ("init", [init, _]) => *init,
+                ("launcher", [_, launcher]) => *launcher,
+                _ => run.main_pid(),
+            });
+            let took = run.gone();
+            println!("killed {victim}: all gone after {took:?}");
+            assert_eq!(run.directories(), 0, "killed {victim}");
+            let left: Vec<i32> = between.into_iter().filter(|p| is_launcher(*p)).collect();
+            assert!(left.is_empty(), "killed {victim}, left {left:?}");
+        }
     }
 }
 
@@ -190,11 +209,22 @@ fn kill_9_of_two_processes_in_any_order_ends_all() {
     }
 }
 
-/// The one case that needs namespaces to be complete: the server goes with us, what it detached
-/// before may stay. The next run removes the directory.
+/// The one case that needs namespaces to be complete. On the floor the server goes with us, and what
+/// it detached before may stay. The next run removes the directory.
 #[test]
 fn kill_9_of_both_of_ours_at_once_still_ends_the_server() {
-    let mut run = Run::start("daemons", "0");
+    both_at_once(FLOOR, false);
+}
+
+#[test]
+fn in_a_pid_namespace_kill_9_of_both_of_ours_at_once_ends_all() {
+    if namespaces_work() {
+        both_at_once(BEST, true);
+    }
+}
+
+fn both_at_once(cell: &[&str], whole: bool) {
+    let mut run = Run::start_in(cell, "daemons", "0");
     let (outer, spawner, main) = (run.outer_pid(), run.spawner_pid(), run.main_pid());
     // The message process cannot act while it is stopped, so this is as good as the same moment.
     let stop = rustix::process::Pid::from_raw(outer).unwrap();
@@ -206,7 +236,9 @@ fn kill_9_of_both_of_ours_at_once_still_ends_the_server() {
         assert!(begin.elapsed() < PATIENCE, "the server outlived both");
         std::thread::sleep(Duration::from_millis(2));
     }
-    pids(&run.marker).into_iter().for_each(kill);
+    if !whole {
+        pids(&run.marker).into_iter().for_each(kill);
+    }
     run.gone();
     assert_eq!(run.directories(), 1);
     let next = command(&run.rig, &["exec", "--", "true"]).status().unwrap();

@@ -1,6 +1,6 @@
 //! What several behaviours need: the built programs, a cell to run them in, and honest skips.
 
-use cofferdam::cell::{CellSpec, LaunchMessage, plan, seal_spec};
+use cofferdam::cell::{CellSpec, LaunchMessage, Layer, LayerState, plan, seal_spec};
 use cofferdam::config::Cell;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::Read;
@@ -136,6 +136,30 @@ pub(crate) fn bare(program: &Path, args: &[&str]) -> String {
         child
     };
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// Whether cells have namespaces of their own on this host; a host without them is named.
+pub(crate) fn namespaces_work() -> bool {
+    let ended = run(&Cell::default(), &["true"]);
+    let inside = match ended.messages.first() {
+        Some(LaunchMessage::Entered(report)) => report
+            .layers
+            .contains(&(Layer::Namespaces, LayerState::Enforced)),
+        _ => panic!("no cell: {ended:?}"),
+    };
+    if !inside {
+        skip("cell.namespaces", &format!("{:?}", ended.messages));
+    }
+    inside
+}
+
+/// What a program hears of a file that its cell does not grant.
+pub(crate) fn refusal_word() -> &'static str {
+    if namespaces_work() {
+        "ENOENT"
+    } else {
+        "EACCES"
+    }
 }
 
 /// Plans a cell with our own environment and runs it.

@@ -25,6 +25,7 @@ impl Planner<'_> {
         // A file that is not readable, or not one of this architecture, is the kernel's to judge.
         let needs = elf::needs(&real).ok().flatten().unwrap_or_default();
         self.spec.execute.extend(needs.loader);
+        self.spec.names.push(path.to_owned());
         let libraries = needs.libraries.into_iter();
         let libraries = libraries.filter(|dir| dir.is_dir() && !self.host.too_wide(dir));
         self.spec.read.extend(libraries.collect::<Vec<_>>());
@@ -50,6 +51,7 @@ impl Planner<'_> {
                 if path.is_dir() && !self.host.too_wide(&path) {
                     self.spec.read.push(path.clone());
                 }
+                self.spec.names.push(path.clone());
                 if path.exists() {
                     self.spec
                         .read
@@ -119,6 +121,7 @@ impl Planner<'_> {
 
     pub(super) fn grant_program(&mut self, path: &Path) -> Result<(), PlanError> {
         let chain = command::resolve(&self.host, &[utf8(path)?])?;
+        self.spec.names.push(path.to_owned());
         for script in &chain.scripts {
             self.spec
                 .execute

@@ -72,6 +72,7 @@ impl<'a> Planner<'a> {
         }
         let command = uv.as_ref().map_or(command, |run| &run.command);
         let mut program = command::resolve(&self.host, command)?;
+        self.spec.names.extend(program.scripts.iter().cloned());
         let preset = self
             .config
             .preset
@@ -170,7 +171,11 @@ impl<'a> Planner<'a> {
             layers.collect::<Result<Vec<_>, _>>()
         };
         let required = named(&self.config.require)?;
-        let optional = named(&self.config.optional)?.into_iter();
+        let off = named(&self.config.off)?;
+        self.spec.namespaces = !off.contains(&Layer::Namespaces);
+        let optional = named(&self.config.optional)?
+            .into_iter()
+            .chain(Layer::DEGRADES);
         self.spec.optional = optional.filter(|layer| !required.contains(layer)).collect();
         Ok(())
     }
@@ -241,6 +246,7 @@ impl<'a> Planner<'a> {
             &mut self.spec.read,
             &mut self.spec.write,
             &mut self.spec.execute,
+            &mut self.spec.names,
         ] {
             // By bytes: to compare paths part by part takes longer than a grant twice would.
             let mut seen = BTreeSet::new();

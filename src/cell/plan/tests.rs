@@ -113,7 +113,8 @@ fn the_operator_may_name_anything_but_hears_about_it() {
     assert_eq!(value(&spec, "ABSENT"), None);
     assert_eq!(value(&spec, "HOME"), Some("/elsewhere"));
     assert_eq!((spec.memory, spec.processes), (Some(1 << 30), Some(8)));
-    assert_eq!(spec.optional, [Layer::LandlockNet]);
+    let [net, own, own_net] = [Layer::LandlockNet, Layer::Namespaces, Layer::NamespaceNet];
+    assert_eq!(spec.optional, [net, own, own_net]);
     assert_eq!(spec.canary, None, "a granted root covers it");
     let about_root = usize::from(nix::unistd::getuid().is_root());
     assert_eq!(spec.warnings.len(), 2 + about_root, "{:?}", spec.warnings);

@@ -117,6 +117,16 @@ impl Launched {
         self.status.is_some().then_some(self.deadline)
     }
 
+    /// Listens to the end: what was entered, if anything was.
+    pub(super) fn entered(mut self) -> Option<LayerReport> {
+        let mut heard = Vec::new();
+        let status = self.status.take()?;
+        rustix::io::ioctl_fionbio(&status, false).ok()?;
+        let limit = u64::try_from(2 * MESSAGE_LIMIT).ok()?;
+        status.take(limit).read_to_end(&mut heard).ok()?;
+        entry(&heard)
+    }
+
     /// Reads what there is; the verdict once the launcher closed its end (by executing the server
     /// or by ending). `ended` says that it is dead, so that there is nothing to wait for.
     pub(super) fn listen(&mut self, ended: bool) -> Option<Verdict> {
@@ -142,6 +152,17 @@ impl Launched {
         self.status = None;
         Some(judge(&std::mem::take(&mut self.heard)))
     }
+}
+
+/// What the launcher entered, also when it could not execute the program after that.
+fn entry(heard: &[u8]) -> Option<LayerReport> {
+    heard.split(|&b| b == b'\n').find_map(|line| {
+        let message = LaunchMessage::decode(line).ok()?;
+        match message {
+            LaunchMessage::Entered(report) => Some(report),
+            LaunchMessage::Failed(_) => None,
+        }
+    })
 }
 
 /// Reads the launcher's lines: `Entered` alone means that the server's program runs.
@@ -448,6 +469,13 @@ mod tests {
         assert_eq!(judge(b"").unwrap_err().code, 70);
         assert_eq!(judge(b"{\"entered\":").unwrap_err().code, 70);
         assert_eq!(judge(&failed(77)).unwrap_err().code, 77);
+        assert_eq!(
+            entry(&[entered(), failed(127)].concat())
+                .unwrap()
+                .landlock_abi,
+            7
+        );
+        assert_eq!(entry(&failed(77)), None);
         // The layers were in force, then the execution itself failed.
         assert_eq!(
             judge(&[entered(), failed(127)].concat()).unwrap_err().code,

@@ -29,9 +29,11 @@ mod signals;
 mod stdio;
 pub mod tempdir;
 pub mod tree;
+mod trial;
 
 pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
 pub use client::{SpawnError, Spawner};
 pub use protocol::{Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
 pub use server::{Ended, Planned, Planner, serve};
 pub use stdio::{Terminals, adopt};
+pub use trial::try_namespaces;

@@ -4,7 +4,7 @@ use super::{Builder, Overrides, place_of};
 use crate::config::diagnose::{self, Place, Problem};
 use crate::config::entries::{self, EntryError};
 use crate::config::origin::Origin;
-use crate::config::{ByteSize, Cell, EnvRule, LAYERS, raw};
+use crate::config::{ByteSize, Cell, EnvRule, LAYERS, SWITCHES, raw};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -47,6 +47,16 @@ impl Builder<'_> {
             FromStr::from_str,
         );
         let (require, optional) = self.layers(raw, flags);
+        let off = self.list("cell.off", &raw.off, &flags.off, "--off", switch);
+        self.apart("cell.require", &raw.require, "cell.off", &raw.off);
+        for layer in off.iter().filter(|layer| require.contains(layer)) {
+            if flags.off.contains(layer) || flags.require.contains(layer) {
+                self.problems.push(Problem::new(
+                    Place::Flag("--off"),
+                    format!("the layer `{layer}` is both required and switched off"),
+                ));
+            }
+        }
         Cell {
             preset,
             read,
@@ -58,6 +68,7 @@ impl Builder<'_> {
             processes,
             require,
             optional,
+            off,
         }
     }
 
@@ -181,6 +192,18 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// A layer that can be switched off, by its name.
+fn switch(text: &str) -> Result<String, EntryError> {
+    let name = layer(text)?;
+    if SWITCHES.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    Err(EntryError::new(
+        format!("the layer `{name}` cannot be switched off"),
+        "list it in cell.optional to start where the host lacks it",
+    ))
 }
 
 /// A layer of the cell by its name.

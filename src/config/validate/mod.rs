@@ -37,6 +37,7 @@ pub struct Overrides {
     pub processes: Option<u64>,
     pub require: Vec<String>,
     pub optional: Vec<String>,
+    pub off: Vec<String>,
     pub request: Option<ByteSize>,
     pub response: Option<ByteSize>,
     pub timeout: Option<TimeSpan>,

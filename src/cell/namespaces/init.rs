@@ -1,0 +1,96 @@
+//! Pid 1 of a cell: prepares what is inside, starts the server, and is the whole tree's end.
+//!
+//! The kernel kills every process of a pid namespace when its first one ends
+//! (`pid_namespaces(7)`), however that one ended. Signals from inside reach it only where it asks
+//! for them, SIGKILL not at all.
+
+use super::{Entry, FAILED, HOST_NAME, Plan, READY, loopback, relayed, tell_end, view, withdraw};
+use crate::cell::sys;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::process::{WaitOptions, WaitStatus, wait};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+/// Runs as pid 1. The process that becomes the server returns too, as [`Entry::Inside`].
+pub(super) fn run(plan: &Plan<'_>, mut link: UnixStream, status: File) -> Entry {
+    let started = prepare(plan, &link).and_then(|()| {
+        sys::fork_into(CloneFlags::empty()).map_err(|error| format!("fork: {}", error.desc()))
+    });
+    match started {
+        Ok(None) => {
+            let own = plan.layout.own();
+            Entry::Inside { status, own }
+        }
+        Ok(Some(server)) => {
+            drop(status);
+            drop(link.write_all(&[READY]));
+            withdraw();
+            serve(server, &mut link);
+            Entry::Watched(ExitCode::SUCCESS)
+        }
+        Err(reason) => {
+            let words = [&[FAILED], reason.as_bytes()].concat();
+            drop(link.write_all(&words));
+            Entry::Watched(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn prepare(plan: &Plan<'_>, link: &UnixStream) -> Result<(), String> {
+    let failed =
+        |doing: &'static str| move |error: nix::errno::Errno| format!("{doing}: {}", error.desc());
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("parent-death signal"))?;
+    // The parent has no number in here, so getppid(2) cannot tell whether it died before we asked.
+    // It holds the only other end of this socket, which it loses before its children are told.
+    let mut fds = [PollFd::new(link.as_fd(), PollFlags::empty())];
+    if poll(&mut fds, PollTimeout::ZERO) != Ok(0) {
+        return Err("the launcher died".to_owned());
+    }
+    map("setgroups", "deny".to_owned())?;
+    map("uid_map", format!("{0} {0} 1\n", plan.user))?;
+    map("gid_map", format!("{0} {0} 1\n", plan.group))?;
+    nix::unistd::sethostname(HOST_NAME).map_err(failed("host name"))?;
+    if plan.own_network {
+        loopback::raise().map_err(failed("loopback"))?;
+    }
+    view::build(&plan.layout).map_err(|error| error.to_string())
+}
+
+/// One identity, mapped to itself, so that the uid stays what it is (`user_namespaces(7)`). Without
+/// CAP_SETGID outside, the groups can only be mapped once nobody inside can drop one.
+fn map(file: &str, text: String) -> Result<(), String> {
+    std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| format!("{file}: {error}"))
+}
+
+/// Reaps whatever ends, relays whatever comes, until the server has ended.
+fn serve(server: Pid, link: &mut UnixStream) {
+    let signals = relayed();
+    loop {
+        match reap(server) {
+            Some(end) => return tell_end(link, end),
+            None => match signals.wait() {
+                Ok(Signal::SIGCHLD) | Err(_) => {}
+                Ok(signal) => kill(server, signal).unwrap_or(()),
+            },
+        }
+    }
+}
+
+fn reap(server: Pid) -> Option<WaitStatus> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, end))) if pid.as_raw_nonzero().get() == server.as_raw() => {
+                return Some(end);
+            }
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
