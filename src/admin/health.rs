@@ -31,6 +31,8 @@ pub struct Facts {
     pub review_by: Option<String>,
     pub policy: String,
     pub cell: LayerReport,
+    /// What confines the message process itself.
+    pub own: LayerReport,
     pub pid: Option<i32>,
 }
 
@@ -122,18 +124,6 @@ impl Health {
             1 => "serving",
             _ => "draining",
         };
-        let layers: serde_json::Map<String, Value> = facts
-            .cell
-            .layers
-            .iter()
-            .map(|(layer, state)| {
-                let state = match state {
-                    LayerState::Enforced => json!("enforced"),
-                    LayerState::Missing(why) => json!({ "missing": why }),
-                };
-                (layer.name().to_owned(), state)
-            })
-            .collect();
         json!({
             "status": if live && self.ready() { "ok" } else { "unavailable" },
             "live": live,
@@ -143,9 +133,21 @@ impl Health {
             "transport": "stdio",
             "identity": "the process that started us",
             "policy": facts.policy,
-            "cell": { "landlock_abi": facts.cell.landlock_abi, "layers": layers },
+            "cell": { "landlock_abi": facts.cell.landlock_abi, "layers": layers(&facts.cell) },
+            "self": { "layers": layers(&facts.own) },
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
+}
+
+fn layers(report: &LayerReport) -> Value {
+    let states = report.layers.iter().map(|(layer, state)| {
+        let state = match state {
+            LayerState::Enforced => json!("enforced"),
+            LayerState::Missing(why) => json!({ "missing": why }),
+        };
+        (layer.name().to_owned(), state)
+    });
+    Value::Object(states.collect())
 }

@@ -7,4 +7,4 @@ mod health;
 mod server;
 
 pub use health::{Facts, Health, Phase};
-pub use server::{AdminError, Server};
+pub use server::{AdminError, Server, remove_socket};

@@ -9,13 +9,16 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,71 +46,84 @@ pub enum AdminError {
     Start { source: io::Error },
 }
 
-/// A running admin listener; dropping it removes its socket file.
+/// A listener with all that it will need, from before the process gave up the power to open it.
 #[derive(Debug)]
 pub struct Server {
     /// What it listens on, with the port that the kernel chose for port 0.
     pub address: String,
-    socket: Option<PathBuf>,
+    listener: Listener,
+    runtime: tokio::runtime::Runtime,
 }
 
+#[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Server {
-    /// Listens, then serves on a thread of its own until the process ends.
+    /// Listens; nobody is answered yet.
     ///
     /// # Errors
-    /// When the address is in use or not ours, or no thread can be made.
-    pub fn start(
-        address: &AdminAddr,
-        health: Arc<Health>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, AdminError> {
+    /// When the address is in use or not ours.
+    pub fn listen(address: &AdminAddr) -> Result<Self, AdminError> {
         let named = |source| AdminError::Listen {
             address: address.to_string(),
             source,
         };
-        let (listener, bound, socket) = match address {
+        let (listener, address) = match address {
             AdminAddr::Tcp(address) => {
                 let listener = TcpListener::bind(address).map_err(named)?;
                 listener.set_nonblocking(true).map_err(named)?;
                 let bound = listener.local_addr().map_err(named)?.to_string();
-                (Listener::Tcp(listener), bound, None)
+                (Listener::Tcp(listener), bound)
             }
             AdminAddr::Unix(path) => {
                 let listener = listen_unix(path).map_err(named)?;
-                (
-                    Listener::Unix(listener),
-                    format!("unix:{}", path.display()),
-                    Some(path.clone()),
-                )
+                (Listener::Unix(listener), format!("unix:{}", path.display()))
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|source| AdminError::Start { source })?;
+        Ok(Self {
+            address,
+            listener,
+            runtime,
+        })
+    }
+
+    /// Serves on a thread of its own until the process ends.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn serve(self, health: Arc<Health>, metrics: Arc<Metrics>) -> Result<(), AdminError> {
+        let Self {
+            listener, runtime, ..
+        } = self;
         std::thread::Builder::new()
             .name("admin".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || runtime.block_on(serve(listener, health, metrics)))
             .map_err(|source| AdminError::Start { source })?;
-        Ok(Self {
-            address: bound,
-            socket,
-        })
+        Ok(())
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(path) = &self.socket {
-            // Gone already is as good.
-            drop(fs::remove_file(path));
-        }
+/// Removes the socket file at `path` if the process `owner` listens on it, which cannot do it by
+/// itself once it is caged. One that is left by an owner who died is replaced by the next listener.
+pub fn remove_socket(path: &Path, owner: i32) {
+    let listens = || -> nix::Result<i32> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let asked = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(asked.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // The credentials are those from when the other side began to listen (unix(7)).
+        Ok(getsockopt(&asked, PeerCredentials)?.pid())
+    };
+    if listens() == Ok(owner) {
+        // Gone already is as good.
+        drop(fs::remove_file(path));
     }
 }
 
@@ -314,10 +330,12 @@ mod tests {
     use std::net::TcpStream;
 
     /// An admin listener with an event loop that answers beats until the test ends.
-    fn start(address: &AdminAddr) -> (Server, Arc<Health>) {
+    fn start(address: &AdminAddr) -> (String, Arc<Health>) {
         let health = Arc::new(Health::new(Facts::default()).unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let server = Server::start(address, Arc::clone(&health), metrics).unwrap();
+        let server = Server::listen(address).unwrap();
+        let bound = server.address.clone();
+        server.serve(Arc::clone(&health), metrics).unwrap();
         let loop_side = Arc::clone(&health);
         std::thread::spawn(move || {
             loop {
@@ -326,7 +344,7 @@ mod tests {
                 loop_side.beat();
             }
         });
-        (server, health)
+        (bound, health)
     }
 
     fn ask(address: &str, request: &str) -> String {
@@ -347,13 +365,13 @@ mod tests {
     #[test]
     fn live_and_ready_are_told_apart() {
         let (server, health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
-        assert!(get(&server.address, "/health/live").starts_with("HTTP/1.1 200"));
-        assert!(get(&server.address, "/health/ready").starts_with("HTTP/1.1 503"));
+        assert!(get(&server, "/health/live").starts_with("HTTP/1.1 200"));
+        assert!(get(&server, "/health/ready").starts_with("HTTP/1.1 503"));
         health.enter(Phase::Serving);
-        assert!(get(&server.address, "/health/ready").starts_with("HTTP/1.1 200"));
-        let summary = get(&server.address, "/health");
+        assert!(get(&server, "/health/ready").starts_with("HTTP/1.1 200"));
+        let summary = get(&server, "/health");
         assert!(summary.contains("\"phase\": \"serving\""), "{summary}");
-        assert!(get(&server.address, "/metrics").contains("cofferdam_build_info"));
+        assert!(get(&server, "/metrics").contains("cofferdam_build_info"));
     }
 
     #[test]
@@ -362,8 +380,10 @@ mod tests {
         health.enter(Phase::Serving);
         let metrics = Arc::new(Metrics::new().unwrap());
         let address = AdminAddr::Tcp("127.0.0.1:0".parse().unwrap());
-        let server = Server::start(&address, health, metrics).unwrap();
-        assert!(get(&server.address, "/health/live").starts_with("HTTP/1.1 503"));
+        let server = Server::listen(&address).unwrap();
+        let bound = server.address.clone();
+        server.serve(health, metrics).unwrap();
+        assert!(get(&bound, "/health/live").starts_with("HTTP/1.1 503"));
     }
 
     #[test]
@@ -375,7 +395,7 @@ mod tests {
             "X: y",
         ] {
             let request = format!("GET /metrics HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n");
-            let answer = ask(&server.address, &request);
+            let answer = ask(&server, &request);
             assert!(!answer.starts_with("HTTP/1.1 200"), "{head}: {answer}");
             assert!(!answer.contains("cofferdam_build_info"), "{head}: {answer}");
         }
@@ -383,10 +403,10 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named() {
-        let (server, health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
-        let again = AdminAddr::Tcp(server.address.parse().unwrap());
-        let error = Server::start(&again, health, Arc::new(Metrics::new().unwrap())).unwrap_err();
-        assert!(error.to_string().contains(&server.address), "{error}");
+        let (address, _health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
+        let again = AdminAddr::Tcp(address.parse().unwrap());
+        let error = Server::listen(&again).unwrap_err();
+        assert!(error.to_string().contains(&address), "{error}");
     }
 
     #[test]
@@ -395,7 +415,7 @@ mod tests {
         let path = dir.path().join("run/admin.sock");
         fs::create_dir(dir.path().join("run")).unwrap();
         drop(UnixListener::bind(&path).unwrap());
-        let (server, health) = start(&AdminAddr::Unix(path.clone()));
+        let (_, _health) = start(&AdminAddr::Unix(path.clone()));
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -407,13 +427,15 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        let taken = Server::start(
-            &AdminAddr::Unix(path.clone()),
-            health,
-            Arc::new(Metrics::new().unwrap()),
-        );
+        let taken = Server::listen(&AdminAddr::Unix(path.clone()));
         assert!(taken.is_err());
-        drop(server);
+        let us = std::process::id().try_into().unwrap();
+        remove_socket(&path, 1);
+        assert!(path.exists(), "it is not that of process 1");
+        remove_socket(&path, us);
         assert!(!path.exists());
+        fs::write(&path, "x").unwrap();
+        remove_socket(&path, us);
+        assert!(path.exists(), "a file is no socket");
     }
 }

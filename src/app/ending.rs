@@ -97,7 +97,7 @@ impl Loop {
         }
         self.client_in = None;
         // Our copy was one of two; the other is the process's own stdin.
-        if let Ok(nothing) = std::fs::File::open("/dev/null") {
+        if let Some(nothing) = &self.nothing {
             _ = nix::unistd::dup2_stdin(nothing);
         }
         self.answer_in_its_place(&mut out, true);

@@ -1,6 +1,7 @@
 //! The only place that wires everything.
 //!
-//! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the loop.
+//! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the cage around
+//! ourselves, the loop.
 
 mod drain;
 mod ending;
@@ -18,12 +19,14 @@ pub use spawner::spawner;
 use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};
 use crate::cell::spawn::{Mode, SpawnError, Spawner};
+use crate::cell::{self, LayerReport, LayerState};
 use crate::config::{Config, EnvRule};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::proxy::Session;
 use crate::secret::{Secret, looks_secret};
 use crate::telemetry::Metrics;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use stdio::{Loop, LoopError};
@@ -77,6 +80,7 @@ impl Error {
 /// is the result.
 pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let begun = Instant::now();
+    cell::close_inherited().map_err(|error| Error::Internal(format!("close_range: {error}")))?;
     let mut spawner =
         Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;
     spawner
@@ -91,15 +95,12 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let metrics = Metrics::new().map_err(|error| Error::Internal(error.to_string()))?;
     metrics.policy(policy.digest());
     let metrics = Arc::new(metrics);
-    let path = config.audit.enabled.then(|| {
-        config
-            .audit
-            .file
-            .clone()
-            .unwrap_or_else(|| config.state_dir.join("audit.jsonl"))
-    });
-    let audit = Log::open(path.as_deref(), &config.server.name, policy.digest())
-        .map_err(|source| Error::Audit { source })?;
+    let audit = Log::open(
+        audit_path(&config).as_deref(),
+        &config.server.name,
+        policy.digest(),
+    )
+    .map_err(|source| Error::Audit { source })?;
     let facts = Facts {
         server: config.server.name.clone(),
         owner: config.server.owner.clone(),
@@ -110,18 +111,38 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let health = Health::new(facts).map_err(|error| Error::Internal(error.to_string()))?;
     let health = Arc::new(health);
     let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
-    let admin = config.admin.as_ref().map(|address| {
-        admin::Server::start(address, Arc::clone(&health), Arc::clone(&metrics))
-            .inspect(|server| tracing::info!("health and metrics on {}", server.address))
-    });
-    let _admin = admin
-        .transpose()
-        .map_err(|source| Error::Admin { source })?;
-
+    let refused = |source| Error::Admin { source };
+    let admin = config.admin.as_ref().map(admin::Server::listen);
+    let admin = admin.transpose().map_err(refused)?;
     let failed = |source: LoopError| Error::Internal(source.to_string());
-    Loop::new(config, session, spawner, health, metrics, begun)
-        .and_then(Loop::run)
-        .map_err(failed)
+    let (seen, counted) = (Arc::clone(&health), Arc::clone(&metrics));
+    let pump = Loop::new(config, session, spawner, health, metrics, begun).map_err(failed)?;
+
+    // From here on nothing is opened and no process started; a thread that is started is caged too.
+    show(cell::confine(), &seen, &counted);
+    if let Some(server) = admin {
+        tracing::info!("health and metrics on {}", server.address);
+        server.serve(seen, counted).map_err(refused)?;
+    }
+    pump.run().map_err(failed)
+}
+
+/// Where the audit log is, if there is one.
+fn audit_path(config: &Config) -> Option<PathBuf> {
+    let named = || config.audit.file.clone();
+    let file = || named().unwrap_or_else(|| config.state_dir.join("audit.jsonl"));
+    config.audit.enabled.then(file)
+}
+
+/// Says what confines this process, and what does not.
+fn show(own: LayerReport, health: &Health, metrics: &Metrics) {
+    for (layer, state) in &own.layers {
+        metrics.own_layer(layer.name(), matches!(state, LayerState::Enforced));
+        if let LayerState::Missing(why) = state {
+            tracing::warn!("cofferdam itself runs without {}: {why}", layer.name());
+        }
+    }
+    health.update(|facts| facts.own = own);
 }
 
 /// The secrets that this server (or its installation) is given: what the scrubber looks for exactly.

@@ -1,21 +1,36 @@
-//! `__spawn`: from the spawner's own reading of the configuration to its loop.
+//! `__spawn`: from the spawner's own reading of the configuration to its loop, below its guardian.
 
+use super::audit_path;
+use crate::admin;
+use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
-use crate::cell::spawn::{Ended, Facts, Mode, Planned, StartError, Watch, adopt, serve};
+use crate::cell::spawn::{
+    Duties, Ended, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard, serve,
+};
 use crate::cell::{CellSpec, Layer};
-use crate::config::Config;
+use crate::config::{AdminAddr, Config};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Serves the message process at the other end of descriptor `control` until it is gone.
 #[must_use]
 pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
-    let mut planner = |tmp: &Path, watch: &mut Watch<'_>| plan(config, tmp, watch);
-    let ended = adopt(control).and_then(|control| serve(control, mode, &mut planner));
+    let ended = match adopt(control).and_then(guard) {
+        Ok(Role::Guardian { code, parent }) => {
+            if let (Mode::Run, Some(AdminAddr::Unix(path)), Some(parent)) =
+                (mode, &config.admin, parent)
+            {
+                admin::remove_socket(path, parent.as_raw_nonzero().get());
+            }
+            return ExitCode::from(code);
+        }
+        Ok(Role::Spawner(control)) => serve(control, mode, &mut Office { config }),
+        Err(error) => Err(error),
+    };
     let complaint = match ended {
         Ok(Ended::Closed) => return ExitCode::SUCCESS,
         Ok(Ended::Malformed(error)) => format!("the message process sent nonsense: {error}"),
@@ -24,6 +39,23 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
     };
     say(&complaint);
     ExitCode::from(70)
+}
+
+/// The configuration as the spawner has read it.
+struct Office<'a> {
+    config: &'a Config,
+}
+
+impl Duties for Office<'_> {
+    fn plan(&mut self, directory: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
+        plan(self.config, directory, watch)
+    }
+
+    fn rotate(&mut self) -> io::Result<(OwnedFd, u64)> {
+        let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no audit log");
+        let (file, size) = audit::rotate(&audit_path(self.config).ok_or_else(none)?)?;
+        Ok((file.into(), size))
+    }
 }
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.

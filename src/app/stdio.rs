@@ -23,6 +23,7 @@ use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub(super) struct Loop {
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
     pub(super) begun: Instant,
+    /// What takes the place of stdin at the end: by then nothing can be opened.
+    pub(super) nothing: Option<File>,
 }
 
 impl Loop {
@@ -113,6 +116,7 @@ impl Loop {
             hung_up: false,
             rest_at: None,
             begun,
+            nothing: File::open("/dev/null").ok(),
         })
     }
 
@@ -322,6 +326,11 @@ impl Loop {
         }
         self.session.tally().publish();
         self.session.audit().flush();
+        if self.session.audit().wants_rotation()
+            && let Err(error) = self.spawner.rotate()
+        {
+            self.session.audit().replace(Err(error.to_string()));
+        }
         let (records, lost) = self.session.audit().counts();
         self.metrics
             .audit_records
@@ -410,6 +419,10 @@ impl Loop {
                 } => {
                     return Ok(Some(self.end(exit, &cause, limit.as_deref())));
                 }
+                Event::Rotated { log } => {
+                    let log = log.map(|(file, size)| (file.into(), size));
+                    self.session.audit().replace(log);
+                }
                 Event::Failed {
                     exit_code, message, ..
                 } => {
@@ -435,11 +448,7 @@ impl Loop {
                 doing: "use the server's pipes",
                 source: io::ErrorKind::InvalidData.into(),
             })?;
-        let stdin = Outlet::new(stdin).map_err(|source| LoopError::System {
-            doing: "use the server's stdin",
-            source,
-        })?;
-        self.server_in = Some(stdin);
+        self.server_in = Some(Outlet::exclusive(stdin));
         self.server_out = Some(stdout);
         self.seldom
             .watch_stderr(stderr.as_fd())

@@ -5,12 +5,16 @@
 //! crash loses at most that long. Two instances of one
 //! server may share the file: every write is whole lines with `O_APPEND`, and only the holder of the
 //! lock rotates.
+//!
+//! The process that writes the log may be caged and open no path. So it only says that the log
+//! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
+//! file [in](Log::replace).
 
 use super::record::{Context, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +28,8 @@ const GATHER: usize = 1024 * 1024;
 const REST: usize = 8 * 1024;
 /// Size at which the file is rotated.
 const ROTATE_AT: u64 = 32 * 1024 * 1024;
+/// After a rotation that failed, it is tried again when so much more has been written.
+const RETRY_AFTER: u64 = 1024 * 1024;
 /// Rotated files that are kept.
 const KEEP: u32 = 4;
 
@@ -54,6 +60,8 @@ struct Target {
     path: PathBuf,
     file: File,
     size: u64,
+    /// Size at which a rotation is asked for; none while one is under way.
+    rotate_at: Option<u64>,
 }
 
 impl Log {
@@ -119,6 +127,37 @@ impl Log {
         self.context.set_clock();
     }
 
+    /// True, once, when the file is to be rotated: [`Log::replace`] must follow.
+    pub fn wants_rotation(&mut self) -> bool {
+        let Some(target) = &mut self.target else {
+            return false;
+        };
+        let due = target.rotate_at.is_some_and(|limit| target.size >= limit);
+        if due {
+            target.rotate_at = None;
+        }
+        due
+    }
+
+    /// Goes on in a file that [`rotate`] made, of `size` bytes; or in the old one, when there is none.
+    pub fn replace(&mut self, made: Result<(File, u64), String>) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        match made {
+            Ok((file, size)) => {
+                target.file = file;
+                target.size = size;
+                target.rotate_at = Some(ROTATE_AT.max(size.saturating_add(RETRY_AFTER)));
+            }
+            Err(reason) => {
+                let path = target.path.display();
+                tracing::error!("the audit log {path} cannot be rotated: {reason}");
+                target.rotate_at = Some(target.size.saturating_add(RETRY_AFTER));
+            }
+        }
+    }
+
     /// For when nothing has happened for a while: gives the memory of a burst back.
     pub fn shrink(&mut self) {
         self.gathered.shrink_to(REST);
@@ -146,13 +185,7 @@ impl Target {
                     .mode(0o700)
                     .create(directory)?;
             }
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(path)?;
-            let size = file.metadata()?.len();
-            Ok((file, size))
+            append_to(path)
         };
         let (file, size) = attempt().map_err(|source| AuditError::Open {
             path: path.to_owned(),
@@ -162,57 +195,60 @@ impl Target {
             path: path.to_owned(),
             file,
             size,
+            rotate_at: Some(ROTATE_AT),
         })
     }
 
     fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
-        if self.size.saturating_add(lines.len() as u64) > ROTATE_AT {
-            self.rotate()?;
-        }
         self.file.write_all(lines)?;
         self.size += lines.len() as u64;
         Ok(())
     }
+}
 
-    /// Moves the file aside, unless another instance has just done so.
-    fn rotate(&mut self) -> std::io::Result<()> {
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(self.numbered("lock"))?;
-        let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-        let ours = self.file.metadata()?;
-        let there = fs::metadata(&self.path);
-        let still_ours = there
-            .as_ref()
-            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
-        if still_ours && ours.len() > ROTATE_AT / 2 {
-            for n in (1..KEEP).rev() {
-                // A gap in the numbers is no error: there are fewer files than we may keep.
-                drop(fs::rename(
-                    self.numbered(&n.to_string()),
-                    self.numbered(&(n + 1).to_string()),
-                ));
-            }
-            fs::rename(&self.path, self.numbered("1"))?;
+/// Moves the log at `path` aside, unless another instance has just done so, and opens the log to go
+/// on with; its size comes with it.
+///
+/// # Errors
+/// What the file system says; the log is where it was, or aside.
+pub fn rotate(path: &Path) -> std::io::Result<(File, u64)> {
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(numbered(path, "lock"))?;
+    let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    // Several may ask at the same time, and each asks early rather than late: the first has made
+    // it small.
+    if fs::metadata(path).is_ok_and(|there| there.len() >= ROTATE_AT) {
+        for n in (1..KEEP).rev() {
+            // A gap in the numbers is no error: there are fewer files than we may keep.
+            drop(fs::rename(
+                numbered(path, &n.to_string()),
+                numbered(path, &(n + 1).to_string()),
+            ));
         }
-        self.file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.path)?;
-        self.size = self.file.metadata()?.len();
-        Ok(())
+        fs::rename(path, numbered(path, "1"))?;
     }
+    append_to(path)
+}
 
-    fn numbered(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".");
-        name.push(suffix);
-        PathBuf::from(name)
-    }
+fn append_to(path: &Path) -> std::io::Result<(File, u64)> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    let size = file.metadata()?.len();
+    Ok((file, size))
+}
+
+fn numbered(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 #[cfg(test)]
@@ -253,31 +289,57 @@ mod tests {
         );
     }
 
+    /// As the message process and its spawner do it together.
+    fn rest(log: &mut Log, path: &Path) {
+        log.record(&record(), Instant::now());
+        log.flush();
+        if log.wants_rotation() {
+            assert!(!log.wants_rotation(), "asked twice");
+            log.replace(rotate(path).map_err(|error| error.to_string()));
+        }
+    }
+
     #[test]
     fn two_instances_rotate_without_losing_a_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         let mut one = Log::open(Some(&path), "one", "p").unwrap();
         let mut two = Log::open(Some(&path), "two", "p").unwrap();
-        one.record(&record(), Instant::now());
-        one.flush();
-        if let Some(target) = &mut one.target {
+        rest(&mut one, &path);
+        for log in [&mut one, &mut two] {
+            let target = log.target.as_mut().unwrap();
             target.file.set_len(ROTATE_AT).unwrap();
             target.size = ROTATE_AT;
         }
-        if let Some(target) = &mut two.target {
-            target.size = ROTATE_AT;
+        for _ in 0..3 {
+            rest(&mut one, &path);
+            rest(&mut two, &path);
         }
-        for _ in 0..2 {
-            one.record(&record(), Instant::now());
-            one.flush();
-            two.record(&record(), Instant::now());
-            two.flush();
-        }
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
-        assert!(dir.path().join("audit.jsonl.1").exists());
+        let lines = |name: &str| {
+            let text = fs::read(dir.path().join(name)).unwrap();
+            text.iter().filter(|byte| **byte == b'\n').count()
+        };
+        // One line made the first ask, one of the other came before it asked.
+        assert_eq!((lines("audit.jsonl.1"), lines("audit.jsonl")), (3, 4));
         assert!(!dir.path().join("audit.jsonl.2").exists());
-        assert_eq!((one.counts(), two.counts()), ((3, 0), (2, 0)));
+        assert_eq!((one.counts(), two.counts()), ((4, 0), (3, 0)));
+    }
+
+    #[test]
+    fn a_rotation_that_fails_loses_nothing_and_is_tried_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut log = Log::open(Some(&path), "s", "p").unwrap();
+        let full = |log: &mut Log, more| log.target.as_mut().unwrap().size = ROTATE_AT + more;
+        full(&mut log, 0);
+        assert!(log.wants_rotation());
+        log.replace(Err("no room".to_owned()));
+        log.record(&record(), Instant::now());
+        log.flush();
+        assert!(!log.wants_rotation());
+        assert_eq!(log.counts(), (1, 0));
+        full(&mut log, RETRY_AFTER);
+        assert!(log.wants_rotation());
     }
 
     #[test]

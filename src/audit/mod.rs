@@ -3,5 +3,5 @@
 mod log;
 mod record;
 
-pub use log::{AuditError, FLUSH_AFTER, Log};
+pub use log::{AuditError, FLUSH_AFTER, Log, rotate};
 pub use record::{Arguments, Record};

@@ -163,6 +163,9 @@ fn execute(spec: &CellSpec) -> LaunchFailure {
     if let Some(name) = args.next() {
         command.arg0(name);
     }
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        return failure(SOFTWARE, &error);
+    }
     let envs = spec.env.iter().map(|(name, value)| (name, value));
     let error = command.args(args).env_clear().envs(envs).exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound {

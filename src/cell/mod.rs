@@ -10,6 +10,7 @@ mod landlock;
 mod launcher;
 mod limits;
 mod namespaces;
+mod own;
 pub mod package;
 mod plan;
 mod probe;
@@ -23,6 +24,7 @@ mod witness;
 
 pub use descriptors::{SpecError, read_spec, seal_spec};
 pub use launcher::enter;
+pub use own::{close_inherited, confine};
 pub use plan::{PlanError, plan};
 pub use probe::{HostReport, probe};
 pub use report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState, MESSAGE_LIMIT};

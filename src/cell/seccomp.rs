@@ -6,6 +6,7 @@
 //! architectures, x32 numbers and numbers that were not assigned when this was written. The kernel
 //! runs all filters on every call and the strictest answer counts.
 
+pub(super) mod own;
 mod table;
 
 use nix::errno::Errno;

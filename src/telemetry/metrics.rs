@@ -60,6 +60,7 @@ pub struct Metrics {
     pub child_starts: IntCounter,
     child_exits: IntCounterVec,
     enforced: IntGaugeVec,
+    own: IntGaugeVec,
     pub landlock_abi: IntGauge,
     policy: IntGaugeVec,
     denials: IntCounterVec,
@@ -194,6 +195,11 @@ impl Metrics {
                 "1 where a layer of the cell is in force, 0 where it is missing",
                 &["layer"],
             )?,
+            own: gauges(
+                "cofferdam_self_enforced",
+                "1 where a layer around the message process itself is in force, 0 where it is missing",
+                &["layer"],
+            )?,
             landlock_abi: gauge("cofferdam_landlock_abi", "Landlock ABI of this kernel")?,
             policy: gauges(
                 "cofferdam_policy_info",
@@ -245,6 +251,11 @@ impl Metrics {
         self.enforced
             .with_label_values(&[layer])
             .set(enforced.into());
+    }
+
+    /// Shows one layer of the cage around our own message process.
+    pub fn own_layer(&self, layer: &str, enforced: bool) {
+        self.own.with_label_values(&[layer]).set(enforced.into());
     }
 
     /// Shows the policy in force, and only that one.

@@ -65,6 +65,16 @@ impl Outlet {
         })
     }
 
+    /// Takes over a pipe whose description nobody shares and which does not block already.
+    #[must_use]
+    pub fn exclusive(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            way: Way::Pipe,
+            grown: false,
+        }
+    }
+
     /// Writes as much as the descriptor takes now; 0 when it takes nothing.
     ///
     /// # Errors

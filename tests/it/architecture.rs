@@ -92,13 +92,14 @@ const IMPORTS: [(&str, &[&str]); 13] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 26] = [
+const OWNERS: [(&str, &[&str]); 27] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
     ("caps", &["cell/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
+    ("getrandom", &["cell/own"]),
     ("http_body_util", &["admin/", "transport/"]),
     ("hyper", &["admin/", "transport/"]),
     ("hyper_util", &["admin/", "transport/"]),

@@ -20,6 +20,7 @@ mod exec;
 mod fidelity;
 mod hostile_client;
 mod hostile_server;
+mod own_cage;
 mod package_cell;
 mod package_install;
 mod policy_corpus;

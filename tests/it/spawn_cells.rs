@@ -4,8 +4,8 @@ use crate::rig::Rig;
 use cofferdam::cell::spawn::{Event, Exit, Request, Stop};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
-    SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -200,6 +200,15 @@ fn what_is_no_request_ends_the_spawner_and_its_cells() {
     ];
     noise.push([&valid[..], b"x"].concat());
     noise.push(valid[..15].to_vec());
+    // Cell 99; a request of a kind that does not exist, as for a credential; a rotation of something.
+    for (byte, value) in [(8, 99), (4, 4), (4, 3)] {
+        let mut bytes = valid;
+        bytes[byte] = value;
+        if (byte, value) == (4, 3) {
+            bytes[8] = 1;
+        }
+        noise.push(bytes.to_vec());
+    }
     for byte in [0, 4, 6, 8, 12] {
         let mut bytes = valid;
         bytes[byte] ^= 0xa5;
@@ -217,4 +226,50 @@ fn what_is_no_request_ends_the_spawner_and_its_cells() {
         let mut stdout = std::fs::File::from(fds.into_iter().nth(1).unwrap());
         assert_eq!(stdout.read(&mut [0; 8]).unwrap(), 0, "the cell is gone");
     }
+}
+
+#[test]
+fn a_request_with_descriptors_ends_the_spawner() {
+    for (count, bytes) in [
+        (1, Request::Rotate.encode()),
+        (64, Request::Start { cell: 1 }.encode()),
+    ] {
+        let mut spawner = Spawner::start(&["cat"]);
+        let given: Vec<_> = (0..count)
+            .map(|_| std::fs::File::open("/dev/null").unwrap())
+            .collect();
+        let given: Vec<_> = given.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&given)));
+        let slices = [std::io::IoSlice::new(&bytes)];
+        rustix::net::sendmsg(&spawner.socket, &slices, &mut control, SendFlags::NOSIGNAL).unwrap();
+        assert!(spawner.event().is_none(), "{count}");
+        assert_eq!(spawner.child.wait().unwrap().code(), Some(70), "{count}");
+    }
+}
+
+#[test]
+fn only_a_full_audit_log_is_moved_aside_and_the_new_one_only_appends() {
+    let spawner = Spawner::start(&["cat"]);
+    let state = spawner._rig.path().join("home/.local/state/cofferdam/cat");
+    std::fs::create_dir_all(&state).unwrap();
+    let log = state.join("audit.jsonl");
+    for (size, moved) in [(100, false), (32 << 20, true), (0, true)] {
+        if size > 0 {
+            std::fs::File::create(&log).unwrap().set_len(size).unwrap();
+        }
+        spawner.send(&Request::Rotate.encode());
+        let Event::Rotated {
+            log: Ok((file, length)),
+        } = spawner.news()
+        else {
+            panic!("no log")
+        };
+        assert_eq!(length, if moved { 0 } else { size });
+        assert_eq!(state.join("audit.jsonl.1").exists(), moved);
+        let flags = rustix::fs::fcntl_getfl(&file).unwrap();
+        assert!(flags.contains(rustix::fs::OFlags::APPEND | rustix::fs::OFlags::WRONLY));
+    }
+    assert!(!state.join("audit.jsonl.2").exists());
 }

@@ -2,6 +2,7 @@
 
 use crate::rig::Rig;
 use crate::support::namespaces_work;
+use crate::wire::eventually;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -79,11 +80,18 @@ impl Run {
         i32::try_from(self.outer.id()).unwrap()
     }
 
+    fn guardian_pid(&self) -> i32 {
+        self.child_of(self.outer_pid())
+    }
+
     fn spawner_pid(&self) -> i32 {
-        let ours = self.outer_pid();
+        self.child_of(self.guardian_pid())
+    }
+
+    fn child_of(&self, pid: i32) -> i32 {
         pids(&self.marker)
             .into_iter()
-            .find(|&p| parent(p) == Some(ours))
+            .find(|&p| parent(p) == Some(pid))
             .unwrap()
     }
 
@@ -166,15 +174,17 @@ fn kill(pid: i32) {
 #[test]
 fn kill_9_of_any_one_process_ends_all_and_cleans_up() {
     for cell in [BEST, FLOOR] {
-        for victim in ["outer", "spawner", "main", "init", "launcher"] {
+        for victim in ["outer", "guardian", "spawner", "main", "init", "launcher"] {
             let mut run = Run::start_in(cell, "daemons", "0");
-            // Message process, spawner, main, three helpers.
-            assert_eq!(pids(&run.marker).len(), 6);
+            // Message process, guardian, spawner, main, three helpers.
+            // A helper that is being executed has no command line for a moment.
+            assert!(eventually(|| pids(&run.marker).len() == 7));
             let between = run.between();
             let inside = cell == BEST && namespaces_work();
             assert_eq!(between.len(), if inside { 2 } else { 0 });
             kill(match (victim, between.as_slice()) {
                 ("outer", _) => run.outer_pid(),
+                ("guardian", _) => run.guardian_pid(),
                 ("spawner", _) => run.spawner_pid(),
                 ("init", [init, _]) => *init,
                 ("launcher", [_, launcher]) => *launcher,
@@ -196,10 +206,16 @@ fn kill_9_of_two_processes_in_any_order_ends_all() {
         ["main", "outer"],
         ["spawner", "main"],
         ["main", "spawner"],
+        ["outer", "spawner"],
+        ["spawner", "outer"],
+        ["outer", "guardian"],
+        ["guardian", "outer"],
+        ["guardian", "main"],
     ] {
         let mut run = Run::start("daemons", "0");
         let pid = |name| match name {
             "outer" => run.outer_pid(),
+            "guardian" => run.guardian_pid(),
             "spawner" => run.spawner_pid(),
             _ => run.main_pid(),
         };
@@ -209,15 +225,15 @@ fn kill_9_of_two_processes_in_any_order_ends_all() {
     }
 }
 
-/// The one case that needs namespaces to be complete. On the floor the server goes with us, and what
-/// it detached before may stay. The next run removes the directory.
+/// The one case that needs namespaces to be complete. On the floor the server goes with the spawner,
+/// and what it detached before may stay. The next run removes the directory.
 #[test]
-fn kill_9_of_both_of_ours_at_once_still_ends_the_server() {
+fn kill_9_of_guardian_and_spawner_at_once_still_ends_the_server() {
     both_at_once(FLOOR, false);
 }
 
 #[test]
-fn in_a_pid_namespace_kill_9_of_both_of_ours_at_once_ends_all() {
+fn in_a_pid_namespace_kill_9_of_guardian_and_spawner_at_once_ends_all() {
     if namespaces_work() {
         both_at_once(BEST, true);
     }
@@ -225,12 +241,12 @@ fn in_a_pid_namespace_kill_9_of_both_of_ours_at_once_ends_all() {
 
 fn both_at_once(cell: &[&str], whole: bool) {
     let mut run = Run::start_in(cell, "daemons", "0");
-    let (outer, spawner, main) = (run.outer_pid(), run.spawner_pid(), run.main_pid());
-    // The message process cannot act while it is stopped, so this is as good as the same moment.
-    let stop = rustix::process::Pid::from_raw(outer).unwrap();
+    let (guardian, spawner, main) = (run.guardian_pid(), run.spawner_pid(), run.main_pid());
+    // The guardian cannot act while it is stopped, so this is as good as the same moment.
+    let stop = rustix::process::Pid::from_raw(guardian).unwrap();
     rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
     kill(spawner);
-    kill(outer);
+    kill(guardian);
     let begin = Instant::now();
     while words(main).contains(&run.marker) {
         assert!(begin.elapsed() < PATIENCE, "the server outlived both");
@@ -244,6 +260,20 @@ fn both_at_once(cell: &[&str], whole: bool) {
     let next = command(&run.rig, &["exec", "--", "true"]).status().unwrap();
     assert!(next.success());
     assert_eq!(run.directories(), 0, "the next run swept");
+}
+
+/// The message process can do nothing for its tree (it is caged, and here it is stopped), the
+/// spawner is dead: the guardian ends all.
+#[test]
+fn kill_9_of_message_process_and_spawner_at_once_leaves_nothing() {
+    let mut run = Run::start("daemons", "0");
+    let (outer, spawner) = (run.outer_pid(), run.spawner_pid());
+    let stop = rustix::process::Pid::from_raw(outer).unwrap();
+    rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
+    kill(spawner);
+    kill(outer);
+    println!("killed both: all gone after {:?}", run.gone());
+    assert_eq!(run.directories(), 0);
 }
 
 #[test]

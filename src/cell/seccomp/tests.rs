@@ -3,9 +3,9 @@
 
 use super::*;
 
-const X86_64: u32 = 0xc000_003e;
+pub(super) const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
-const AARCH64: u32 = 0xc000_00b7;
+pub(super) const AARCH64: u32 = 0xc000_00b7;
 
 /// The strictest answer of all filters: 0 for allowed, else the errno.
 fn verdict(network: Network, arch: (TargetArch, u32), number: u32, args: [u64; 6]) -> u32 {
@@ -20,7 +20,7 @@ fn verdict(network: Network, arch: (TargetArch, u32), number: u32, args: [u64; 6
 }
 
 /// Classic BPF as far as seccompiler and the prologue use it.
-fn run(filter: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+pub(super) fn run(filter: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     let mut data = Vec::new();
     data.extend(number.to_le_bytes());
     data.extend(arch.to_le_bytes());

@@ -1,20 +1,21 @@
-//! The message process's side: starts the spawner, asks, listens, and outlives it safely.
+//! The message process's side: starts the spawner, asks, listens, and outlives it safely. Once it is
+//! caged it can neither signal nor open anything, so the guardian above the spawner clears away.
 
 use super::channel::{Channel, Received};
 use super::protocol::{Event, HEADER_BYTES, MAX_BODY, Mode, ProtocolError, Request, Stop};
 use super::stdio::pass_on;
-use super::{tempdir, tree};
+use super::tree;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long the spawner may take to end its tree before we do it.
+/// How long the spawner, or the guardian in its place, may take to end the tree.
 const FAREWELL: Duration = Duration::from_secs(6);
 
 /// Why there is no spawner to talk to.
@@ -36,7 +37,10 @@ pub enum SpawnError {
 #[derive(Debug)]
 pub struct Spawner {
     channel: Channel,
+    /// The guardian; the spawner is its child.
     child: Child,
+    /// Readable once the guardian has ended.
+    ended: OwnedFd,
     gone: bool,
 }
 
@@ -66,9 +70,15 @@ impl Spawner {
             command.stdin(Stdio::null()).stdout(Stdio::null());
         }
         let child = command.spawn().map_err(launch)?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let ended = pid
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|error| launch(error.into()))?;
         Ok(Self {
             channel,
             child,
+            ended,
             gone: false,
         })
     }
@@ -89,6 +99,14 @@ impl Spawner {
     pub fn stop(&mut self, cell: u32, how: Stop) -> io::Result<()> {
         self.channel
             .send(&Request::Stop { cell, how }.encode(), &[])
+    }
+
+    /// Asks for a new audit log in place of one that is full; `Rotated` follows.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn rotate(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::Rotate.encode(), &[])
     }
 
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
@@ -123,26 +141,28 @@ impl Spawner {
         }
     }
 
-    /// The spawner cannot end its tree any more: what it leaves is ours by re-parenting. Names the
-    /// processes that cannot be killed.
+    /// The guardian ends what the spawner has left, or the spawner does if that was killed; we see to
+    /// it that one of them knows, and wait until we have no descendant any more.
     fn clear_away(&mut self) -> String {
         self.gone = true;
-        drop(self.child.kill());
-        let felled = tree::kill_descendants();
-        tempdir::sweep();
-        if felled.survivors.is_empty() {
-            return String::new();
+        let _ = shutdown(&self.channel, Shutdown::Both);
+        let until = Instant::now() + FAREWELL;
+        if self.ends_in(FAREWELL) {
+            drop(self.child.wait());
         }
-        format!("; processes {:?} outlived SIGKILL", felled.survivors)
+        // What both of them have left is ours by re-parenting.
+        while !tree::reap(&mut |_, _| {}) {
+            if Instant::now() >= until {
+                return "; something that it started is still there".to_owned();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        String::new()
     }
 
-    /// Waits until the spawner has ended; false when it takes too long.
+    /// Waits until the guardian has ended; false when it takes too long.
     fn ends_in(&self, limit: Duration) -> bool {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-            return false;
-        };
-        let mut fds = [PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(self.ended.as_fd(), PollFlags::IN)];
         let limit = super::cell::timespec(limit);
         loop {
             match poll(&mut fds, Some(&limit)) {

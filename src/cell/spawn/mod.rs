@@ -1,7 +1,7 @@
 //! The small process that keeps the power to start cells, and our end of its fixed protocol.
 //!
 //! ```text
-//! message process ──Start n, Stop n──▶ spawner ──fork, exec──▶ cofferdam __cell ──exec──▶ server
+//! message process ─Start, Stop, Rotate▶ spawner ──fork, exec──▶ cofferdam __cell ──exec──▶ server
 //!        ▲   ▲                           │ │
 //!        │   └── Started, Exited, … ─────┘ └─ temp directory, plan, pipes, reaping, the tree's end
 //!        └────────── stdin, stdout, stderr of the cell (as descriptors) ───────────────────┘
@@ -9,7 +9,8 @@
 //!
 //! The spawner reads the same arguments and the same file as the message process. A request is 16
 //! bytes that can name a cell and nothing else, so a message process that was taken over still
-//! cannot choose a command, a path, a layer or a variable.
+//! cannot choose a command, a path, a layer or a variable. Between the two in descent, and in nothing
+//! else, stands the [guardian](guard).
 //!
 //! Which process dies does not matter:
 //!
@@ -17,12 +18,14 @@
 //! |---|---|---|
 //! | the server | the spawner, by SIGCHLD | it kills every descendant, then reports `Exited` |
 //! | the message process | the spawner, by the hang-up of the socket | it kills every descendant and exits |
-//! | the spawner | the server, by its parent-death SIGKILL; the message process, by end of file | orphans re-parent to the message process, a subreaper, which kills them |
-//! | message process and spawner at the same moment | the server, by its parent-death SIGKILL | nothing reaches the server's own children: see [`tree`] |
+//! | the spawner, also with the message process | the server, by its parent-death SIGKILL; the guardian, by SIGCHLD | orphans re-parent to the guardian, a subreaper, which kills them |
+//! | the guardian | the spawner, by its parent-death signal | as when the message process dies |
+//! | guardian and spawner at the same moment | the server, by its parent-death SIGKILL | nothing reaches the server's own children: see [`tree`] |
 
 mod cell;
 mod channel;
 mod client;
+mod guardian;
 mod protocol;
 mod server;
 mod signals;
@@ -33,7 +36,8 @@ mod trial;
 
 pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
 pub use client::{SpawnError, Spawner};
+pub use guardian::{Role, guard};
 pub use protocol::{Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
-pub use server::{Ended, Planned, Planner, serve};
+pub use server::{Duties, Ended, Planned, serve};
 pub use stdio::{Terminals, adopt};
 pub use trial::try_namespaces;

@@ -64,8 +64,16 @@ pub enum Stop {
 /// What the message process may say. There is nothing else it can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    Start { cell: u32 },
-    Stop { cell: u32, how: Stop },
+    Start {
+        cell: u32,
+    },
+    Stop {
+        cell: u32,
+        how: Stop,
+    },
+    /// The audit log has grown to its limit: move it aside and open a new one. Its path is in the
+    /// configuration.
+    Rotate,
 }
 
 /// Why bytes are not a message.
@@ -99,6 +107,7 @@ impl Request {
                     Stop::Kill => 4,
                 },
             ),
+            Self::Rotate => (3, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -138,7 +147,8 @@ impl Request {
                 cell,
                 how: Stop::Kill,
             }),
-            (1 | 2, value) => Err(ProtocolError::Field {
+            (3, 0) if cell == 0 => Ok(Self::Rotate),
+            (1..=3, value) => Err(ProtocolError::Field {
                 field: "argument",
                 value,
             }),
@@ -209,6 +219,11 @@ pub enum Event {
         exit_code: u8,
         message: String,
     },
+    /// The answer to `Rotate`.
+    Rotated {
+        /// The audit log, opened for appending, and its size in bytes; or why there is none.
+        log: Result<(OwnedFd, u64), String>,
+    },
 }
 
 /// The bodies, as JSON after the header.
@@ -235,10 +250,18 @@ struct FailedBody {
     message: String,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RotatedBody {
+    size: u64,
+    failed: Option<String>,
+}
+
 const STARTED: u32 = 1;
 const PROGRESS: u32 = 2;
 const EXITED: u32 = 3;
 const FAILED: u32 = 4;
+const ROTATED: u32 = 5;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -293,6 +316,13 @@ impl Event {
                 };
                 (FAILED, cell, json(&body)?, vec![])
             }
+            Self::Rotated { log } => {
+                let (size, failed, fds) = match log {
+                    Ok((file, size)) => (size, None, vec![file]),
+                    Err(reason) => (0, Some(cut(reason, TEXT)), vec![]),
+                };
+                (ROTATED, 0, json(&RotatedBody { size, failed })?, fds)
+            }
         };
         if body.len() > MAX_BODY {
             return Err(ProtocolError::Length { bytes: body.len() });
@@ -327,7 +357,11 @@ impl Event {
             });
         }
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
-        let most = if kind == STARTED { MAX_FDS } else { 0 };
+        let most = match kind {
+            STARTED => MAX_FDS,
+            ROTATED => 1,
+            _ => 0,
+        };
         if announced != fds.len() || announced > most {
             let expected = announced.min(most);
             return Err(ProtocolError::Descriptors {
@@ -366,6 +400,19 @@ impl Event {
                     exit_code,
                     message,
                 })
+            }
+            ROTATED => {
+                let RotatedBody { size, failed } = parse(body)?;
+                let found = fds.len();
+                let log = match (fds.into_iter().next(), failed) {
+                    (Some(file), None) => Ok((file, size)),
+                    (None, Some(reason)) => Err(reason),
+                    (_, failed) => {
+                        let expected = usize::from(failed.is_none());
+                        return Err(ProtocolError::Descriptors { found, expected });
+                    }
+                };
+                Ok(Self::Rotated { log })
             }
             value => Err(ProtocolError::Field {
                 field: "kind",
@@ -426,6 +473,7 @@ mod tests {
                 all.push(Request::Stop { cell, how });
             }
         }
+        all.push(Request::Rotate);
         all
     }
 

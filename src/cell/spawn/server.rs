@@ -38,8 +38,20 @@ pub struct Planned {
     pub facts: Facts,
 }
 
-/// Prepares the package and plans the cell whose private directory is given.
-pub type Planner<'a> = dyn FnMut(&Path, &mut Watch<'_>) -> Result<Planned, StartError> + 'a;
+/// What the spawner does from the configuration that it has read by itself: a request only says when.
+pub trait Duties {
+    /// Prepares the package and plans the cell whose private directory is given.
+    ///
+    /// # Errors
+    /// Whatever keeps the cell from being planned.
+    fn plan(&mut self, directory: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError>;
+
+    /// Moves the audit log aside when it has grown to its limit; the log to go on with, and its size.
+    ///
+    /// # Errors
+    /// What the file system says, or that there is no log.
+    fn rotate(&mut self) -> io::Result<(OwnedFd, u64)>;
+}
 
 /// Why the spawner ended; in every case nothing that it started is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +64,11 @@ pub enum Ended {
     Stuck,
 }
 
+/// Says who has started us, before anybody could have died.
+pub(super) fn born_of(parent: Pid) {
+    PARENT.get_or_init(|| Some(parent));
+}
+
 /// True when the process that started us is gone.
 pub(super) fn parent_is_gone() -> bool {
     PARENT.get().is_some_and(|parent| *parent != getppid())
@@ -61,7 +78,7 @@ pub(super) fn parent_is_gone() -> bool {
 ///
 /// # Errors
 /// The kernel refuses something without which no tree can be held together; nothing was started.
-pub fn serve(control: OwnedFd, mode: Mode, planner: &mut Planner<'_>) -> io::Result<Ended> {
+pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Result<Ended> {
     PARENT.get_or_init(getppid);
     set_parent_process_death_signal(Some(Signal::TERM))?;
     tree::adopt_orphans()?;
@@ -79,7 +96,7 @@ pub fn serve(control: OwnedFd, mode: Mode, planner: &mut Planner<'_>) -> io::Res
         Mode::Exec => SavedModes::of(io::stdin().as_fd()),
         Mode::Run => None,
     };
-    let ended = server.run(planner);
+    let ended = server.run(duties);
     let felled = tree::kill_descendants();
     server.cells.clear();
     if let Some(modes) = modes {
@@ -101,16 +118,16 @@ struct Server {
 }
 
 impl Server {
-    fn run(&mut self, planner: &mut Planner<'_>) -> Ended {
+    fn run(&mut self, duties: &mut dyn Duties) -> Ended {
         loop {
-            if let Err(ended) = self.turn(planner) {
+            if let Err(ended) = self.turn(duties) {
                 return ended;
             }
         }
     }
 
     /// Waits for something and deals with it.
-    fn turn(&mut self, planner: &mut Planner<'_>) -> Result<(), Ended> {
+    fn turn(&mut self, duties: &mut dyn Duties) -> Result<(), Ended> {
         self.settle()?;
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN),
@@ -139,11 +156,11 @@ impl Server {
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
         }
-        if asked { self.answer(planner) } else { Ok(()) }
+        if asked { self.answer(duties) } else { Ok(()) }
     }
 
     /// Reads one request; more of them keep the descriptor readable.
-    fn answer(&mut self, planner: &mut Planner<'_>) -> Result<(), Ended> {
+    fn answer(&mut self, duties: &mut dyn Duties) -> Result<(), Ended> {
         let datagram = match self.control.receive(REQUEST_BYTES + 1) {
             Ok(Received::Datagram(datagram)) => datagram,
             Ok(Received::Empty) => return Ok(()),
@@ -161,7 +178,7 @@ impl Server {
             }));
         }
         match Request::decode(&datagram.bytes).map_err(Ended::Malformed)? {
-            Request::Start { cell } => match self.start(cell, planner) {
+            Request::Start { cell } => match self.start(cell, duties) {
                 Ok(()) => Ok(()),
                 Err(StartError::Abandoned) => Err(Ended::Closed),
                 Err(error) => self.tell(Event::Failed {
@@ -174,10 +191,14 @@ impl Server {
                 self.stop(cell, how);
                 Ok(())
             }
+            Request::Rotate => {
+                let log = duties.rotate().map_err(|error| error.to_string());
+                self.tell(Event::Rotated { log })
+            }
         }
     }
 
-    fn start(&mut self, number: u32, planner: &mut Planner<'_>) -> Result<(), StartError> {
+    fn start(&mut self, number: u32, duties: &mut dyn Duties) -> Result<(), StartError> {
         let live = self.cells.len() >= MAX_CELLS as usize;
         if live || self.cells.iter().any(|cell| cell.number == number) {
             let message = format!("cell {number} runs already");
@@ -195,7 +216,7 @@ impl Server {
             others: self.cells.iter().map(|cell| cell.launched.pid).collect(),
             reaped: Vec::new(),
         };
-        let planned = planner(directory.path(), &mut watch);
+        let planned = duties.plan(directory.path(), &mut watch);
         let reaped = std::mem::take(&mut watch.reaped);
         self.note(reaped);
         let Planned { spec, facts } = planned?;

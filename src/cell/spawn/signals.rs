@@ -17,7 +17,7 @@ pub(super) struct Seen {
 /// Blocks what a terminal or a service manager sends to a whole group, and reads it in peace.
 ///
 /// Blocked rather than ignored: an ignored signal stays ignored across exec and would reach the
-/// server; the mask is emptied for every child by the standard library.
+/// server; the launcher empties the mask before it executes one.
 #[derive(Debug)]
 pub(super) struct Signals {
     descriptor: SignalFd,

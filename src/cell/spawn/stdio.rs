@@ -84,6 +84,8 @@ impl Ends {
         let (stdin, our_stdin) = io::pipe()?;
         let (our_stdout, stdout) = io::pipe()?;
         let (our_stderr, stderr) = io::pipe()?;
+        // Nobody shares this description with the message process, which cannot set it by itself.
+        rustix::io::ioctl_fionbio(&our_stdin, true)?;
         Ok(Self {
             stdin: stdin.into(),
             stdout: stdout.into(),

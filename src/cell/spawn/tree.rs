@@ -6,7 +6,7 @@
 //! `waitpid` answers ECHILD only when nothing does. That is the proof the loop waits for; the scan
 //! of `/proc` only says whom to signal.
 //!
-//! What remains: when the message process and the spawner are killed at the same instant, the
+//! What remains: when the guardian and the spawner are killed at the same instant, the
 //! server's main process goes with them (its parent-death signal), but processes that it forked
 //! re-parent to init with nobody left to look for them. They keep their cell, lose their pipes, and
 //! end at the first read or write. Only a pid namespace or a cgroup closes this.
