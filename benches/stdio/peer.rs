@@ -70,6 +70,16 @@ impl Target {
         ])
     }
 
+    /// The same without namespaces around the cell; whatever has no cell is the same.
+    pub(crate) fn on_the_floor(&self) -> Self {
+        let mut floor = self.clone();
+        if let Some(run) = floor.args.iter().position(|word| word == "run") {
+            let off = ["--off", "namespaces"].map(str::to_owned);
+            floor.args.splice(run + 1..run + 1, off);
+        }
+        floor
+    }
+
     /// Starts it; nothing is sent yet.
     pub(crate) fn start(&self) -> io::Result<Peer> {
         let errors = std::fs::File::create(self.state.join(format!("{}.stderr", self.name)))?;
