@@ -2,8 +2,9 @@
 
 use super::args::{self, CheckArgs, Error, Format};
 use super::exit::Failure;
-use super::out::{self, printable};
+use super::exit::print;
 use super::preflight::{self, Finding};
+use super::printable::printable;
 use super::show;
 use crate::config;
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
             "values": show::json(&resolved),
             "warnings": warnings,
         });
-        return Ok(out::print(&format!("{whole:#}\n")));
+        return Ok(print(&format!("{whole:#}\n")));
     }
     let mut text = show::human(&resolved);
     let subject = match &resolved.config_file {
@@ -47,7 +48,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
             writeln!(text, "           hint: {hint}").ok();
         }
     }
-    Ok(out::print(&text))
+    Ok(print(&text))
 }
 
 fn finding(finding: &Finding) -> Value {
@@ -80,7 +81,7 @@ fn invalid(error: Error) -> ExitCode {
         "message": message.lines().next(),
         "problems": problems,
     });
-    let printed = out::print(&format!("{whole:#}\n"));
+    let printed = print(&format!("{whole:#}\n"));
     match printed == ExitCode::SUCCESS {
         true => exit.into(),
         false => printed,

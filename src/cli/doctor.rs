@@ -1,8 +1,8 @@
 //! `doctor`: what this host can enforce, what is missing, and which programs servers need.
 
 use super::args::Format;
+use super::exit::{Exit, print};
 use super::preflight::{Search, find};
-use super::{Exit, out};
 use crate::cell::spawn::try_namespaces;
 use crate::cell::{HostReport, Layer, probe};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ pub(super) fn doctor(format: Format) -> ExitCode {
         Format::Human => human(&host, &programs),
         Format::Json => format!("{:#}\n", report(&host, &programs)),
     };
-    let printed = out::print(&text);
+    let printed = print(&text);
     match host.floor.missing.is_empty() || printed != ExitCode::SUCCESS {
         true => printed,
         false => Exit::CELL.into(),

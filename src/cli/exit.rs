@@ -1,8 +1,8 @@
 //! Exit codes, one constant for each cause, and the one way in which an error ends the program.
 
-use super::out::printable;
+use super::printable::printable;
 use std::fmt;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{ExitCode, ExitStatus};
 
 /// An exit code of cofferdam. The numbers are those of `sysexits.h` and of shells, so that systemd
@@ -131,11 +131,29 @@ impl fmt::Display for Failure {
 #[must_use]
 pub fn report(failure: &Failure) -> ExitCode {
     if failure.exit == Exit::OK {
-        return super::out::print(&failure.to_string());
+        return print(&failure.to_string());
     }
     // A closed stderr must not change the code.
     write!(anstream::stderr(), "{failure}").ok();
     failure.exit.into()
+}
+
+/// Prints text on stdout, which in stdio mode is the protocol: only commands that are not `run`
+/// print. Colours in it reach only a terminal. A reader that has seen enough (`| head`) is no error.
+#[must_use]
+pub(super) fn print(text: &str) -> ExitCode {
+    let mut stdout = anstream::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => report(&Failure::new(
+            Exit::UNAVAILABLE,
+            format!("cannot write to stdout: {error}"),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ mod demo;
 mod doctor;
 mod exec;
 pub mod exit;
-mod out;
 mod preflight;
+mod printable;
 mod run;
 mod show;
 
@@ -44,7 +44,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::check(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
         Command::Demo => demo::run(),
-        Command::Schema => Ok(out::print(&crate::config::json_schema())),
+        Command::Schema => Ok(exit::print(&crate::config::json_schema())),
         Command::Completions { shell } => Ok(completions(shell)),
     }
 }
@@ -52,7 +52,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
 fn completions(shell: clap_complete::Shell) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut args::command(), "cofferdam", &mut script);
-    out::print(&String::from_utf8_lossy(&script))
+    exit::print(&String::from_utf8_lossy(&script))
 }
 
 /// `__cell SPEC_FD STATUS_FD`, before anything else is set up: no thread, no signal handler, no

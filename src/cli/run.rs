@@ -3,7 +3,7 @@
 use super::args::{self, Format, RunArgs};
 use super::exit::Exit;
 use super::exit::Failure;
-use super::{out, preflight, show};
+use super::{exit, preflight, show};
 use crate::app;
 use crate::telemetry::logs;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Failure> {
     let resolved = args::resolve(args)?;
     if resolved.dry_run {
-        return Ok(out::print(&show::human(&resolved)));
+        return Ok(exit::print(&show::human(&resolved)));
     }
     preflight::first_failure(&resolved.config)?;
     let level = match (resolved.quiet, resolved.verbose) {

@@ -2,7 +2,7 @@
 //! shown: they are often secrets.
 
 use super::args::Resolved;
-use super::out::printable;
+use super::printable::printable;
 use crate::config::{EnvRule, NameRules, Origin, TimeSpan, ToolRule, Word};
 use serde_json::{Value, json};
 use std::fmt::Write;

@@ -4,7 +4,8 @@
 //! with `password` in it forward, because passwords may be short. Names are split into words, so
 //! that `sessions` is no `session` and `nextPageToken` is a cursor (`names.toml`).
 
-use super::table::{Role, Table, is_token};
+use super::shape::is_token;
+use super::table::{Role, Table};
 use super::value::{Frame, is_password, is_secret, read};
 use super::words::{ends_like_a_secret, role};
 use super::{Finding, Kind};

@@ -158,7 +158,7 @@ pub(super) fn long_runs_slowly(bytes: &[u8]) -> Vec<(usize, usize)> {
     while at < bytes.len() {
         let length = bytes[at..]
             .iter()
-            .take_while(|b| super::table::is_token(**b))
+            .take_while(|b| super::shape::is_token(**b))
             .count();
         if length >= RUN {
             runs.push((at, at + length));
@@ -170,7 +170,7 @@ pub(super) fn long_runs_slowly(bytes: &[u8]) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::is_token;
+    use super::super::shape::is_token;
     use super::*;
     use proptest::prelude::*;
 

@@ -5,7 +5,6 @@
 //! why the table of detectors loads in microseconds where 150 regexes took milliseconds.
 
 use super::runs::run_end;
-use super::table::is_token;
 
 /// A class without an upper count may take this much; longer tokens are followed to their end by
 /// the caller once the match has succeeded.
@@ -175,6 +174,11 @@ fn parse_count(text: &[u8]) -> Option<(u16, u16, &[u8])> {
         Some((min, max)) => (min.parse().ok()?, max.parse().ok()?),
     };
     Some((min, max, rest))
+}
+
+/// A byte of a word run: what most credentials are made of.
+pub(super) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::check::Check;
 use super::runs::RUN;
-use super::shape::Shape;
+use super::shape::{Shape, is_token};
 use memchr::memmem::Finder;
 use std::sync::OnceLock;
 
@@ -279,11 +279,6 @@ fn bucket(key: [u8; 3]) -> usize {
     let [a, b, c] = key;
     let key = u32::from_le_bytes([a, b, c, 0]).wrapping_mul(0x9E37_79B1);
     (key >> 20) as usize % BUCKETS
-}
-
-/// A byte of a word run: what most credentials are made of.
-pub(super) const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 fn detector(entry: &Entry) -> Option<Detector> {
