@@ -34,13 +34,15 @@ enum Step {
     Landlock,
     Seccomp,
     Witness,
+    AllowList,
 }
 
 /// Why this order: the keyring and the secure bits need what later steps take away; the limits
 /// read `/proc`, which landlock hides; landlock needs no_new_privs and system calls that the filter
 /// might refuse one day; the parent is asked again after the last change of credentials, because
-/// such a change can clear the parent-death signal; the witness tries what must now fail.
-const ORDER: [Step; 13] = [
+/// such a change can clear the parent-death signal; the witness tries what must now fail, with calls
+/// that an allow list need not have.
+const ORDER: [Step; 14] = [
     Step::Parent,
     Step::Descriptors,
     Step::Session,
@@ -54,6 +56,7 @@ const ORDER: [Step; 13] = [
     Step::Landlock,
     Step::Seccomp,
     Step::Witness,
+    Step::AllowList,
 ];
 
 /// The terminal of whoever asks.
@@ -248,6 +251,18 @@ impl<'a> Cell<'a> {
             }
             Step::Witness => witness::testify(self.spec, self.network, &self.report)
                 .map_err(|text| failure(UNENFORCEABLE, &text)),
+            Step::AllowList => self.narrow_calls(),
+        }
+    }
+
+    /// The operator's allow list. Where filters are missing, and may be, the report says so already.
+    fn narrow_calls(&self) -> Result<(), LaunchFailure> {
+        let filtered = (Layer::Seccomp, LayerState::Enforced);
+        match &self.spec.syscalls {
+            Some(numbers) if self.report.layers.contains(&filtered) => {
+                seccomp::allow::install(numbers).map_err(|error| failure(UNENFORCEABLE, &error))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -384,7 +399,8 @@ mod tests {
         assert!(first(Step::Capabilities) < last_parent);
         assert!(first(Step::NoNewPrivs) < first(Step::Landlock));
         assert!(first(Step::Landlock) < first(Step::Seccomp));
-        assert_eq!(first(Step::Witness), ORDER.len() - 1);
+        assert_eq!(first(Step::Witness), ORDER.len() - 2);
+        assert_eq!(first(Step::AllowList), ORDER.len() - 1);
         assert_eq!(first(Step::Parent), 0);
     }
 

@@ -1,11 +1,13 @@
-//! The system-call filter: tables from `policy/seccomp`, a prologue of our own, one filter for
-//! each error that callers see.
+//! The system-call filter: tables from `policy/seccomp`, and a prologue and a search of our own.
 //!
-//! seccompiler turns a table into BPF but knows one action for each filter and nothing of x32, so
-//! the tables are split by error and the prologue, which each filter opens with, refuses foreign
-//! architectures, x32 numbers and numbers that were not assigned when this was written. The kernel
-//! runs all filters on every call and the strictest answer counts.
+//! seccompiler turns the conditions of one call into BPF; it knows one error for each filter and
+//! nothing of x32, and writes the calls one after the other. So each call is compiled alone, the
+//! pieces hang below a search by number, and the prologue refuses foreign architectures, x32 numbers
+//! and numbers that were not assigned when this was written. A call without a line, or with one
+//! that asks for no argument, gets the same verdict for all arguments: the kernel remembers it
+//! (`seccomp_cache_prepare`, Linux 5.11) and no longer runs the filter for those that are allowed.
 
+pub(in crate::cell) mod allow;
 pub(super) mod own;
 mod table;
 
@@ -15,10 +17,20 @@ use seccompiler::{
     SeccompRule, TargetArch, sock_filter,
 };
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// The newest system call that was weighed (`file_setattr`, Linux 6.17): a later kernel must not
 /// widen the cell. Both architectures share the numbers from 424 on.
 const NEWEST: u32 = 469;
+
+/// Numbers that were left out below 424, in which later kernels may yet find place for calls of one
+/// architecture, as x86-64 did for `uretprobe` (335) and `uprobe` (336).
+fn gaps(arch: TargetArch) -> &'static [RangeInclusive<u32>] {
+    match arch {
+        TargetArch::aarch64 => &[244..=259, 295..=423],
+        _ => &[337..=423],
+    }
+}
 
 const BASE: &str = include_str!("../../policy/seccomp/base.toml");
 
@@ -53,66 +65,19 @@ pub(super) enum SeccompError {
     Kernel { reason: String },
 }
 
-/// Compiles and installs the filters for this process and its children; `no_new_privs` is set.
+/// Compiles and installs the filter for this process and its children; `no_new_privs` is set.
 ///
 /// # Errors
 /// When the tables do not compile or the kernel refuses.
 pub(super) fn install(network: Network) -> Result<(), SeccompError> {
-    let filters = compile(network, host_arch()?)?;
-    for filter in &filters {
-        seccompiler::apply_filter(filter).map_err(|error| SeccompError::Kernel {
-            reason: error.to_string(),
-        })?;
-    }
-    Ok(())
+    load(&compile(network, host_arch()?)?)
 }
 
-/// All that a process needs which waits for another: it can neither open, nor connect, nor execute.
-const WATCHING: [libc::c_long; 26] = [
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_wait4,
-    libc::SYS_waitid,
-    // Signals go on to the server, and the launcher ends as the server ended.
-    libc::SYS_kill,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_prlimit64,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_tgkill,
-    // The socket between pid 1 and the launcher.
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_recvfrom,
-    libc::SYS_sendto,
-    libc::SYS_close,
-    libc::SYS_fcntl,
-    // Memory of their own.
-    libc::SYS_brk,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// For the launcher and pid 1 while the server runs: an allow list, small because every filter costs
-/// the start of a server its compilation.
-///
-/// # Errors
-/// When the kernel refuses.
-pub(super) fn watch_only() -> Result<(), SeccompError> {
-    let failed = |reason: String| SeccompError::Kernel { reason };
-    let rules = WATCHING.map(|number| (number, Vec::new())).into();
-    let refuse = SeccompAction::Errno(Errno::EPERM as u32);
-    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, host_arch()?)
-        .map_err(|error| failed(error.to_string()))?;
-    let program = BpfProgram::try_from(filter).map_err(|error| failed(error.to_string()))?;
-    seccompiler::apply_filter(&program).map_err(|error| failed(error.to_string()))
+/// Gives a filter to the kernel.
+fn load(filter: &BpfProgram) -> Result<(), SeccompError> {
+    seccompiler::apply_filter(filter).map_err(|error| SeccompError::Kernel {
+        reason: error.to_string(),
+    })
 }
 
 fn host_arch() -> Result<TargetArch, SeccompError> {
@@ -123,20 +88,19 @@ fn host_arch() -> Result<TargetArch, SeccompError> {
     }
 }
 
-/// The filters, one for each error.
-fn compile(network: Network, arch: TargetArch) -> Result<Vec<BpfProgram>, SeccompError> {
-    let mut by_errno: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
+/// The filter of the tables.
+fn compile(network: Network, arch: TargetArch) -> Result<BpfProgram, SeccompError> {
+    let mut calls: BTreeMap<u32, BpfProgram> = BTreeMap::new();
     for text in [BASE, network.table()] {
         let entries = table::parse(text).map_err(|reason| SeccompError::Table { reason })?;
         for entry in entries {
-            let call = entry.call;
             let number = match arch {
                 TargetArch::aarch64 => entry.aarch64,
                 _ => entry.x86_64,
             };
             let Some(number) = number else { continue };
             let wrong = |reason: String| SeccompError::Entry {
-                call: call.to_owned(),
+                call: entry.call.to_owned(),
                 reason,
             };
             let errno = errno(entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
@@ -144,20 +108,18 @@ fn compile(network: Network, arch: TargetArch) -> Result<Vec<BpfProgram>, Seccom
             for clause in &entry.when {
                 rules.extend(parse_clause(clause).map_err(&wrong)?);
             }
-            if by_errno
-                .entry(errno)
-                .or_default()
-                .insert(number, rules)
-                .is_some()
-            {
+            let verdicts = (SeccompAction::Errno(errno), SeccompAction::Allow);
+            let piece = piece(number, rules, verdicts, arch).map_err(&wrong)?;
+            if calls.insert(number, piece).is_some() {
                 return Err(wrong("named twice".into()));
             }
         }
     }
-    by_errno
-        .into_iter()
-        .map(|(errno, rules)| assemble(errno, rules, arch))
-        .collect()
+    let calls: Vec<(u32, BpfProgram)> = calls.into_iter().collect();
+    let mut program = prologue(arch);
+    program.extend(search(&calls));
+    program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+    Ok(program)
 }
 
 fn errno(name: &str) -> Option<u32> {
@@ -170,40 +132,27 @@ fn errno(name: &str) -> Option<u32> {
     u32::try_from(errno as i32).ok()
 }
 
-/// One filter: our prologue in place of the one that seccompiler writes.
-fn assemble(
-    errno: u32,
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
+/// What is done with one call whose number is loaded; it always returns. The first verdict is for
+/// arguments that a rule fits, and for all when there is no rule.
+fn piece(
+    number: u32,
+    rules: Vec<SeccompRule>,
+    (verdict, otherwise): (SeccompAction, SeccompAction),
     arch: TargetArch,
-) -> Result<BpfProgram, SeccompError> {
-    let failed = |reason: String| SeccompError::Table { reason };
-    // What is refused whatever its arguments goes into a search tree of our own; seccompiler writes
-    // one chain of five instructions for each, and the kernel walks the filter once for each call
-    // number when it is installed, then for every call that it does not always allow.
-    let (always, rules): (BTreeMap<_, _>, BTreeMap<_, _>) = rules
-        .into_iter()
-        .partition(|(_, clauses)| clauses.is_empty());
-    let action = SeccompAction::Errno(errno);
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch)
-        .map_err(|error| failed(error.to_string()))?;
-    let body = BpfProgram::try_from(filter).map_err(|error| failed(error.to_string()))?;
-    // seccompiler opens with: load the architecture, compare, kill. We answer ENOSYS instead, as
-    // a kernel without that architecture would.
+) -> Result<BpfProgram, String> {
+    if rules.is_empty() {
+        return Ok(vec![step(RETURN, 0, 0, verdict.into())]);
+    }
+    let rules = BTreeMap::from([(i64::from(number), rules)]);
+    let filter = SeccompFilter::new(rules, otherwise, verdict, arch);
+    let body = filter.and_then(BpfProgram::try_from);
+    let body = body.map_err(|error| error.to_string())?;
+    // seccompiler opens with: load the architecture, compare, kill. The prologue has done that.
     match body.split_at_checked(3) {
         Some(([load, compare, kill], rest)) if is_arch_check(load, compare, kill) => {
-            let mut program = prologue(compare.k);
-            let numbers: Vec<u32> = always
-                .into_keys()
-                .map(|number| u32::try_from(number).map_err(|error| failed(error.to_string())))
-                .collect::<Result<_, _>>()?;
-            let verdict = step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno);
-            program.extend(search(&numbers, &verdict));
-            program.extend_from_slice(rest);
-            Ok(program)
+            Ok(rest.to_vec())
         }
-        _ => Err(failed(
-            "seccompiler writes another prologue than the one we know".into(),
-        )),
+        _ => Err("seccompiler writes another prologue than the one we know".into()),
     }
 }
 
@@ -228,34 +177,55 @@ fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// Foreign architecture (`int 0x80` on x86-64), x32 (bit 30 makes the number huge) and numbers
-/// above [`NEWEST`]: ENOSYS.
-fn prologue(arch: u32) -> BpfProgram {
+/// `AUDIT_ARCH_X86_64` and `AUDIT_ARCH_AARCH64` (`linux/audit.h`).
+fn audit_arch(arch: TargetArch) -> u32 {
+    match arch {
+        TargetArch::aarch64 => 0xc000_00b7,
+        _ => 0xc000_003e,
+    }
+}
+
+/// Foreign architecture (`int 0x80` on x86-64), x32 (bit 30 makes the number huge), numbers above
+/// [`NEWEST`] and in the [`gaps`]: ENOSYS. Leaves the number loaded.
+fn prologue(arch: TargetArch) -> BpfProgram {
     let absent = libc::SECCOMP_RET_ERRNO | (Errno::ENOSYS as u32);
-    vec![
+    let mut program = vec![
         step(LOAD_WORD, 0, 0, ARCH),
-        step(JUMP_EQUAL, 1, 0, arch),
+        step(JUMP_EQUAL, 1, 0, audit_arch(arch)),
         step(RETURN, 0, 0, absent),
         step(LOAD_WORD, 0, 0, NUMBER),
         step(JUMP_GREATER, 0, 1, NEWEST),
         step(RETURN, 0, 0, absent),
-    ]
+    ];
+    for gap in gaps(arch) {
+        program.extend([
+            step(JUMP_AT_LEAST, 0, 2, *gap.start()),
+            step(JUMP_GREATER, 1, 0, *gap.end()),
+            step(RETURN, 0, 0, absent),
+        ]);
+    }
+    program
 }
 
 /// Numbers that are compared one after the other: fewer are not worth a branch.
 const LEAF: usize = 4;
 
-/// Returns `verdict` when the loaded number is one of `numbers`, which are sorted; else goes on with
-/// what follows the last instruction.
-fn search(numbers: &[u32], verdict: &sock_filter) -> BpfProgram {
-    let (low, high) = numbers.split_at(numbers.len() / 2);
-    let (true, Some(pivot)) = (numbers.len() > LEAF, high.first()) else {
-        let test = |number: &u32| [step(JUMP_EQUAL, 0, 1, *number), verdict.clone()];
-        return numbers.iter().flat_map(test).collect();
-    };
-    let (low, high) = (search(low, verdict), search(high, verdict));
+/// Runs the piece of the loaded number, which never comes back, or goes on with what follows the
+/// last instruction. `calls` are sorted.
+fn search(calls: &[(u32, BpfProgram)]) -> BpfProgram {
     // Conditional jumps reach 255 instructions, plain ones reach all; lengths are in the hundreds.
     let over = |program: &BpfProgram| u32::try_from(program.len()).unwrap_or(u32::MAX);
+    let (low, high) = calls.split_at(calls.len() / 2);
+    let (true, Some((pivot, _))) = (calls.len() > LEAF, high.first()) else {
+        let mut program = BpfProgram::new();
+        for (number, piece) in calls {
+            program.push(step(JUMP_EQUAL, 1, 0, *number));
+            program.push(step(JUMP, 0, 0, over(piece)));
+            program.extend_from_slice(piece);
+        }
+        return program;
+    };
+    let (low, high) = (search(low), search(high));
     let mut program = vec![
         step(JUMP_AT_LEAST, 0, 1, *pivot),
         step(JUMP, 0, 0, over(&low) + 1),
@@ -304,8 +274,9 @@ fn parse_clause(clause: &str) -> Result<Vec<SeccompRule>, String> {
         .collect()
 }
 
-/// All arguments are compared as 32 bits: the kernel takes `int` or `unsigned int` for each of
-/// them, and a comparison of 64 bits could be passed by with garbage in the upper half.
+/// All arguments are compared as 32 bits: the kernel looks at no more of them, and a comparison of 64
+/// bits could be passed by with garbage in the upper half. The one that is longer is the signal of
+/// `prctl(PR_SET_PDEATHSIG)`: with an upper half it is no signal, and the kernel says so.
 fn test(arg: &str, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, String> {
     let index = arg
         .strip_prefix("arg")
@@ -327,3 +298,6 @@ fn number(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 #[cfg(target_arch = "x86_64")]
 mod tests;
+
+#[cfg(test)]
+mod proof;

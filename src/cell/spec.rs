@@ -35,6 +35,9 @@ pub struct CellSpec {
     pub connect_ports: Vec<u16>,
     /// Datagram sockets for name resolution (install cells only).
     pub datagrams: bool,
+    /// Numbers of the only system calls there are, sorted; the tables still refuse what they refuse.
+    /// `None`: all that the tables do not refuse.
+    pub syscalls: Option<Vec<u32>>,
     /// RLIMIT_DATA in bytes, for each process.
     pub memory: Option<u64>,
     /// How many tasks the server may add to those that the system runs when it starts. RLIMIT_NPROC

@@ -156,6 +156,9 @@ pub struct SharedArgs {
     /// Largest number of processes and threads
     #[arg(long, value_name = "N", help_heading = CELL)]
     pub processes: Option<u64>,
+    /// Let the server make only the system calls that FILE lists, one `name = "why"` on a line
+    #[arg(long, value_name = "FILE", help_heading = CELL)]
+    pub syscalls: Option<String>,
     /// Start although this layer cannot be enforced
     #[arg(long, value_name = "LAYER", value_parser = PossibleValuesParser::new(config::LAYERS), help_heading = CELL)]
     pub optional: Vec<String>,
@@ -342,6 +345,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         preset: shared.preset,
         memory: shared.memory,
         processes: shared.processes,
+        syscalls: shared.syscalls,
         require: shared.require,
         optional: shared.optional,
         off: shared.off,

@@ -183,6 +183,18 @@ impl Rows<'_> {
             Some(count) => self.one("cell.processes", count.to_string(), count),
             None => self.one("cell.processes", "that of the preset", Value::Null),
         }
+        match &cell.syscalls {
+            Some(path) => self.one(
+                "cell.syscalls",
+                path.display().to_string(),
+                path.to_string_lossy(),
+            ),
+            None => self.one(
+                "cell.syscalls",
+                "all that the cell does not refuse",
+                Value::Null,
+            ),
+        }
         self.list(
             "cell.require",
             &cell.require,

@@ -107,6 +107,8 @@ pub struct Cell {
     /// Address space is not limited; data segment is. `None`: the preset's default.
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
+    /// A list of the only system calls that there are. `None`: all that are not refused.
+    pub syscalls: Option<PathBuf>,
     /// Layers that must be enforced (all of the floor, unless listed in `optional`).
     pub require: Vec<String>,
     /// Layers that may be missing.

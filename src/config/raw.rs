@@ -139,6 +139,8 @@ pub(super) struct Cell {
     pub(super) memory: Option<At<ByteSize>>,
     /// Largest number of processes and threads.
     pub(super) processes: Option<At<i64>>,
+    /// File that lists the only system calls that the server may make.
+    pub(super) syscalls: Option<At<String>>,
     /// Layers that must be enforced.
     pub(super) require: Vec<At<String>>,
     /// Layers that may be missing.

@@ -22,13 +22,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+#[path = "support/filtered.rs"]
+mod filtered;
+
 type Outcome = io::Result<()>;
 type Act = (&'static str, &'static str, Box<dyn Fn() -> Outcome>);
 
 /// What the test planted: all of it outside of the cell.
 #[derive(Clone)]
 struct Targets {
-    /// A directory with `secret`, `victim`, `own`, `dir/`, `link`.
+    /// A directory with `secret`, `victim`, `own`, `dir/`, `link`, `datagram`.
     outside: PathBuf,
     /// A directory that the cell may write.
     work: PathBuf,
@@ -66,6 +69,7 @@ fn main() {
     acts.extend(leaks(&targets));
     acts.extend(network(&targets));
     acts.extend(kernel(&targets));
+    acts.extend(filtered::acts(&targets));
     acts.extend(resources(&targets));
     acts.extend(uncovered(&targets));
     acts.extend(honest(&targets));

@@ -361,6 +361,7 @@ fn check_warns_of_what_run_would_stop_at() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
+      syscalls          all that the cell does not refuse             default
       require           every layer of the floor but the optional     default
       optional          seccomp                                       flag --optional
       off               none                                          default
@@ -425,6 +426,7 @@ fn check_shows_the_whole_file() {
       egress            api.github.com:443                            file, line 18
       memory            1GiB                                          file, line 19
       processes         64                                            file, line 20
+      syscalls          all that the cell does not refuse             default
       require           landlock                                      file, line 21
                         seccomp                                       file, line 21
       optional          landlock-scopes                               file, line 22
@@ -495,6 +497,7 @@ fn flags_win_over_the_file() {
       egress            api.github.com:443                            file, line 18
       memory            1GiB                                          file, line 19
       processes         64                                            file, line 20
+      syscalls          all that the cell does not refuse             default
       require           landlock                                      file, line 21
                         seccomp                                       file, line 21
                         landlock-scopes                               flag --require
@@ -565,6 +568,7 @@ fn dry_run_prints_the_plan() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
+      syscalls          all that the cell does not refuse             default
       require           every layer of the floor but the optional     default
       optional          none                                          default
       off               none                                          default
@@ -666,6 +670,11 @@ fn check_as_json() {
         },
         {
           "key": "cell.processes",
+          "value": null,
+          "origin": "default"
+        },
+        {
+          "key": "cell.syscalls",
           "value": null,
           "origin": "default"
         },
@@ -852,6 +861,8 @@ fn help_of_run() {
                                       443]
           --memory <SIZE>             Largest data segment of each process, as in 1GiB
           --processes <N>             Largest number of processes and threads
+          --syscalls <FILE>           Let the server make only the system calls that FILE lists, one
+                                      `name = "why"` on a line
           --optional <LAYER>          Start although this layer cannot be enforced [possible values:
                                       no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
                                       capabilities, rlimits, environment, descriptors, namespaces,

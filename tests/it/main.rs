@@ -13,6 +13,7 @@ mod cell_launch;
 mod cell_namespaces;
 mod cell_refusal;
 mod cell_runtimes;
+mod cell_strict;
 mod chaos;
 mod cli;
 mod config;

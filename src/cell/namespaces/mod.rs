@@ -204,7 +204,7 @@ fn withdraw() {
     prctl::set_dumpable(false).ok();
     drop(caps::clear());
     prctl::set_no_new_privs().ok();
-    drop(seccomp::watch_only());
+    drop(seccomp::allow::watch_only());
 }
 
 /// Says how the server ended, in the form that [`watch`] reads.

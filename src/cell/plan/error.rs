@@ -21,6 +21,12 @@ pub enum PlanError {
     Execute { program: String },
     #[error("there is no layer {name:?}; the layers are {}", layer_names())]
     Layer { name: String },
+    #[error("{}:{line}: {reason} (named by --syscalls or cell.syscalls)", path.display())]
+    Syscalls {
+        path: PathBuf,
+        line: usize,
+        reason: String,
+    },
     #[error("uv run: {reason}")]
     UvRun { reason: String },
     #[error("the private directory {} cannot be made: {source}", path.display())]
@@ -47,6 +53,7 @@ impl PlanError {
             | Self::Path { .. }
             | Self::Execute { .. }
             | Self::Layer { .. }
+            | Self::Syscalls { .. }
             | Self::UvRun { .. }
             | Self::NotUtf8 { .. } => 78,
         }

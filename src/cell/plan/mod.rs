@@ -19,6 +19,7 @@ mod uv;
 
 pub use error::PlanError;
 
+use super::seccomp::allow;
 use super::{CellSpec, Layer};
 use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
@@ -26,6 +27,7 @@ use host::{Host, absolute};
 use private::Private;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -110,6 +112,7 @@ impl<'a> Planner<'a> {
         self.allow_network();
         self.limit(&table);
         self.name_layers()?;
+        self.name_calls()?;
         self.build_env(&table, &program, &private, uv.as_ref());
         self.choose_cwd(&mut program, preset, &private)?;
         self.settle(&private);
@@ -177,6 +180,37 @@ impl<'a> Planner<'a> {
             .into_iter()
             .chain(Layer::DEGRADES);
         self.spec.optional = optional.filter(|layer| !required.contains(layer)).collect();
+        Ok(())
+    }
+
+    fn name_calls(&mut self) -> Result<(), PlanError> {
+        let Some(path) = &self.config.syscalls else {
+            return Ok(());
+        };
+        let failed = |source| PlanError::Path {
+            path: path.clone(),
+            flag: "--syscalls or cell.syscalls",
+            source,
+        };
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let read = file.take(allow::LIMIT + 1).read_to_string(&mut text);
+        if read.map_err(failed)? as u64 > allow::LIMIT {
+            return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+        }
+        let list = allow::read(&text).map_err(|error| PlanError::Syscalls {
+            path: path.clone(),
+            line: error.line,
+            reason: error.reason,
+        })?;
+        for (name, why) in list.refused {
+            let text = format!(
+                "{name} is in {}, but every cell refuses it: {why}",
+                path.display()
+            );
+            self.spec.warnings.push(text);
+        }
+        self.spec.syscalls = Some(list.numbers);
         Ok(())
     }
 

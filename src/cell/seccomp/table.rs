@@ -8,8 +8,8 @@
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry<'a> {
     pub(super) call: &'a str,
-    pub(super) x86_64: Option<i64>,
-    pub(super) aarch64: Option<i64>,
+    pub(super) x86_64: Option<u32>,
+    pub(super) aarch64: Option<u32>,
     pub(super) errno: &'a str,
     /// Any of them is enough; empty: always.
     pub(super) when: Vec<&'a str>,
@@ -63,8 +63,8 @@ mod tests {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Toml {
-        x86_64: Option<i64>,
-        aarch64: Option<i64>,
+        x86_64: Option<u32>,
+        aarch64: Option<u32>,
         errno: String,
         #[serde(default)]
         when: Vec<String>,

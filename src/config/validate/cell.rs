@@ -6,6 +6,7 @@ use crate::config::entries::{self, EntryError};
 use crate::config::origin::Origin;
 use crate::config::{ByteSize, Cell, EnvRule, LAYERS, SWITCHES, raw};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Below, no runtime starts.
@@ -46,6 +47,7 @@ impl Builder<'_> {
             "--allow-host",
             FromStr::from_str,
         );
+        let syscalls = self.syscalls(raw, flags);
         let (require, optional) = self.layers(raw, flags);
         let off = self.list("cell.off", &raw.off, &flags.off, "--off", switch);
         self.apart("cell.require", &raw.require, "cell.off", &raw.off);
@@ -66,9 +68,27 @@ impl Builder<'_> {
             egress,
             memory,
             processes,
+            syscalls,
             require,
             optional,
             off,
+        }
+    }
+
+    /// A path in a flag is relative to where we are, one in the file to the file.
+    fn syscalls(&mut self, raw: &raw::Cell, flags: &Overrides) -> Option<PathBuf> {
+        let file = self.file_path("cell.syscalls", raw.syscalls.as_ref());
+        let Some(text) = &flags.syscalls else {
+            return file;
+        };
+        self.origins
+            .set("cell.syscalls", Origin::Flag("--syscalls"));
+        match self.absolute(text, &self.around.directory) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                self.note(Err(error), &Place::Flag("--syscalls"));
+                None
+            }
         }
     }
 
