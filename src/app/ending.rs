@@ -15,6 +15,9 @@ const LAST_ANSWERS: usize = 8 << 20;
 /// Time for the last output of a server whose whole tree is dead.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// A filter killed the server; the same number on every architecture that we have filters for.
+const SIGSYS: u8 = 31;
+
 impl Loop {
     /// The server is gone, and its whole tree with it.
     pub(super) fn end(&mut self, exit: Exit, cause: &str, limit: Option<&str>) -> u8 {
@@ -22,11 +25,13 @@ impl Loop {
         self.life.exited(exit);
         self.metrics.child_up.set(0);
         let (kind, how) = match (exit, limit) {
+            (_, Some("memory")) => ("memory", cause.to_owned()),
             (_, Some(limit)) => ("limit", format!("it reached its limit {limit}")),
             (Exit::Code(code), None) => ("code", format!("it exited with code {code}")),
             (Exit::Signal(signal), None) if cause.is_empty() => {
                 ("signal", format!("signal {signal} ended it"))
             }
+            (Exit::Signal(SIGSYS), None) => ("seccomp", cause.to_owned()),
             (Exit::Signal(_), None) => ("signal", cause.to_owned()),
         };
         self.metrics

@@ -207,9 +207,12 @@ impl<'a> Session<'a> {
                 self.begin(pid, &report, fds)?;
                 Ok(None)
             }
-            Some(Event::Exited { exit, cause, .. }) => {
+            Some(Event::Exited {
+                exit, cause, limit, ..
+            }) => {
                 self.finish()?;
-                if !cause.is_empty() && (self.options.verbose > 0 || cause.contains("seccomp")) {
+                let telling = limit.is_some() || cause.contains("seccomp");
+                if !cause.is_empty() && (self.options.verbose > 0 || telling) {
                     say(&cause);
                 }
                 Ok(Some(exit.code()))

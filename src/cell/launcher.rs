@@ -8,7 +8,7 @@
 use super::namespaces::{self, Entry};
 use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState};
 use super::seccomp::Network;
-use super::{CellSpec, caps, descriptors, landlock, limits, seccomp, sys, witness};
+use super::{CellSpec, caps, cgroup, descriptors, landlock, limits, seccomp, sys, witness};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::{prctl, stat};
@@ -17,12 +17,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// The steps of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Parent,
+    Cgroup,
     Descriptors,
     Session,
     Keyring,
@@ -42,8 +44,9 @@ enum Step {
 /// might refuse one day; the parent is asked again after the last change of credentials, because
 /// such a change can clear the parent-death signal; the witness tries what must now fail, with calls
 /// that an allow list need not have.
-const ORDER: [Step; 14] = [
+const ORDER: [Step; 15] = [
     Step::Parent,
+    Step::Cgroup,
     Step::Descriptors,
     Step::Session,
     Step::Keyring,
@@ -212,6 +215,7 @@ impl<'a> Cell<'a> {
     fn take(&mut self, step: Step) -> Result<(), LaunchFailure> {
         match step {
             Step::Parent => bind_to_parent(self.spec),
+            Step::Cgroup => self.look_at_cgroup(),
             Step::Descriptors => self.close_descriptors(),
             Step::Session => self.start_session(),
             Step::Keyring => {
@@ -284,6 +288,24 @@ impl<'a> Cell<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The spawner started us in the cell's cgroup, or says why not. Reports without an attempt do
+    /// not speak of it.
+    fn look_at_cgroup(&mut self) -> Result<(), LaunchFailure> {
+        let Some(cgroup) = &self.spec.cgroup else {
+            return Ok(());
+        };
+        let is_there = |leaf: &String| {
+            let now = cgroup::membership(Path::new("/proc/self"));
+            now.is_ok_and(|path| Path::new(&path).ends_with(leaf))
+        };
+        let done = match (&cgroup.leaf, &cgroup.lack) {
+            (_, Some(lack)) => Err(lack.clone()),
+            (Some(leaf), None) if is_there(leaf) => Ok(()),
+            _ => Err("the launcher does not run in the cgroup that was made for it".to_owned()),
+        };
+        self.settle(Layer::Cgroup, done)
     }
 
     fn close_descriptors(&mut self) -> Result<(), LaunchFailure> {

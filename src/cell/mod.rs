@@ -4,6 +4,7 @@
 //! and `launcher` enters the cell and becomes the server.
 
 mod caps;
+mod cgroup;
 pub mod denial;
 mod descriptors;
 mod landlock;
@@ -28,4 +29,4 @@ pub use own::{close_inherited, confine};
 pub use plan::{PlanError, plan};
 pub use probe::{HostReport, probe};
 pub use report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState, MESSAGE_LIMIT};
-pub use spec::{CellSpec, SPEC_LIMIT};
+pub use spec::{CellCgroup, CellSpec, SPEC_LIMIT};

@@ -1,6 +1,6 @@
 //! What this host can enforce, for `doctor` and for the refusal to start.
 
-use super::{Layer, landlock, sys};
+use super::{Layer, cgroup, landlock, sys};
 use nix::sys::prctl;
 
 /// What the kernel offers to this process, asked without changing anything.
@@ -16,6 +16,8 @@ pub struct HostReport {
     pub seccomp: bool,
     /// Whether the process already runs with `no_new_privs`.
     pub no_new_privs: bool,
+    /// Why no cgroup can limit a whole cell; `None` when one can. Cells start without it.
+    pub cgroup: Option<String>,
     /// Layers of the floor that this host lacks, each with the reason.
     pub missing: Vec<(Layer, String)>,
 }
@@ -41,6 +43,7 @@ pub fn probe() -> HostReport {
         landlock_abi,
         seccomp,
         no_new_privs: prctl::get_no_new_privs().unwrap_or(false),
+        cgroup: cgroup::prospect().err(),
         missing,
     }
 }

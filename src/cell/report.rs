@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The largest [`LaunchMessage`] in bytes, its newline included.
 pub const MESSAGE_LIMIT: usize = 16 * 1024;
 
-/// The layers of the cell: the floor, and the namespaces around it.
+/// The layers of the cell: the floor, and what lies around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layer {
@@ -22,11 +22,13 @@ pub enum Layer {
     Namespaces,
     /// A network of the cell's own, without a way out.
     NamespaceNet,
+    /// A cgroup of the cell's own, with limits for the whole tree.
+    Cgroup,
 }
 
 impl Layer {
     /// All of them, in the order in which reports list them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoNewPrivs,
         Self::Landlock,
         Self::LandlockNet,
@@ -38,11 +40,12 @@ impl Layer {
         Self::Descriptors,
         Self::Namespaces,
         Self::NamespaceNet,
+        Self::Cgroup,
     ];
 
     /// What makes the cell stronger where the host gives it, and is not required unless the operator
     /// says so.
-    pub const DEGRADES: [Self; 2] = [Self::Namespaces, Self::NamespaceNet];
+    pub const DEGRADES: [Self; 3] = [Self::Namespaces, Self::NamespaceNet, Self::Cgroup];
 
     /// The name in the config, in `/health` and in metrics.
     #[must_use]
@@ -59,6 +62,7 @@ impl Layer {
             Self::Descriptors => "descriptors",
             Self::Namespaces => "namespaces",
             Self::NamespaceNet => "namespace-net",
+            Self::Cgroup => "cgroup",
         }
     }
 

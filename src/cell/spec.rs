@@ -6,6 +6,26 @@ use std::path::PathBuf;
 /// The largest spec that the launcher reads, in bytes. Thousands of granted paths fit.
 pub const SPEC_LIMIT: u64 = 1 << 20;
 
+/// The spawner's attempt to make a cgroup for a cell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellCgroup {
+    /// Last component of its path; `None`: there is none.
+    pub leaf: Option<String>,
+    /// Why the limits of the spec are not in force for the tree as a whole.
+    pub lack: Option<String>,
+}
+
+impl CellCgroup {
+    /// The operator wants none.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
+            leaf: None,
+            lack: Some("switched off".to_owned()),
+        }
+    }
+}
+
 /// Written by the spawner into a sealed memfd (all four of `F_SEAL_WRITE`, `F_SEAL_GROW`,
 /// `F_SEAL_SHRINK`, `F_SEAL_SEAL`), read by `cofferdam __cell SPEC_FD STATUS_FD`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +67,11 @@ pub struct CellSpec {
     pub file_size: Option<u64>,
     /// RLIMIT_NOFILE, soft and hard.
     pub open_files: Option<u64>,
+    /// Thousandths of a processor for the whole tree; only a cgroup can limit them.
+    pub cpu: Option<u64>,
+    /// The cgroup that the launcher was started in; `None`: nobody has tried to make one. The spawner
+    /// fills it in, unless it is switched off.
+    pub cgroup: Option<CellCgroup>,
     /// Layers that may be missing; every other one is required.
     pub optional: Vec<super::Layer>,
     /// Take stdin as the controlling terminal (the slave of our own pty).

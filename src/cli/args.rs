@@ -6,8 +6,8 @@
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, EgressRule, EntryError, EnvRule, File, Origins,
-    Overrides, Preset, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, Cores, EgressRule, EntryError, EnvRule, File,
+    Origins, Overrides, Preset, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -156,6 +156,9 @@ pub struct SharedArgs {
     /// Largest number of processes and threads
     #[arg(long, value_name = "N", help_heading = CELL)]
     pub processes: Option<u64>,
+    /// Processors that all of the server may use together, as in 1.5; needs a delegated cgroup
+    #[arg(long, value_name = "CORES", value_parser = unit::<Cores>, help_heading = CELL)]
+    pub cpu: Option<Cores>,
     /// Let the server make only the system calls that FILE lists, one `name = "why"` on a line
     #[arg(long, value_name = "FILE", help_heading = CELL)]
     pub syscalls: Option<String>,
@@ -345,6 +348,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         preset: shared.preset,
         memory: shared.memory,
         processes: shared.processes,
+        cpu: shared.cpu,
         syscalls: shared.syscalls,
         require: shared.require,
         optional: shared.optional,

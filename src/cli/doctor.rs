@@ -39,8 +39,10 @@ pub(super) fn doctor(format: Format) -> ExitCode {
 
 /// Why this host lacks a layer.
 fn reason(host: &Host, layer: Layer) -> Option<&str> {
-    if Layer::DEGRADES.contains(&layer) {
-        return host.no_namespaces.as_deref();
+    match layer {
+        Layer::Namespaces | Layer::NamespaceNet => return host.no_namespaces.as_deref(),
+        Layer::Cgroup => return host.floor.cgroup.as_deref(),
+        _ => {}
     }
     host.floor
         .missing
@@ -76,6 +78,7 @@ fn human(host: &Host, programs: &[(&str, Search)]) -> String {
     text.push_str("\nAround the floor\n");
     for layer in Layer::DEGRADES {
         match reason(host, layer) {
+            None if layer == Layer::Cgroup => line(&mut text, layer.name(), "can be used"),
             None => line(&mut text, layer.name(), "tried here, and held"),
             Some(reason) => line(&mut text, layer.name(), &format!("not here: {reason}")),
         }
@@ -158,6 +161,7 @@ mod tests {
             landlock_abi: 6,
             seccomp: true,
             no_new_privs: false,
+            cgroup: Some("not delegated".to_owned()),
             missing,
         };
         Host {
@@ -176,6 +180,10 @@ mod tests {
         );
         assert!(
             text.contains("namespaces        not here: sysctl"),
+            "{text}"
+        );
+        assert!(
+            text.contains("cgroup            not here: not delegated"),
             "{text}"
         );
         assert!(text.contains("--optional landlock-scopes"), "{text}");

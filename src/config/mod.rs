@@ -16,7 +16,7 @@ pub use diagnose::{Place, Problem};
 pub use entries::{EntryError, Word};
 pub use load::{Error, File, load};
 pub use origin::{Origin, Origins};
-pub use units::{ByteSize, TimeSpan, UnitError};
+pub use units::{ByteSize, Cores, TimeSpan, UnitError};
 pub use validate::{AuditTo, Effective, Overrides, Surroundings, build};
 
 use schemars::JsonSchema;
@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Names of the layers of the cell, as `cell.require` and `cell.optional` write them.
-pub const LAYERS: [&str; 11] = [
+pub const LAYERS: [&str; 12] = [
     "no-new-privs",
     "landlock",
     "landlock-net",
@@ -39,10 +39,11 @@ pub const LAYERS: [&str; 11] = [
     "descriptors",
     "namespaces",
     "namespace-net",
+    "cgroup",
 ];
 
 /// Layers that `cell.off` can switch off.
-pub const SWITCHES: [&str; 1] = ["namespaces"];
+pub const SWITCHES: [&str; 2] = ["namespaces", "cgroup"];
 
 /// The JSON Schema of the configuration file, for editors; ends with a line feed.
 #[must_use]
@@ -107,6 +108,8 @@ pub struct Cell {
     /// Address space is not limited; data segment is. `None`: the preset's default.
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
+    /// Of the whole tree. `None`: not limited.
+    pub cpu: Option<Cores>,
     /// A list of the only system calls that there are. `None`: all that are not refused.
     pub syscalls: Option<PathBuf>,
     /// Layers that must be enforced (all of the floor, unless listed in `optional`).

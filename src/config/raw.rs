@@ -3,7 +3,7 @@
 //! Only keys whose function exists are here; the doc comments become the descriptions of the JSON
 //! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
 
-use super::units::{ByteSize, TimeSpan};
+use super::units::{ByteSize, Cores, TimeSpan};
 use super::{Check, Payloads, Preset, SecretsMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
@@ -139,13 +139,15 @@ pub(super) struct Cell {
     pub(super) memory: Option<At<ByteSize>>,
     /// Largest number of processes and threads.
     pub(super) processes: Option<At<i64>>,
+    /// Processors that all of the server may use together, as in "1.5".
+    pub(super) cpu: Option<At<Cores>>,
     /// File that lists the only system calls that the server may make.
     pub(super) syscalls: Option<At<String>>,
     /// Layers that must be enforced.
     pub(super) require: Vec<At<String>>,
     /// Layers that may be missing.
     pub(super) optional: Vec<At<String>>,
-    /// Layers that are not used: `namespaces`.
+    /// Layers that are not used: `namespaces`, `cgroup`.
     pub(super) off: Vec<At<String>>,
 }
 

@@ -19,6 +19,10 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeSpan(pub Duration);
 
+/// Processors, in thousandths. Written as `2`, `1.5` or `0.25`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cores(pub u64);
+
 /// Why a size or duration is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -26,6 +30,8 @@ pub enum UnitError {
     Size { text: String, hint: &'static str },
     #[error("`{text}` is not a duration")]
     Time { text: String, hint: &'static str },
+    #[error("`{text}` is not a number of processors")]
+    Cores { text: String, hint: &'static str },
     #[error("`{text}` is too large to count")]
     Overflow { text: String, hint: &'static str },
 }
@@ -35,7 +41,10 @@ impl UnitError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Size { hint, .. } | Self::Time { hint, .. } | Self::Overflow { hint, .. } => hint,
+            Self::Size { hint, .. }
+            | Self::Time { hint, .. }
+            | Self::Cores { hint, .. }
+            | Self::Overflow { hint, .. } => hint,
         }
     }
 }
@@ -44,6 +53,8 @@ const SIZE_HINT: &str = "write a whole number and a unit, as in `512B`, `64KiB` 
 const SIZE_AMBIGUOUS: &str =
     "write `KiB`, `MiB`, `GiB` (powers of 1024) or `kB`, `MB`, `GB` (powers of 1000)";
 const TIME_HINT: &str = "write a whole number and a unit, as in `500ms`, `30s`, `10m` or `1h`";
+
+const CORES_HINT: &str = "write a number with at most three decimals, as in \"2\" or \"1.5\"";
 
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
@@ -106,6 +117,33 @@ impl FromStr for ByteSize {
                 text: text.to_owned(),
                 hint: SIZE_HINT,
             })
+    }
+}
+
+impl FromStr for Cores {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = || UnitError::Cores {
+            text: text.to_owned(),
+            hint: CORES_HINT,
+        };
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.is_empty() || !digits(whole) || !digits(part) || !(1..=3).contains(&part.len()) {
+            return Err(wrong());
+        }
+        let whole: u64 = whole.parse().map_err(|_| wrong())?;
+        let part: u64 = format!("{part:0<3}").parse().map_err(|_| wrong())?;
+        let all = whole.checked_mul(1000).and_then(|n| n.checked_add(part));
+        all.map(Self).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
@@ -188,6 +226,34 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
+struct CoresVisitor;
+
+impl Visitor<'_> for CoresVisitor {
+    type Value = Cores;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of processors such as \"1.5\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Cores, E> {
+        text.parse().map_err(unit_error)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Cores, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Cores, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Cores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CoresVisitor)
+    }
+}
+
 struct TimeVisitor;
 
 impl Visitor<'_> for TimeVisitor {
@@ -228,6 +294,21 @@ impl JsonSchema for ByteSize {
     }
 }
 
+impl JsonSchema for Cores {
+    fn schema_name() -> Cow<'static, str> {
+        "Cores".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of processors: 2, 1.5, \"0.25\".",
+            "type": ["string", "number"],
+            "pattern": "^[0-9]+([.][0-9]{1,3})?$",
+            "minimum": 0
+        })
+    }
+}
+
 impl JsonSchema for TimeSpan {
     fn schema_name() -> Cow<'static, str> {
         "TimeSpan".into()
@@ -246,6 +327,34 @@ impl JsonSchema for TimeSpan {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn processors_have_up_to_three_decimals() {
+        for (text, thousandths, shown) in [
+            ("2", 2000, "2"),
+            ("1.5", 1500, "1.5"),
+            ("0.25", 250, "0.25"),
+            ("10.000", 10_000, "10"),
+            ("0.001", 1, "0.001"),
+        ] {
+            assert_eq!(text.parse(), Ok(Cores(thousandths)));
+            assert_eq!(Cores(thousandths).to_string(), shown);
+        }
+        for text in [
+            "",
+            ".",
+            "1.",
+            ".5",
+            "1.2345",
+            "-1",
+            "1,5",
+            "500m",
+            "1e3",
+            "99999999999999999999",
+        ] {
+            assert!(text.parse::<Cores>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_parse_in_both_systems() {

@@ -236,7 +236,7 @@ impl Metrics {
             .inc_by(count.into());
     }
 
-    /// Counts an end of the server: `code`, `signal`, `seccomp`, `limit`, `end_of_input`.
+    /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.
     pub fn child_exit(&self, cause: &str) {
         self.child_exits.with_label_values(&[cause]).inc();
     }

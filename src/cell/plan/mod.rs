@@ -20,7 +20,7 @@ mod uv;
 pub use error::PlanError;
 
 use super::seccomp::allow;
-use super::{CellSpec, Layer};
+use super::{CellCgroup, CellSpec, Layer};
 use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
 use host::{Host, absolute};
@@ -162,6 +162,7 @@ impl<'a> Planner<'a> {
             let text = "the number of processes is not limited for root: start cofferdam as a user";
             self.spec.warnings.push(text.to_owned());
         }
+        self.spec.cpu = self.config.cpu.map(|cores| cores.0);
         self.spec.file_size = limits.file_size;
         self.spec.open_files = limits.open_files;
     }
@@ -176,9 +177,14 @@ impl<'a> Planner<'a> {
         let required = named(&self.config.require)?;
         let off = named(&self.config.off)?;
         self.spec.namespaces = !off.contains(&Layer::Namespaces);
+        if off.contains(&Layer::Cgroup) {
+            self.spec.cgroup = Some(CellCgroup::off());
+        }
+        // A limit that somebody asked for is not dropped for want of what enforces it.
+        let needed = |layer| layer == Layer::Cgroup && self.config.cpu.is_some();
         let optional = named(&self.config.optional)?
             .into_iter()
-            .chain(Layer::DEGRADES);
+            .chain(Layer::DEGRADES.into_iter().filter(|layer| !needed(*layer)));
         self.spec.optional = optional.filter(|layer| !required.contains(layer)).collect();
         Ok(())
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{ByteSize, EgressRule, EnvRule};
+use crate::config::{ByteSize, Cores, EgressRule, EnvRule};
 
 fn spec(config: &Cell, command: &[&str], cwd: &Path, tmp: &Path) -> Result<CellSpec, PlanError> {
     let env = |name: &str| match name {
@@ -113,11 +113,36 @@ fn the_operator_may_name_anything_but_hears_about_it() {
     assert_eq!(value(&spec, "ABSENT"), None);
     assert_eq!(value(&spec, "HOME"), Some("/elsewhere"));
     assert_eq!((spec.memory, spec.processes), (Some(1 << 30), Some(8)));
-    let [net, own, own_net] = [Layer::LandlockNet, Layer::Namespaces, Layer::NamespaceNet];
-    assert_eq!(spec.optional, [net, own, own_net]);
+    let optional = [&[Layer::LandlockNet], &Layer::DEGRADES[..]].concat();
+    assert_eq!(spec.optional, optional);
     assert_eq!(spec.canary, None, "a granted root covers it");
     let about_root = usize::from(nix::unistd::getuid().is_root());
     assert_eq!(spec.warnings.len(), 2 + about_root, "{:?}", spec.warnings);
+}
+
+#[test]
+fn a_cell_without_a_cgroup_starts_unless_somebody_counts_on_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let plan = |config: &Cell| spec(config, &["cat"], Path::new("/"), tmp.path()).unwrap();
+    assert_eq!(plan(&Cell::default()).optional, Layer::DEGRADES);
+    let namespaces = [Layer::Namespaces, Layer::NamespaceNet];
+    let required = Cell {
+        require: vec!["cgroup".into()],
+        ..Cell::default()
+    };
+    assert_eq!(plan(&required).optional, namespaces);
+    let limited = Cell {
+        cpu: Some(Cores(1500)),
+        ..Cell::default()
+    };
+    let spec = plan(&limited);
+    assert_eq!(spec.cpu, Some(1500));
+    assert_eq!((spec.optional, spec.cgroup), (namespaces.into(), None));
+    let off = Cell {
+        off: vec!["cgroup".into()],
+        ..Cell::default()
+    };
+    assert_eq!(plan(&off).cgroup, Some(CellCgroup::off()));
 }
 
 #[test]

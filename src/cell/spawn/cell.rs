@@ -1,18 +1,23 @@
 //! One cell from its sealed spec to its end: launching, listening to the launcher, naming the exit.
 
 use super::channel::Channel;
+use super::into::spawn_into;
 use super::protocol::{Event, Exit, Facts};
-use super::server::parent_is_gone;
+use super::server::{ancestors, parent_is_gone};
 use super::signals::Signals;
 use super::stdio::{Ends, pass_on};
-use super::tempdir::TempDir;
+use super::tempdir::{TempDir, random_name};
 use super::tree;
-use crate::cell::{CellSpec, LaunchFailure, LaunchMessage, LayerReport, MESSAGE_LIMIT, seal_spec};
+use crate::cell::cgroup::{self, Leaf};
+use crate::cell::{
+    CellCgroup, CellSpec, LaunchFailure, LaunchMessage, LayerReport, MESSAGE_LIMIT, seal_spec,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitStatus, getpid};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -67,6 +72,12 @@ pub(super) struct Launched {
     deadline: Instant,
 }
 
+fn spawn(command: &mut Command) -> io::Result<Pid> {
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// What the launcher said in the end.
 pub(super) type Verdict = Result<LayerReport, LaunchFailure>;
 
@@ -77,6 +88,7 @@ impl Launched {
         stdin: Stdio,
         stdout: Stdio,
         stderr: Stdio,
+        leaf: Option<&Leaf>,
     ) -> Result<Self, StartError> {
         let os = |doing| move |source| StartError::Os { doing, source };
         let sealed = seal_spec(spec).map_err(os("seal the spec of the cell"))?;
@@ -85,7 +97,8 @@ impl Launched {
         rustix::io::ioctl_fionbio(&status, true).map_err(|e| os("set up a pipe")(e.into()))?;
         pass_on(&sealed).map_err(os("pass on a descriptor"))?;
         pass_on(&theirs).map_err(os("pass on a descriptor"))?;
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0("cofferdam")
             .arg("__cell")
             .arg(sealed.as_raw_fd().to_string())
@@ -93,11 +106,13 @@ impl Launched {
             .env_clear()
             .stdin(stdin)
             .stdout(stdout)
-            .stderr(stderr)
-            .spawn()
-            .map_err(os("start the launcher"))?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(StartError::Slow { seconds: 0 })?;
+            .stderr(stderr);
+        let pid = match leaf {
+            // Where it does not work the launcher sees that it is outside, and says so.
+            Some(leaf) => spawn_into(leaf.fd(), &mut command).or_else(|_| spawn(&mut command)),
+            None => spawn(&mut command),
+        };
+        let pid = pid.map_err(os("start the launcher"))?;
         let deadline = Instant::now() + START_LIMIT;
         Ok(Self {
             pid,
@@ -192,6 +207,10 @@ pub(super) struct Cell {
     pub(super) verdict: Option<Verdict>,
     pub(super) exit: Option<WaitStatus>,
     pub(super) facts: Facts,
+    /// Killed and removed with the cell, before the directory.
+    pub(super) leaf: Option<Leaf>,
+    /// What the kernel had killed around us for want of memory when the cell started.
+    memory_kills: u64,
     /// The ends for the message process, until `Started` takes them.
     pub(super) ours: Vec<OwnedFd>,
     /// Removed with the cell, after its last process.
@@ -208,17 +227,78 @@ impl Cell {
     ) -> Result<Self, StartError> {
         spec.terminal = ends.terminal;
         spec.parent = getpid().as_raw_nonzero().get();
-        let launched = Launched::start(&spec, ends.stdin, ends.stdout, ends.stderr)?;
+        let leaf = limit_tree(&mut spec);
+        let memory_kills = cgroup::memory_kills_around(Path::new("/proc/self"));
+        let (stdin, stdout, stderr) = (ends.stdin, ends.stdout, ends.stderr);
+        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref())?;
         Ok(Self {
             number,
             launched,
             verdict: None,
             exit: None,
             facts,
+            leaf,
+            memory_kills,
             ours: ends.ours,
             _directory: directory,
         })
     }
+}
+
+impl Cell {
+    /// Whether the kernel killed something of the cell for want of memory: in the cell's own cgroup,
+    /// or in the one around us when its main process went by SIGKILL.
+    pub(super) fn ran_out_of_memory(&self, exit: Exit) -> bool {
+        if self
+            .leaf
+            .as_ref()
+            .is_some_and(|leaf| leaf.memory_kills() > 0)
+        {
+            return true;
+        }
+        exit == Exit::Signal(9)
+            && cgroup::memory_kills_around(Path::new("/proc/self")) > self.memory_kills
+    }
+}
+
+/// Makes the cell's cgroup, as far as this host has one, and says in the spec what came of it.
+fn limit_tree(spec: &mut CellSpec) -> Option<Leaf> {
+    if spec.cgroup.is_some() {
+        // It is switched off.
+        return None;
+    }
+    let limits = cgroup::Limits {
+        memory: spec.memory,
+        // Pid 1 and the launcher are in there too.
+        processes: spec.processes.map(|most| match spec.namespaces {
+            true => most.saturating_add(2),
+            false => most,
+        }),
+        cpu: spec.cpu,
+    };
+    let us = getpid().as_raw_nonzero().get();
+    let ours: Vec<i32> = ancestors()
+        .into_iter()
+        .flatten()
+        .map(|pid| pid.as_raw_nonzero().get())
+        .chain([us])
+        .collect();
+    let made = cgroup::own(Path::new("/proc/self")).and_then(|own| {
+        let name = random_name().map_err(|error| error.to_string())?;
+        Leaf::make(&own, &limits, &ours, &format!("{us}.{name}"))
+    });
+    let (leaf, lack) = match made {
+        Ok(leaf) => {
+            let lack = leaf.lack().map(str::to_owned);
+            (Some(leaf), lack)
+        }
+        Err(lack) => (None, Some(lack)),
+    };
+    spec.cgroup = Some(CellCgroup {
+        leaf: leaf.as_ref().map(Leaf::name),
+        lack,
+    });
+    leaf
 }
 
 /// The spawner's ears while it does something long: it still notices when nobody waits any more.
@@ -311,7 +391,8 @@ pub fn run_to_completion(
     let stderr = write.try_clone().map_err(os("make a pipe"))?;
     let mut spec = spec.clone();
     spec.parent = getpid().as_raw_nonzero().get();
-    let mut launched = Launched::start(&spec, Stdio::null(), write.into(), stderr.into())?;
+    let (stdin, stdout) = (Stdio::null(), Stdio::from(write));
+    let mut launched = Launched::start(&spec, stdin, stdout, stderr.into(), None)?;
     let deadline = Instant::now() + limit;
     let mut verdict = None;
     let outcome = loop {
@@ -426,7 +507,11 @@ pub(super) fn exit_of(status: WaitStatus) -> Exit {
 }
 
 /// What an exit means to people, and the limit that it points at.
-pub(super) fn meaning(exit: Exit) -> (String, Option<String>) {
+pub(super) fn meaning(exit: Exit, out_of_memory: bool) -> (String, Option<String>) {
+    if out_of_memory {
+        let text = "the kernel killed it, or a process of it, for want of memory";
+        return (text.into(), Some("memory".into()));
+    }
     let Exit::Signal(number) = exit else {
         return (String::new(), None);
     };
@@ -485,10 +570,17 @@ mod tests {
 
     #[test]
     fn a_signal_says_what_it_means() {
-        assert_eq!(meaning(Exit::Code(3)), (String::new(), None));
-        assert_eq!(meaning(Exit::Signal(31)).0, "killed by seccomp (SIGSYS)");
-        assert_eq!(meaning(Exit::Signal(25)).1.as_deref(), Some("file size"));
-        assert_eq!(meaning(Exit::Signal(9)).0, "killed by SIGKILL");
-        assert_eq!(meaning(Exit::Signal(99)).0, "killed by signal 99");
+        let meaning_of = |exit| meaning(exit, false);
+        assert_eq!(meaning_of(Exit::Code(3)), (String::new(), None));
+        assert_eq!(meaning_of(Exit::Signal(31)).0, "killed by seccomp (SIGSYS)");
+        assert_eq!(meaning_of(Exit::Signal(25)).1.as_deref(), Some("file size"));
+        assert_eq!(meaning_of(Exit::Signal(24)).1.as_deref(), Some("cpu"));
+        assert_eq!(
+            meaning_of(Exit::Signal(9)),
+            ("killed by SIGKILL".into(), None)
+        );
+        assert_eq!(meaning_of(Exit::Signal(99)).0, "killed by signal 99");
+        let killed = meaning(Exit::Signal(9), true);
+        assert_eq!(killed.1.as_deref(), Some("memory"));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::signals::Signals;
 use super::{tempdir, tree};
-use crate::cell::sys;
+use crate::cell::{cgroup, sys};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getpid, getppid, kill_process, set_parent_process_death_signal, setsid,
@@ -47,7 +47,7 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
     let signals = Signals::open()?;
     let us = getpid();
     let Some(spawner) = sys::fork_into(nix::sched::CloneFlags::empty())? else {
-        super::server::born_of(us);
+        super::server::born_of(us, parent);
         // It is not inherited across fork(2), so the guardian may have died before this.
         set_parent_process_death_signal(Some(Signal::TERM))?;
         if getppid() != Some(us) {
@@ -65,6 +65,7 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
         Some(code) => u8::try_from(code).unwrap_or(u8::MAX),
         None => {
             tempdir::sweep();
+            cgroup::sweep(spawner.map(|pid| pid.as_raw_nonzero().get()));
             70
         }
     };

@@ -20,12 +20,13 @@
 //! | the message process | the spawner, by the hang-up of the socket | it kills every descendant and exits |
 //! | the spawner, also with the message process | the server, by its parent-death SIGKILL; the guardian, by SIGCHLD | orphans re-parent to the guardian, a subreaper, which kills them |
 //! | the guardian | the spawner, by its parent-death signal | as when the message process dies |
-//! | guardian and spawner at the same moment | the server, by its parent-death SIGKILL | nothing reaches the server's own children: see [`tree`] |
+//! | guardian and spawner at the same moment | the server, by its parent-death SIGKILL | nothing reaches the server's own children, but the next sweep of cgroups: see [`tree`] |
 
 mod cell;
 mod channel;
 mod client;
 mod guardian;
+mod into;
 mod protocol;
 mod server;
 mod signals;

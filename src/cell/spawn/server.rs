@@ -15,6 +15,7 @@ use super::stdio::Ends;
 use super::tempdir::{self, TempDir};
 use super::tree;
 use crate::cell::CellSpec;
+use crate::cell::cgroup;
 use crate::cell::pty::SavedModes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -28,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// The process that started us; another one later means that it died.
 static PARENT: OnceLock<Option<Pid>> = OnceLock::new();
+/// The message process, which started that one.
+static MESSAGES: OnceLock<Pid> = OnceLock::new();
 /// How long a message process may leave our events unread before it counts as gone.
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 
@@ -65,8 +68,16 @@ pub enum Ended {
 }
 
 /// Says who has started us, before anybody could have died.
-pub(super) fn born_of(parent: Pid) {
+pub(super) fn born_of(parent: Pid, messages: Option<Pid>) {
     PARENT.get_or_init(|| Some(parent));
+    if let Some(messages) = messages {
+        MESSAGES.get_or_init(|| messages);
+    }
+}
+
+/// The guardian and the message process, as they were when we were started.
+pub(super) fn ancestors() -> [Option<Pid>; 2] {
+    [PARENT.get().copied().flatten(), MESSAGES.get().copied()]
 }
 
 /// True when the process that started us is gone.
@@ -97,6 +108,9 @@ pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Resul
         Mode::Run => None,
     };
     let ended = server.run(duties);
+    for leaf in server.cells.iter().filter_map(|cell| cell.leaf.as_ref()) {
+        leaf.kill();
+    }
     let felled = tree::kill_descendants();
     server.cells.clear();
     if let Some(modes) = modes {
@@ -248,6 +262,10 @@ impl Server {
 
     /// Kills what does not belong to another cell that still runs.
     fn fell(&mut self, number: u32) -> tree::Felled {
+        let leaf = self.cells.iter().find(|cell| cell.number == number);
+        if let Some(leaf) = leaf.and_then(|cell| cell.leaf.as_ref()) {
+            leaf.kill();
+        }
         let spare: Vec<Pid> = self
             .cells
             .iter()
@@ -308,6 +326,7 @@ impl Server {
     fn sweep_once(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
             tempdir::sweep();
+            cgroup::sweep(None);
         }
     }
 
@@ -350,7 +369,7 @@ fn started(cell: &mut Cell, verdict: &Verdict) -> Option<Event> {
 fn farewell(cell: &Cell, status: WaitStatus, felled: &tree::Felled) -> Event {
     let number = cell.number;
     let exit = exit_of(status);
-    let (mut cause, limit) = meaning(exit);
+    let (mut cause, limit) = meaning(exit, cell.ran_out_of_memory(exit));
     if !felled.survivors.is_empty() {
         cause = outlived(&felled.survivors);
     }

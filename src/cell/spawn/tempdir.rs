@@ -165,7 +165,8 @@ fn base() -> PathBuf {
     runtime.filter(ours).unwrap_or_else(std::env::temp_dir)
 }
 
-fn random_name() -> io::Result<String> {
+/// 128 random bits in hexadecimal digits.
+pub(super) fn random_name() -> io::Result<String> {
     use std::fmt::Write as _;
     let mut random = [0u8; 16];
     let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;

@@ -31,7 +31,7 @@ fn enter() -> Result<Vec<(Layer, LayerState)>, StartError> {
         parent: getpid().as_raw_nonzero().get(),
         ..CellSpec::default()
     };
-    let launched = Launched::start(&spec, Stdio::null(), Stdio::null(), Stdio::null())?;
+    let launched = Launched::start(&spec, Stdio::null(), Stdio::null(), Stdio::null(), None)?;
     let pid = launched.pid;
     let report = launched.entered();
     // It ends by itself; with what code does not matter.

@@ -4,13 +4,16 @@ use super::{Builder, Overrides, place_of};
 use crate::config::diagnose::{self, Place, Problem};
 use crate::config::entries::{self, EntryError};
 use crate::config::origin::Origin;
-use crate::config::{ByteSize, Cell, EnvRule, LAYERS, SWITCHES, raw};
+use crate::config::{ByteSize, Cell, Cores, EnvRule, LAYERS, SWITCHES, raw};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Below, no runtime starts.
 const MEMORY_RANGE: RangeInclusive<ByteSize> = ByteSize(16 << 20)..=ByteSize(64 << 40);
+/// The kernel grants no less than a millisecond in its period of a tenth of a second
+/// (`min_cfs_quota_period`); more processors than that has no machine.
+const CPU_RANGE: RangeInclusive<Cores> = Cores(10)..=Cores(8_192_000);
 /// 2^22 is the largest `pid_max` of Linux (proc(5)).
 const MOST_PROCESSES: u64 = 1 << 22;
 
@@ -47,6 +50,9 @@ impl Builder<'_> {
             "--allow-host",
             FromStr::from_str,
         );
+        let cpu = self.pick("cell.cpu", raw.cpu.as_ref(), flags.cpu, "--cpu");
+        let place = place_of(raw.cpu.as_ref(), flags.cpu, "--cpu");
+        self.range("cell.cpu", cpu, &CPU_RANGE, &place);
         let syscalls = self.syscalls(raw, flags);
         let (require, optional) = self.layers(raw, flags);
         let off = self.list("cell.off", &raw.off, &flags.off, "--off", switch);
@@ -59,6 +65,10 @@ impl Builder<'_> {
                 ));
             }
         }
+        if cpu.is_some() && off.iter().any(|layer| layer == "cgroup") {
+            let what = "`cell.cpu` needs the layer `cgroup`, which is switched off";
+            self.problems.push(Problem::new(place, what.to_owned()));
+        }
         Cell {
             preset,
             read,
@@ -68,6 +78,7 @@ impl Builder<'_> {
             egress,
             memory,
             processes,
+            cpu,
             syscalls,
             require,
             optional,

@@ -17,8 +17,8 @@ use super::load::{Error, File};
 use super::origin::Origins;
 use super::raw::{At, Raw};
 use super::{
-    AdminAddr, ByteSize, Check, Config, EgressRule, EnvRule, Preset, SchemaChecks, SecretsMode,
-    TimeSpan,
+    AdminAddr, ByteSize, Check, Config, Cores, EgressRule, EnvRule, Preset, SchemaChecks,
+    SecretsMode, TimeSpan,
 };
 use std::path::PathBuf;
 
@@ -35,6 +35,7 @@ pub struct Overrides {
     pub preset: Option<Preset>,
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
+    pub cpu: Option<Cores>,
     pub syscalls: Option<String>,
     pub require: Vec<String>,
     pub optional: Vec<String>,
