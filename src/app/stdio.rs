@@ -11,8 +11,8 @@ use super::slice;
 use super::wake::{Followed, Ready};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
-use crate::cell::LayerState;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
+use crate::cell::{Layer, LayerState};
 use crate::config::Config;
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
@@ -465,8 +465,15 @@ impl Loop {
         for (layer, state) in &report.layers {
             let enforced = matches!(state, LayerState::Enforced);
             self.metrics.layer(layer.name(), enforced);
-            if let LayerState::Missing(why) = state {
-                tracing::warn!("the cell has no {}: {why}", layer.name());
+            match state {
+                // Few hosts delegate a cgroup, and whoever counts on one requires it.
+                LayerState::Missing(why) if *layer == Layer::Cgroup => {
+                    tracing::debug!("the cell has no {}: {why}", layer.name());
+                }
+                LayerState::Missing(why) => {
+                    tracing::warn!("the cell has no {}: {why}", layer.name());
+                }
+                _ => {}
             }
         }
         let what = facts.name.as_deref().unwrap_or(&self.config.server.name);

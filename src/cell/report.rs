@@ -78,7 +78,7 @@ impl Layer {
 #[serde(rename_all = "kebab-case")]
 pub enum LayerState {
     Enforced,
-    /// Missing, and the operator listed it as optional.
+    /// Missing, and the operator listed it as optional, or it is by default.
     Missing(String),
 }
 
