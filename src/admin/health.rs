@@ -133,7 +133,7 @@ impl Health {
             "transport": "stdio",
             "identity": "the process that started us",
             "policy": facts.policy,
-            "cell": { "landlock_abi": facts.cell.landlock_abi, "layers": layers(&facts.cell) },
+            "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),

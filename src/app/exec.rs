@@ -235,6 +235,9 @@ impl<'a> Session<'a> {
         if self.options.verbose > 0 {
             say(&start_line(pid, report));
         }
+        for note in report.notes.iter().filter(|_| !self.options.quiet) {
+            say(&format!("warning: {note}"));
+        }
         let mut fds = fds.into_iter();
         if self.terminals.any() {
             self.master = fds.next();
@@ -408,7 +411,8 @@ fn start_line(pid: u32, report: &LayerReport) -> String {
         })
         .collect();
     format!(
-        "process {pid}, landlock ABI {}, in force: {}",
+        "process {pid}{}, landlock ABI {}, in force: {}",
+        report.identity(),
         report.landlock_abi,
         words.join(", ")
     )
@@ -478,10 +482,11 @@ mod tests {
             &LayerReport {
                 landlock_abi: 2,
                 layers,
+                user: Some(1000),
+                ..LayerReport::default()
             },
         );
-        let expected =
-            "process 7, landlock ABI 2, in force: seccomp, landlock-net MISSING (kernel 6.1)";
+        let expected = "process 7 as uid 1000, landlock ABI 2, in force: seccomp, landlock-net MISSING (kernel 6.1)";
         assert_eq!(line, expected);
     }
 }

@@ -476,6 +476,9 @@ impl Loop {
                 _ => {}
             }
         }
+        for note in &report.notes {
+            tracing::warn!("{note}");
+        }
         let what = facts.name.as_deref().unwrap_or(&self.config.server.name);
         let version = facts
             .version
@@ -483,7 +486,8 @@ impl Loop {
             .map(|v| format!("@{v}"))
             .unwrap_or_default();
         tracing::info!(
-            "{what}{version} runs as {pid} after {} ms: {}",
+            "{what}{version} runs as {pid}{} after {} ms: {}",
+            report.identity(),
             self.begun.elapsed().as_millis(),
             report.summary()
         );

@@ -8,11 +8,13 @@
 use super::namespaces::{self, Entry};
 use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState};
 use super::seccomp::Network;
-use super::{CellSpec, caps, cgroup, descriptors, landlock, limits, seccomp, sys, witness};
+use super::{
+    CellSpec, account, caps, cgroup, descriptors, landlock, limits, seccomp, sys, witness,
+};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::{prctl, stat};
-use nix::unistd::{Pid, chdir, getpid, getppid, getsid, setsid};
+use nix::unistd::{Pid, chdir, geteuid, getpid, getppid, getsid, setsid};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -31,8 +33,10 @@ enum Step {
     Directory,
     Environment,
     Rlimits,
+    User,
     Capabilities,
     NoNewPrivs,
+    Grants,
     Landlock,
     Seccomp,
     Witness,
@@ -41,10 +45,11 @@ enum Step {
 
 /// Why this order: the keyring and the secure bits need what later steps take away; the limits
 /// read `/proc`, which landlock hides; landlock needs no_new_privs and system calls that the filter
-/// might refuse one day; the parent is asked again after the last change of credentials, because
-/// such a change can clear the parent-death signal; the witness tries what must now fail, with calls
-/// that an allow list need not have.
-const ORDER: [Step; 15] = [
+/// might refuse one day; the user changes while there is the power to change it, and what that user
+/// can reach shows when all power is gone; the parent is asked again after the last change of
+/// credentials, because such a change can clear the parent-death signal; the witness tries what must
+/// now fail, with calls that an allow list need not have.
+const ORDER: [Step; 17] = [
     Step::Parent,
     Step::Cgroup,
     Step::Descriptors,
@@ -53,14 +58,19 @@ const ORDER: [Step; 15] = [
     Step::Directory,
     Step::Environment,
     Step::Rlimits,
+    Step::User,
     Step::Capabilities,
     Step::NoNewPrivs,
     Step::Parent,
+    Step::Grants,
     Step::Landlock,
     Step::Seccomp,
     Step::Witness,
     Step::AllowList,
 ];
+
+/// Bytes of notes in a report, which must stay below [`super::MESSAGE_LIMIT`] as JSON too.
+const NOTES: usize = 2048;
 
 /// The terminal of whoever asks.
 const TERMINAL: &str = "/dev/tty";
@@ -89,14 +99,23 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
         Err(failure) => return give_up(&mut status, failure),
     };
     let mut inside = Err("switched off".to_owned());
+    let mut heard = Vec::new();
     if spec.namespaces {
         match namespaces::enter(&spec, status) {
             Entry::Watched(code) => return code,
-            Entry::Inside { status: ours, own } => {
-                status = ours;
+            Entry::Inside {
+                status: ours,
+                own,
+                notes,
+            } => {
+                (status, heard) = (ours, notes);
                 inside = Ok(());
                 move_in(&mut spec, own);
             }
+            Entry::Refused {
+                status: mut ours,
+                reason,
+            } => return give_up(&mut ours, failure(UNENFORCEABLE, &reason)),
             Entry::Floor {
                 status: ours,
                 reason,
@@ -106,7 +125,7 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             }
         }
     }
-    match launch(&spec, inside, &mut status) {
+    match launch(&spec, inside, heard, &mut status) {
         Ok(never) => match never {},
         Err(failure) => give_up(&mut status, failure),
     }
@@ -146,9 +165,16 @@ fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
 fn launch(
     spec: &CellSpec,
     inside: Result<(), String>,
+    notes: Vec<String>,
     status: &mut File,
 ) -> Result<std::convert::Infallible, LaunchFailure> {
     let mut cell = Cell::new(spec, status.as_raw_fd());
+    let mut room = NOTES;
+    let fits = |note: &String| {
+        room = room.saturating_sub(note.len());
+        room > 0
+    };
+    cell.report.notes = notes.into_iter().take_while(fits).collect();
     cell.note_namespaces(inside)?;
     for step in ORDER {
         cell.take(step)?;
@@ -191,6 +217,8 @@ struct Cell<'a> {
     status: RawFd,
     network: Network,
     report: LayerReport,
+    /// Whether this process itself gave up being root.
+    changed: bool,
 }
 
 impl<'a> Cell<'a> {
@@ -202,13 +230,14 @@ impl<'a> Cell<'a> {
         };
         let report = LayerReport {
             landlock_abi: landlock::kernel_abi(),
-            layers: Vec::new(),
+            ..LayerReport::default()
         };
         Self {
             spec,
             status,
             network,
             report,
+            changed: false,
         }
     }
 
@@ -235,6 +264,8 @@ impl<'a> Cell<'a> {
                 let done = limits::apply(self.spec);
                 self.settle(Layer::Rlimits, done)
             }
+            Step::User => self.change_user(),
+            Step::Grants => self.check_grants(),
             Step::Capabilities => {
                 let done = caps::drop_all();
                 self.settle(Layer::Capabilities, done)
@@ -288,6 +319,35 @@ impl<'a> Cell<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Root becomes somebody else here, unless pid 1 did before.
+    fn change_user(&mut self) -> Result<(), LaunchFailure> {
+        if let Some(user) = self.spec.account() {
+            account::keep_capabilities();
+            user.take_own()
+                .and_then(|()| user.assume())
+                .map_err(|text| {
+                    let uid = user.uid;
+                    let text = format!(
+                        "root's server cannot run as uid {uid}: {text}; to keep root, set cell.user = \
+                         \"root\""
+                    );
+                    failure(UNENFORCEABLE, &text)
+                })?;
+            self.changed = true;
+        }
+        self.report.user = Some(geteuid().as_raw());
+        Ok(())
+    }
+
+    /// Without mounts that map root's files to the user, the host's own modes decide.
+    fn check_grants(&self) -> Result<(), LaunchFailure> {
+        let user = self.spec.user.as_ref().filter(|_| self.changed);
+        match user.and_then(|user| user.unusable(self.spec)) {
+            Some(refusal) => Err(failure(UNENFORCEABLE, &refusal)),
+            None => Ok(()),
+        }
     }
 
     /// The spawner started us in the cell's cgroup, or says why not. Reports without an attempt do
@@ -418,6 +478,9 @@ mod tests {
             .unwrap();
         assert!(first(Step::Keyring) < first(Step::Seccomp));
         assert!(first(Step::Rlimits) < first(Step::Landlock));
+        assert!(first(Step::User) < first(Step::Capabilities));
+        assert!(first(Step::NoNewPrivs) < first(Step::Grants));
+        assert!(first(Step::Grants) < first(Step::Landlock));
         assert!(first(Step::Capabilities) < last_parent);
         assert!(first(Step::NoNewPrivs) < first(Step::Landlock));
         assert!(first(Step::Landlock) < first(Step::Seccomp));

@@ -3,6 +3,7 @@
 //! `plan` turns config into a [`CellSpec`], the spawner seals it and starts `cofferdam __cell`,
 //! and `launcher` enters the cell and becomes the server.
 
+mod account;
 mod caps;
 mod cgroup;
 pub mod denial;
@@ -23,6 +24,7 @@ mod spec;
 mod sys;
 mod witness;
 
+pub use account::Account;
 pub use descriptors::{SpecError, read_spec, seal_spec};
 pub use launcher::enter;
 pub use own::{close_inherited, confine};

@@ -33,7 +33,7 @@ pub fn confine() -> LayerReport {
     let abi = landlock::kernel_abi();
     let mut report = LayerReport {
         landlock_abi: abi,
-        layers: Vec::new(),
+        ..LayerReport::default()
     };
     let mut note = |layer, done: Result<(), String>| {
         let state = done.map_or_else(LayerState::Missing, |()| LayerState::Enforced);

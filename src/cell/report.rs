@@ -89,6 +89,12 @@ pub struct LayerReport {
     pub landlock_abi: u8,
     /// Each layer with its state.
     pub layers: Vec<(Layer, LayerState)>,
+    /// The server's uid; `None` where there is no server.
+    #[serde(default)]
+    pub user: Option<u32>,
+    /// What the operator should hear of how the cell came out.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl LayerReport {
@@ -104,6 +110,14 @@ impl LayerReport {
             text.push_str(layer.name());
         }
         text
+    }
+
+    /// `as uid N`, for the start line; empty where there is no server.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.user
+            .map(|uid| format!(" as uid {uid}"))
+            .unwrap_or_default()
     }
 }
 
@@ -167,6 +181,8 @@ mod tests {
                 (Layer::Seccomp, LayerState::Enforced),
                 (Layer::LandlockNet, LayerState::Missing("kernel 6.1".into())),
             ],
+            user: Some(1000),
+            notes: vec!["heard".into()],
         });
         let line = entered.encode();
         assert_eq!(

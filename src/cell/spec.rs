@@ -1,5 +1,6 @@
 //! The sealed description of one cell: everything the launcher needs, nothing it must look up.
 
+use super::account::Account;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -51,6 +52,9 @@ pub struct CellSpec {
     /// Namespaces of the cell's own, where the kernel gives them; else they are reported as missing.
     #[serde(default)]
     pub namespaces: bool,
+    /// Whom a launcher that is root becomes; `None`, and for every other launcher: nobody else.
+    #[serde(default)]
+    pub user: Option<Account>,
     /// TCP ports that may be connected to; empty: no sockets at all.
     pub connect_ports: Vec<u16>,
     /// Datagram sockets for name resolution (install cells only).
@@ -61,7 +65,7 @@ pub struct CellSpec {
     /// RLIMIT_DATA in bytes, for each process.
     pub memory: Option<u64>,
     /// How many tasks the server may add to those that the system runs when it starts. RLIMIT_NPROC
-    /// counts all tasks of the user, so the launcher adds what is there. It does not bind uid 0.
+    /// counts all tasks of the user, so the launcher adds what is there. It does not bind uid 0, unless the server is somebody else.
     pub processes: Option<u64>,
     /// RLIMIT_FSIZE in bytes: the largest file that may be written.
     pub file_size: Option<u64>,

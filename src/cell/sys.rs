@@ -85,6 +85,9 @@ pub(super) fn has_bounding(capability: u8) -> Result<bool, Errno> {
     prctl(libc::PR_CAPBSET_READ, u64::from(capability)).map(|set| set == 1)
 }
 
+/// A change of the user leaves the capabilities as they are (`capabilities(7)`).
+pub(super) const NO_SETUID_FIXUP: u64 = 1 << 2;
+
 /// Sets the secure bits (`capabilities(7)`); needs `CAP_SETPCAP`.
 pub(super) fn set_securebits(bits: u64) -> Result<(), Errno> {
     prctl(libc::PR_SET_SECUREBITS, bits).map(drop)
@@ -184,17 +187,38 @@ pub(super) fn die_by(signal: i32) -> ExitCode {
 
 /// Adds attributes to a mount and all below it (`mount_setattr(2)`, Linux 5.12). None is taken away,
 /// so flags that an outer namespace has locked stay.
+pub(super) fn restrict_mount(mount: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+    change_mount(mount, attributes, 0, true)
+}
+
+/// Translates the owners in a mount, `below` it too, as a user namespace maps them; EINVAL where a
+/// file system cannot, EPERM where it is not ours to do.
+pub(super) fn map_mount(
+    mount: BorrowedFd<'_>,
+    users: BorrowedFd<'_>,
+    below: bool,
+) -> Result<(), Errno> {
+    let users = u64::try_from(users.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    change_mount(mount, libc::MOUNT_ATTR_IDMAP, users, below)
+}
+
 #[expect(
     unsafe_code,
     reason = "neither rustix nor nix wraps mount_setattr, and a remount reaches one mount only"
 )]
-pub(super) fn restrict_mount(mount: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+fn change_mount(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    users: u64,
+    below: bool,
+) -> Result<(), Errno> {
     let change = libc::mount_attr {
         attr_set: attributes,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: 0,
+        userns_fd: users,
     };
+    let reach = if below { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and the structure lives until the call returns; the
     // kernel reads as many bytes as it is told and writes none.
     let result = unsafe {
@@ -202,7 +226,7 @@ pub(super) fn restrict_mount(mount: BorrowedFd<'_>, attributes: u64) -> Result<(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | reach,
             &raw const change,
             size_of::<libc::mount_attr>(),
         )

@@ -174,6 +174,7 @@ mod tests {
             let report = LayerReport {
                 landlock_abi: 6,
                 layers,
+                ..LayerReport::default()
             };
             let objection = testify(&spec, Network::Off, &report).unwrap_err();
             assert!(objection.contains("does not hold"), "{objection}");

@@ -156,6 +156,9 @@ pub struct SharedArgs {
     /// Largest number of processes and threads
     #[arg(long, value_name = "N", help_heading = CELL)]
     pub processes: Option<u64>,
+    /// Whom root's server runs as: a name, a number, or `root` [default: a number nobody else has]
+    #[arg(long, value_name = "USER", help_heading = CELL)]
+    pub user: Option<String>,
     /// Processors that all of the server may use together, as in 1.5; needs a delegated cgroup
     #[arg(long, value_name = "CORES", value_parser = unit::<Cores>, help_heading = CELL)]
     pub cpu: Option<Cores>,
@@ -348,6 +351,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         preset: shared.preset,
         memory: shared.memory,
         processes: shared.processes,
+        user: shared.user,
         cpu: shared.cpu,
         syscalls: shared.syscalls,
         require: shared.require,

@@ -17,13 +17,17 @@ struct Host {
     floor: HostReport,
     /// Why a server has no namespaces of its own here.
     no_namespaces: Option<String>,
+    /// The uid of a server, when nothing else is asked for and it could be tried.
+    user: Option<u32>,
 }
 
 /// Ends with 0 when the whole floor of the cell can be enforced, else with 77.
 pub(super) fn doctor(format: Format) -> ExitCode {
+    let (namespaces, user) = try_namespaces();
     let host = Host {
         floor: probe(),
-        no_namespaces: try_namespaces().err(),
+        no_namespaces: namespaces.err(),
+        user,
     };
     let programs: Vec<(&str, Search)> = PROGRAMS.iter().map(|name| (*name, find(name))).collect();
     let text = match format {
@@ -82,6 +86,10 @@ fn human(host: &Host, programs: &[(&str, Search)]) -> String {
             None => line(&mut text, layer.name(), "tried here, and held"),
             Some(reason) => line(&mut text, layer.name(), &format!("not here: {reason}")),
         }
+    }
+
+    if let Some(uid) = host.user {
+        line(&mut text, "cell.user", &format!("uid {uid} by default"));
     }
 
     text.push_str("\nPrograms\n");
@@ -145,6 +153,7 @@ fn report(host: &Host, programs: &[(&str, Search)]) -> Value {
         "landlock_abi": host.floor.landlock_abi,
         "no_new_privs": host.floor.no_new_privs,
         "user_namespaces": host.no_namespaces.is_none(),
+        "server_uid": host.user,
         "layers": layers,
         "programs": programs,
     })
@@ -167,6 +176,7 @@ mod tests {
         Host {
             floor,
             no_namespaces: Some("sysctl".to_owned()),
+            user: Some(77),
         }
     }
 
@@ -187,6 +197,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("--optional landlock-scopes"), "{text}");
+        assert!(
+            text.contains("cell.user         uid 77 by default"),
+            "{text}"
+        );
         assert!(text.contains("node              not found"), "{text}");
         let report = report(&host, &[]);
         assert_eq!(report["enforceable"], false);

@@ -183,6 +183,10 @@ impl Rows<'_> {
             Some(count) => self.one("cell.processes", count.to_string(), count),
             None => self.one("cell.processes", "that of the preset", Value::Null),
         }
+        match &cell.user {
+            Some(user) => self.one("cell.user", user, user.as_str()),
+            None => self.one("cell.user", "never root", Value::Null),
+        }
         match cell.cpu {
             Some(cores) => self.one("cell.cpu", cores.to_string(), cores.to_string()),
             None => self.one("cell.cpu", "not limited", Value::Null),

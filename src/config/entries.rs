@@ -95,6 +95,26 @@ pub(super) fn variable_name(name: &str) -> Result<(), EntryError> {
     ))
 }
 
+/// A number, or what `useradd(8)` takes as a name and a little more.
+pub(super) fn user(text: &str) -> Result<(), EntryError> {
+    let wrong = |what: &str| {
+        let hint = "write the name of a user, a number, or `root`";
+        Err(EntryError::new(format!("`{}` {what}", shown(text)), hint))
+    };
+    if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        // The last number means `no change` to setresuid(2).
+        return match text.parse::<u32>() {
+            Ok(number) if number < u32::MAX => Ok(()),
+            Ok(_) | Err(_) => wrong("is too large for a user"),
+        };
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.@\\$".contains(&b);
+    if text.is_empty() || text.len() > 255 || text.starts_with('-') || !text.bytes().all(plain) {
+        return wrong("is not the name of a user");
+    }
+    Ok(())
+}
+
 impl FromStr for EnvRule {
     type Err = EntryError;
 

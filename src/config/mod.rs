@@ -108,6 +108,8 @@ pub struct Cell {
     /// Address space is not limited; data segment is. `None`: the preset's default.
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
+    /// Whom root's server runs as: a name, a number, or `root`. `None`: a number that nobody else has.
+    pub user: Option<String>,
     /// Of the whole tree. `None`: not limited.
     pub cpu: Option<Cores>,
     /// A list of the only system calls that there are. `None`: all that are not refused.

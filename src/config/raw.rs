@@ -139,6 +139,9 @@ pub(super) struct Cell {
     pub(super) memory: Option<At<ByteSize>>,
     /// Largest number of processes and threads.
     pub(super) processes: Option<At<i64>>,
+    /// Whom the server runs as when cofferdam is root: a name, a number, or `root`; default: a number
+    /// that nobody else has.
+    pub(super) user: Option<At<String>>,
     /// Processors that all of the server may use together, as in "1.5".
     pub(super) cpu: Option<At<Cores>>,
     /// File that lists the only system calls that the server may make.

@@ -180,8 +180,8 @@ fn orphans_are_reaped() {
 #[test]
 fn a_signal_to_the_launcher_reaches_the_server() {
     let rig = Rig::new();
-    let code = "import signal, sys\n\
-        def end(*_): print('asked', flush=True); sys.exit(5)\n\
+    let code = "import os, signal, sys\n\
+        def end(*_): os.write(1, b'asked\\n'); sys.exit(5)\n\
         signal.signal(signal.SIGTERM, end); print('ready', flush=True); signal.pause()";
     let mut child = rig
         .command(&["exec", "--", "python3", "-c", code])

@@ -361,6 +361,7 @@ fn check_warns_of_what_run_would_stop_at() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
+      user              never root                                    default
       cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           every layer of the floor but the optional     default
@@ -427,6 +428,7 @@ fn check_shows_the_whole_file() {
       egress            api.github.com:443                            file, line 18
       memory            1GiB                                          file, line 19
       processes         64                                            file, line 20
+      user              never root                                    default
       cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           landlock                                      file, line 21
@@ -499,6 +501,7 @@ fn flags_win_over_the_file() {
       egress            api.github.com:443                            file, line 18
       memory            1GiB                                          file, line 19
       processes         64                                            file, line 20
+      user              never root                                    default
       cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           landlock                                      file, line 21
@@ -571,6 +574,7 @@ fn dry_run_prints_the_plan() {
       egress            no network                                    default
       memory            that of the preset                            default
       processes         that of the preset                            default
+      user              never root                                    default
       cpu               not limited                                   default
       syscalls          all that the cell does not refuse             default
       require           every layer of the floor but the optional     default
@@ -674,6 +678,11 @@ fn check_as_json() {
         },
         {
           "key": "cell.processes",
+          "value": null,
+          "origin": "default"
+        },
+        {
+          "key": "cell.user",
           "value": null,
           "origin": "default"
         },
@@ -870,6 +879,8 @@ fn help_of_run() {
                                       443]
           --memory <SIZE>             Largest data segment of each process, as in 1GiB
           --processes <N>             Largest number of processes and threads
+          --user <USER>               Whom root's server runs as: a name, a number, or `root` [default:
+                                      a number nobody else has]
           --cpu <CORES>               Processors that all of the server may use together, as in 1.5;
                                       needs a delegated cgroup
           --syscalls <FILE>           Let the server make only the system calls that FILE lists, one

@@ -4,6 +4,7 @@
 //! (`pid_namespaces(7)`), however that one ended. Signals from inside reach it only where it asks
 //! for them, SIGKILL not at all.
 
+use super::mapped::{self, Trees};
 use super::{Entry, FAILED, HOST_NAME, Plan, READY, loopback, relayed, tell_end, view, withdraw};
 use crate::cell::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,20 +14,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 /// Runs as pid 1. The process that becomes the server returns too, as [`Entry::Inside`].
-pub(super) fn run(plan: &Plan<'_>, mut link: UnixStream, status: File) -> Entry {
-    let started = prepare(plan, &link).and_then(|()| {
+pub(super) fn run(plan: &Plan<'_>, trees: Trees, mut link: UnixStream, status: File) -> Entry {
+    let started = prepare(plan, trees, &mut link).and_then(|()| {
         sys::fork_into(CloneFlags::empty()).map_err(|error| format!("fork: {}", error.desc()))
     });
     match started {
         Ok(None) => {
             let own = plan.layout.own();
-            Entry::Inside { status, own }
+            let notes = plan.notes.clone();
+            Entry::Inside { status, own, notes }
         }
         Ok(Some(server)) => {
             drop(status);
@@ -43,9 +45,27 @@ pub(super) fn run(plan: &Plan<'_>, mut link: UnixStream, status: File) -> Entry 
     }
 }
 
-fn prepare(plan: &Plan<'_>, link: &UnixStream) -> Result<(), String> {
+fn prepare(plan: &Plan<'_>, mut trees: Trees, link: &mut UnixStream) -> Result<(), String> {
     let failed =
         |doing: &'static str| move |error: nix::errno::Errno| format!("{doing}: {}", error.desc());
+    match plan.account {
+        Some(account) => {
+            // The launcher writes the maps, and says so.
+            link.read_exact(&mut [0])
+                .map_err(|error| format!("maps: {error}"))?;
+            if trees.is_empty() {
+                // Still as root, for whom the host's directories are open.
+                trees = mapped::copies(&plan.layout).map_err(|error| error.to_string())?;
+            }
+            account.assume()?;
+        }
+        None => {
+            map("setgroups", "deny".to_owned())?;
+            map("uid_map", format!("{0} {0} 1\n", plan.user))?;
+            map("gid_map", format!("{0} {0} 1\n", plan.group))?;
+        }
+    }
+    // After the change of the user, which would undo it.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("parent-death signal"))?;
     // The parent has no number in here, so getppid(2) cannot tell whether it died before we asked.
     // It holds the only other end of this socket, which it loses before its children are told.
@@ -53,14 +73,11 @@ fn prepare(plan: &Plan<'_>, link: &UnixStream) -> Result<(), String> {
     if poll(&mut fds, PollTimeout::ZERO) != Ok(0) {
         return Err("the launcher died".to_owned());
     }
-    map("setgroups", "deny".to_owned())?;
-    map("uid_map", format!("{0} {0} 1\n", plan.user))?;
-    map("gid_map", format!("{0} {0} 1\n", plan.group))?;
     nix::unistd::sethostname(HOST_NAME).map_err(failed("host name"))?;
     if plan.own_network {
         loopback::raise().map_err(failed("loopback"))?;
     }
-    view::build(&plan.layout).map_err(|error| error.to_string())
+    view::build(&plan.layout, trees).map_err(|error| error.to_string())
 }
 
 /// One identity, mapped to itself, so that the uid stays what it is (`user_namespaces(7)`). Without

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 const LINKS: usize = 40;
 
 /// Devices that every cell has, whatever the plan lists: they hold nothing of this host.
-const DEVICES: [&str; 6] = [
+pub(super) const DEVICES: [&str; 6] = [
     "/dev/null",
     "/dev/zero",
     "/dev/full",
@@ -73,6 +73,8 @@ pub(super) enum Item {
         write: bool,
         directory: bool,
     },
+    /// A file of ours in the place of the host's.
+    Copy(PathBuf),
     /// A directory in memory, of at most this size.
     Memory(&'static str),
     /// Terminals of the cell's own.
@@ -138,6 +140,9 @@ impl Layout<'_> {
         }
         tree.place(TERMINALS, Item::Terminals);
         tree.items.insert(PROCESSES.into(), Item::Processes);
+        for (path, copy) in spec.account().iter().flat_map(|user| &user.names) {
+            tree.replace(path, copy);
+        }
         Self {
             steps: settle(tree.items),
             shown: super::own_network(spec).then_some(&SHOWN[..]),
@@ -166,7 +171,7 @@ fn settle(items: BTreeMap<PathBuf, Item>) -> Vec<(PathBuf, Item)> {
                 continue;
             }
             // A grant below a writable one is writable too: landlock adds grants up.
-            Item::Bind { .. } if shown == Some(true) => continue,
+            Item::Bind { .. } | Item::Copy(_) if shown == Some(true) => continue,
             Item::Bind { write: false, .. } if shown.is_some() => continue,
             Item::Bind {
                 write,
@@ -211,6 +216,17 @@ impl Tree {
         let free = |known: &Item| *known == Item::Directory;
         if self.items.get(Path::new(path)).is_none_or(free) {
             self.items.insert(path.into(), item);
+        }
+    }
+
+    /// Puts a file of ours where the host's may be read, and nowhere else.
+    fn replace(&mut self, path: &Path, copy: &Path) {
+        let granted = path.ancestors().any(|above| {
+            let item = self.items.get(above);
+            matches!(item, Some(Item::Bind { write: false, .. }))
+        });
+        if granted {
+            self.items.insert(path.into(), Item::Copy(copy.into()));
         }
     }
 

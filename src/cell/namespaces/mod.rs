@@ -14,15 +14,18 @@
 mod init;
 mod layout;
 mod loopback;
+mod mapped;
 mod view;
 
+use super::account::Account;
 use super::{CellSpec, caps, probe, seccomp, sys};
 use layout::Layout;
 pub(super) use layout::Own;
+use mapped::{Failure, Trees};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Gid, Pid, Uid, getegid, geteuid};
+use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getppid};
 use rustix::process::{Pid as Child, WaitOptions, WaitStatus, waitpid};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -46,8 +49,14 @@ const SIGNALED: u8 = b'S';
 pub(super) enum Entry {
     /// The process that was started; nothing about it changed, and this is why.
     Floor { status: File, reason: String },
+    /// The same, and no cell can give this user what the policy lists.
+    Refused { status: File, reason: String },
     /// A child of pid 1 inside, on its way to become the server.
-    Inside { status: File, own: Own },
+    Inside {
+        status: File,
+        own: Own,
+        notes: Vec<String>,
+    },
     /// The launcher or pid 1, after the server has ended.
     Watched(ExitCode),
 }
@@ -58,6 +67,12 @@ struct Plan<'a> {
     own_network: bool,
     user: Uid,
     group: Gid,
+    /// The user that everything inside runs as, when that is not the launcher's own.
+    account: Option<&'a Account>,
+    /// The spawner.
+    parent: i32,
+    /// What the operator should hear of the mounts.
+    notes: Vec<String>,
 }
 
 /// Whether the cell gets a network of its own: an empty one, so only where no host is allowed.
@@ -80,16 +95,33 @@ pub(super) fn enter(spec: &CellSpec, status: File) -> Entry {
         Ok(before) => before,
         Err(error) => return floor(status, format!("signal mask: {error}")),
     };
-    let plan = Plan {
+    let mut plan = Plan {
         layout: Layout::of(spec),
         own_network: own_network(spec),
         user: geteuid(),
         group: getegid(),
+        account: spec.account(),
+        parent: spec.parent,
+        notes: Vec::new(),
     };
     // An ignored SIGCHLD is inherited, and then nothing can be waited for (wait(2)).
     if let Err(error) = sys::default_action(libc::SIGCHLD) {
         return floor(status, format!("SIGCHLD: {error}"));
     }
+    let trees = match plan.account {
+        Some(account) => mapped::trees(&plan.layout, account, &mut plan.notes),
+        None => Ok(Trees::new()),
+    };
+    let trees = match trees {
+        Ok(trees) => trees,
+        Err(failure) => {
+            before.thread_set_mask().ok();
+            return match failure {
+                Failure::Floor(reason) => floor(status, reason),
+                Failure::Refused(reason) => Entry::Refused { status, reason },
+            };
+        }
+    };
     let mut flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -99,11 +131,11 @@ pub(super) fn enter(spec: &CellSpec, status: File) -> Entry {
     let reason = match sys::fork_into(flags) {
         Ok(None) => {
             drop(ours);
-            return init::run(&plan, theirs, status);
+            return init::run(&plan, trees, theirs, status);
         }
         Ok(Some(init)) => {
-            drop((theirs, plan));
-            match watch(init, ours, status, &signals) {
+            drop((theirs, trees));
+            match watch(init, ours, status, &signals, &plan) {
                 Ok(entry) => return entry,
                 Err((back, reason)) => {
                     before.thread_set_mask().ok();
@@ -146,7 +178,16 @@ fn watch(
     mut link: UnixStream,
     status: File,
     signals: &SigSet,
+    plan: &Plan<'_>,
 ) -> Result<Entry, (File, String)> {
+    if let Some(account) = plan.account
+        && let Err(reason) = let_in(init, account, &mut link)
+    {
+        // It waits for what will not come: at the end of file it gives up.
+        drop(link);
+        wait_for(init, signals, false);
+        return Err((status, reason));
+    }
     let mut first = [0];
     if !matches!(link.read(&mut first), Ok(1)) || first != [READY] {
         let mut reason = String::new();
@@ -158,6 +199,9 @@ fn watch(
         return Err((status, reason));
     }
     drop(status);
+    if let Some(account) = plan.account {
+        step_down(account, plan.parent);
+    }
     withdraw();
     let end = wait_for(init, signals, true);
     let mut last = Vec::new();
@@ -172,6 +216,27 @@ fn watch(
         },
         (_, None) => ExitCode::from(70),
     }))
+}
+
+/// Maps the one user inside, which is not us: only root may write that, and from outside.
+fn let_in(init: Pid, account: &Account, link: &mut UnixStream) -> Result<(), String> {
+    for (file, id) in [("uid_map", account.uid), ("gid_map", account.gid)] {
+        mapped::write_map(init.as_raw(), file, &format!("{id} {id} 1\n"))?;
+    }
+    link.write_all(&[READY])
+        .map_err(|error| format!("maps: {error}"))
+}
+
+/// Root has nothing left to do here: watching is for the server's own user, whom pid 1 belongs to.
+///
+/// Best effort, as [`withdraw`]. The change clears the parent-death signal; a parent that died
+/// meanwhile has left the cell to us, and it ends with us.
+fn step_down(account: &Account, parent: i32) {
+    drop(account.assume());
+    prctl::set_pdeathsig(Signal::SIGKILL).ok();
+    if parent != 0 && getppid().as_raw() != parent {
+        sys::die_by(libc::SIGKILL);
+    }
 }
 
 /// Waits for one child; meanwhile signals go on to it.

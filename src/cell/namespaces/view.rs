@@ -1,6 +1,7 @@
 //! Makes the cell's own file tree and leaves the host's behind.
 
 use super::layout::{Item, Layout};
+use super::mapped::Trees;
 use crate::cell::sys;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
@@ -37,6 +38,13 @@ pub(super) struct ViewError {
     source: Errno,
 }
 
+impl ViewError {
+    /// The kernel lets others do it, but not us.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.source == Errno::PERM
+    }
+}
+
 /// Names what was being done when a call failed.
 trait At<T> {
     fn at(self, doing: &'static str, path: &Path) -> Result<T, ViewError>;
@@ -67,11 +75,12 @@ impl From<nix::errno::Errno> for Error {
     }
 }
 
-/// Builds the tree and makes it the root of this process, in a mount namespace that is ours.
+/// Builds the tree and makes it the root of this process, in a mount namespace that is ours. `ready`
+/// holds the host's files where the launcher has prepared them; else they are taken from the host.
 ///
 /// # Errors
 /// The first step that the kernel refuses; the namespaces are then of no use.
-pub(super) fn build(layout: &Layout<'_>) -> Result<(), ViewError> {
+pub(super) fn build(layout: &Layout<'_>, mut ready: Trees) -> Result<(), ViewError> {
     let top = Path::new("/");
     // What the host mounts later shall not appear in here.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -79,14 +88,14 @@ pub(super) fn build(layout: &Layout<'_>) -> Result<(), ViewError> {
     let mut steps = layout.steps.iter().peekable();
     let whole = steps.next_if(|(path, item)| path == top && matches!(item, Item::Bind { .. }));
     let root = match whole {
-        Some((path, item)) => copy(path, item)?,
+        Some((path, item)) => bound(&mut ready, path, path, item)?,
         None => memory("tmpfs", &ROOT, top)?,
     };
     attach(root.as_fd(), CWD, Path::new(STAGE))?;
     for (path, item) in steps.filter(|(path, _)| path != top) {
         // Relative to the new root; the same words, taken from the old one, are the source.
         let inside = path.strip_prefix(top).unwrap_or(path);
-        place(root.as_fd(), inside, path, item)?;
+        place(root.as_fd(), inside, path, item, &mut ready)?;
     }
     if let Some(shown) = layout.shown {
         cover(root.as_fd(), shown)?;
@@ -113,17 +122,28 @@ fn seal_root() -> Result<(), ViewError> {
     rustix::mount::mount_remount("/", flags, c"").at("seal", Path::new("/"))
 }
 
-fn place(root: BorrowedFd<'_>, inside: &Path, path: &Path, item: &Item) -> Result<(), ViewError> {
+fn place(
+    root: BorrowedFd<'_>,
+    inside: &Path,
+    path: &Path,
+    item: &Item,
+    ready: &mut Trees,
+) -> Result<(), ViewError> {
     match item {
         Item::Directory => directory(root, inside),
         Item::Link(target) => symlinkat(target, root, inside).at("link", path),
         Item::Bind { directory: is, .. } => {
-            let source = copy(path, item)?;
+            let source = bound(ready, path, path, item)?;
             if *is {
                 directory(root, inside)?;
             } else {
                 file(root, inside)?;
             }
+            attach(source.as_fd(), root, inside)
+        }
+        Item::Copy(from) => {
+            let source = bound(ready, path, from, item)?;
+            file(root, inside)?;
             attach(source.as_fd(), root, inside)
         }
         Item::Memory(size) => {
@@ -167,9 +187,13 @@ fn file(root: BorrowedFd<'_>, inside: &Path) -> Result<(), ViewError> {
     }
 }
 
+fn bound(ready: &mut Trees, path: &Path, from: &Path, item: &Item) -> Result<OwnedFd, ViewError> {
+    ready.remove(path).map_or_else(|| copy(from, item), Ok)
+}
+
 /// A copy of a mount from the host, restricted before anybody can see it. All that is mounted below
 /// comes along: the kernel refuses to show what a mount of another namespace's owner covers.
-fn copy(path: &Path, item: &Item) -> Result<OwnedFd, ViewError> {
+pub(super) fn copy(path: &Path, item: &Item) -> Result<OwnedFd, ViewError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE

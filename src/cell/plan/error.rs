@@ -21,6 +21,13 @@ pub enum PlanError {
     Execute { program: String },
     #[error("there is no layer {name:?}; the layers are {}", layer_names())]
     Layer { name: String },
+    #[error("{reason} (asked for by --user or cell.user)")]
+    User { reason: String },
+    #[error(
+        "root has no {power} here, so its server cannot run as uid {uid}; to keep root, set cell.user \
+         = \"root\" (--user root)"
+    )]
+    Powerless { power: String, uid: u32 },
     #[error("{}:{line}: {reason} (named by --syscalls or cell.syscalls)", path.display())]
     Syscalls {
         path: PathBuf,
@@ -41,7 +48,8 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    /// The exit code of `run`: 126 and 127 as a shell has them, 70 our bug, 75 temporary, else 78.
+    /// The exit code of `run`: 126 and 127 as a shell has them, 70 our bug, 75 temporary, 77 what
+    /// this host does not let us do, else 78.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -49,10 +57,12 @@ impl PlanError {
             Self::NotExecutable { .. } => 126,
             Self::Table { .. } => 70,
             Self::Private { .. } => 75,
+            Self::Powerless { .. } => 77,
             Self::NoCommand
             | Self::Path { .. }
             | Self::Execute { .. }
             | Self::Layer { .. }
+            | Self::User { .. }
             | Self::Syscalls { .. }
             | Self::UvRun { .. }
             | Self::NotUtf8 { .. } => 78,

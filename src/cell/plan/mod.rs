@@ -5,6 +5,7 @@
 //! loader and libraries, its package or virtual environment, and the tables of `policy/presets`;
 //! never the home directory, never a shell.
 
+mod account;
 mod command;
 mod elf;
 mod env;
@@ -17,6 +18,7 @@ mod python;
 mod resolver;
 mod uv;
 
+pub(super) use account::usual as usual_account;
 pub use error::PlanError;
 
 use super::seccomp::allow;
@@ -110,6 +112,7 @@ impl<'a> Planner<'a> {
             .write
             .extend([&private.home, &private.tmp, &private.run].map(Clone::clone));
         self.allow_network();
+        self.choose_user(&private)?;
         self.limit(&table);
         self.name_layers()?;
         self.name_calls()?;
@@ -158,8 +161,10 @@ impl<'a> Planner<'a> {
         let limits = &table.limits;
         self.spec.memory = self.config.memory.map(|size| size.0).or(limits.memory);
         self.spec.processes = self.config.processes.or(limits.processes);
-        if self.config.processes.is_some() && nix::unistd::getuid().is_root() {
-            let text = "the number of processes is not limited for root: start cofferdam as a user";
+        let stays_root = self.spec.user.is_none() && nix::unistd::getuid().is_root();
+        if self.config.processes.is_some() && stays_root {
+            let text =
+                "the number of processes is not limited for root: give the server another user";
             self.spec.warnings.push(text.to_owned());
         }
         self.spec.cpu = self.config.cpu.map(|cores| cores.0);

@@ -1,7 +1,10 @@
 //! The private directory of one cell.
 
 use super::PlanError;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The server's own directories, inside the one that the caller made.
@@ -43,12 +46,31 @@ impl Private {
             canary,
         })
     }
+
+    /// A file beside the server's directories, which whoever gets it may read.
+    pub(super) fn file(&self, name: &OsStr, text: &str) -> Result<PathBuf, PlanError> {
+        let path = self.canary.with_file_name(name);
+        let made = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                // Whatever the umask says.
+                file.set_permissions(Permissions::from_mode(0o644))
+            });
+        match made {
+            Ok(()) => Ok(path),
+            Err(source) => Err(PlanError::Private { path, source }),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn nobody_else_can_look_inside() {

@@ -538,7 +538,7 @@ mod tests {
     fn entered() -> Vec<u8> {
         LaunchMessage::Entered(LayerReport {
             landlock_abi: 7,
-            layers: vec![],
+            ..LayerReport::default()
         })
         .encode()
     }

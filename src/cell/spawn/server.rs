@@ -234,7 +234,7 @@ impl Server {
         let reaped = std::mem::take(&mut watch.reaped);
         self.note(reaped);
         let Planned { spec, facts } = planned?;
-        let ends = Ends::new(self.mode).map_err(os("make the cell's pipes"))?;
+        let ends = Ends::new(self.mode, spec.user.as_ref()).map_err(os("make the cell's pipes"))?;
         self.cells
             .push(Cell::start(number, spec, facts, ends, directory)?);
         Ok(())

@@ -1,7 +1,9 @@
 //! Which stdin, stdout and stderr a cell gets, and which ends the message process gets.
 
 use super::protocol::Mode;
+use crate::cell::Account;
 use crate::cell::pty::Pty;
+use nix::unistd::{Gid, Uid, fchown, geteuid};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::termios::isatty;
 use std::io;
@@ -32,6 +34,18 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
 /// would inherit it too.
 pub(super) fn pass_on(fd: &OwnedFd) -> io::Result<()> {
     Ok(fcntl_setfd(fd, fcntl_getfd(fd)? - FdFlags::CLOEXEC)?)
+}
+
+/// Gives what we have just made to the server's user. A stream that we were given stays as it is.
+///
+/// Best effort: without CAP_CHOWN the server uses its ends, and cannot open them a second time.
+fn give_to<const N: usize>(user: Option<&Account>, made: [BorrowedFd<'_>; N]) {
+    if let Some(user) = user.filter(|_| geteuid().is_root()) {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        for end in made {
+            fchown(end, Some(uid), Some(gid)).ok();
+        }
+    }
 }
 
 /// What the cell gets and what stays with us.
@@ -73,17 +87,20 @@ impl Terminals {
 }
 
 impl Ends {
-    pub(super) fn new(mode: Mode) -> io::Result<Self> {
+    /// `user` is whom the server will run as, when that is not us: it may open its own ends again,
+    /// as `/dev/stdout` does.
+    pub(super) fn new(mode: Mode, user: Option<&Account>) -> io::Result<Self> {
         match mode {
-            Mode::Run => Self::pipes(),
-            Mode::Exec => Self::inherited(Terminals::here()),
+            Mode::Run => Self::pipes(user),
+            Mode::Exec => Self::inherited(Terminals::here(), user),
         }
     }
 
-    fn pipes() -> io::Result<Self> {
+    fn pipes(user: Option<&Account>) -> io::Result<Self> {
         let (stdin, our_stdin) = io::pipe()?;
         let (our_stdout, stdout) = io::pipe()?;
         let (our_stderr, stderr) = io::pipe()?;
+        give_to(user, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
         // Nobody shares this description with the message process, which cannot set it by itself.
         rustix::io::ioctl_fionbio(&our_stdin, true)?;
         Ok(Self {
@@ -97,7 +114,7 @@ impl Ends {
 
     /// A stream that is a terminal becomes the cell's own terminal, the others pass as they are;
     /// only stderr is a pipe, because denials are explained on it.
-    fn inherited(are: Terminals) -> io::Result<Self> {
+    fn inherited(are: Terminals, user: Option<&Account>) -> io::Result<Self> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let mut ours = Vec::new();
         let mut slave = None;
@@ -109,6 +126,7 @@ impl Ends {
             };
             let pty = Pty::open_like(like)?;
             ours.push(pty.master);
+            give_to(user, [pty.slave.as_fd()]);
             slave = Some(pty.slave);
         }
         let give = |is_terminal: bool, stream: BorrowedFd<'_>| -> io::Result<Stdio> {
@@ -122,6 +140,7 @@ impl Ends {
             give(true, stderr.as_fd())?
         } else {
             let (read, write) = io::pipe()?;
+            give_to(user, [write.as_fd()]);
             ours.push(read.into());
             write.into()
         };

@@ -155,11 +155,13 @@ fn unlock(path: &Path, depth: u32) {
 }
 
 /// `$XDG_RUNTIME_DIR` counts only when it is absolute, a directory, and this user's: under `sudo`
-/// it often names another user's.
+/// it often names another user's. Root's must let others through, for its server is one of them.
 fn base() -> PathBuf {
+    let open = |facts: &fs::Metadata| !geteuid().is_root() || facts.mode() & 1 == 1;
     let ours = |path: &PathBuf| {
         path.is_absolute()
-            && fs::metadata(path).is_ok_and(|f| f.is_dir() && f.uid() == geteuid().as_raw())
+            && fs::metadata(path)
+                .is_ok_and(|f| f.is_dir() && f.uid() == geteuid().as_raw() && open(&f))
     };
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     runtime.filter(ours).unwrap_or_else(std::env::temp_dir)

@@ -1,16 +1,24 @@
 //! Enters a cell for nothing but to see which layers it gets: `doctor` tells what was tried.
 
 use super::cell::{Launched, StartError};
-use crate::cell::{CellSpec, Layer, LayerState};
+use crate::cell::{CellSpec, Layer, LayerReport, LayerState};
 use rustix::process::{WaitOptions, getpid, waitpid};
 use std::process::Stdio;
 
-/// Whether a server would have namespaces of its own here. Blocks for the few milliseconds of a start.
+/// Whether a server would have namespaces of its own here, and the uid that it would have when nothing
+/// else is asked for. Blocks for the few milliseconds of a start.
 ///
 /// # Errors
 /// What the launcher says of the layer, or that it could not be asked.
-pub fn try_namespaces() -> Result<(), String> {
-    let layers = enter().map_err(|error| format!("they cannot be tried: {error}"))?;
+pub fn try_namespaces() -> (Result<(), String>, Option<u32>) {
+    match enter() {
+        Ok(report) => (found(&report), report.user),
+        Err(error) => (Err(format!("they cannot be tried: {error}")), None),
+    }
+}
+
+fn found(report: &LayerReport) -> Result<(), String> {
+    let layers = report.layers.iter().cloned();
     let found = layers
         .into_iter()
         .find_map(|(layer, state)| (layer == Layer::Namespaces).then_some(state));
@@ -21,12 +29,13 @@ pub fn try_namespaces() -> Result<(), String> {
     }
 }
 
-/// The layers of a cell that grants nothing; its program does not exist, so it ends there.
-fn enter() -> Result<Vec<(Layer, LayerState)>, StartError> {
+/// The report of a cell that grants nothing; its program does not exist, so it ends there.
+fn enter() -> Result<LayerReport, StartError> {
     let spec = CellSpec {
         program: "/nonexistent".into(),
         cwd: "/".into(),
         namespaces: true,
+        user: crate::cell::plan::usual_account(),
         optional: Layer::ALL.into(),
         parent: getpid().as_raw_nonzero().get(),
         ..CellSpec::default()
@@ -36,5 +45,5 @@ fn enter() -> Result<Vec<(Layer, LayerState)>, StartError> {
     let report = launched.entered();
     // It ends by itself; with what code does not matter.
     waitpid(Some(pid), WaitOptions::empty()).ok();
-    Ok(report.map(|report| report.layers).unwrap_or_default())
+    Ok(report.unwrap_or_default())
 }

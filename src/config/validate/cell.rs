@@ -38,6 +38,7 @@ impl Builder<'_> {
         let place = place_of(written, flags.processes, "--processes");
         self.range("cell.processes", processes, &(1..=MOST_PROCESSES), &place);
 
+        let user = self.user(raw, flags);
         let read = self.paths("cell.read", &raw.read, &flags.read, "--read");
         let write = self.paths("cell.write", &raw.write, &flags.write, "--write");
         self.apart("cell.read", &raw.read, "cell.write", &raw.write);
@@ -78,12 +79,29 @@ impl Builder<'_> {
             egress,
             memory,
             processes,
+            user,
             cpu,
             syscalls,
             require,
             optional,
             off,
         }
+    }
+
+    /// Who that is, the host says later.
+    fn user(&mut self, raw: &raw::Cell, flags: &Overrides) -> Option<String> {
+        const KEY: &str = "cell.user";
+        let written = raw.user.as_ref();
+        let (user, origin) = match (&flags.user, written) {
+            (Some(flag), _) => (flag, Origin::Flag("--user")),
+            (None, Some(at)) => (at.value(), self.line(at.span())),
+            (None, None) => return None,
+        };
+        let user = user.clone();
+        self.origins.set(KEY, origin);
+        let place = place_of(written, flags.user.as_ref(), "--user");
+        self.note(entries::user(&user), &place);
+        Some(user)
     }
 
     /// A path in a flag is relative to where we are, one in the file to the file.

@@ -35,6 +35,7 @@ pub struct Overrides {
     pub preset: Option<Preset>,
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
+    pub user: Option<String>,
     pub cpu: Option<Cores>,
     pub syscalls: Option<String>,
     pub require: Vec<String>,
