@@ -19,10 +19,10 @@ fn daemonizer() -> PathBuf {
 }
 
 /// One `exec` of the daemonizer with a marker that no other process has.
-struct Run {
+pub(crate) struct Run {
     rig: Rig,
-    marker: String,
-    outer: Child,
+    pub(crate) marker: String,
+    pub(crate) outer: Child,
     _stdout: BufReader<ChildStdout>,
 }
 
@@ -46,16 +46,16 @@ fn marker() -> String {
 }
 
 /// The cell as it is where the kernel gives no namespaces.
-const FLOOR: &[&str] = &["--off", "namespaces"];
+pub(crate) const FLOOR: &[&str] = &["--off", "namespaces"];
 /// The best cell that this host has.
-const BEST: &[&str] = &[];
+pub(crate) const BEST: &[&str] = &[];
 
 impl Run {
     fn start(kind: &str, number: &str) -> Self {
         Self::start_in(BEST, kind, number)
     }
 
-    fn start_in(cell: &[&str], kind: &str, number: &str) -> Self {
+    pub(crate) fn start_in(cell: &[&str], kind: &str, number: &str) -> Self {
         let (rig, marker, fake) = (Rig::new(), marker(), daemonizer());
         let fake = fake.to_str().unwrap();
         let program = ["--allow-exec", fake, "--", fake, kind, &marker, number];
@@ -76,15 +76,15 @@ impl Run {
         }
     }
 
-    fn outer_pid(&self) -> i32 {
+    pub(crate) fn outer_pid(&self) -> i32 {
         i32::try_from(self.outer.id()).unwrap()
     }
 
-    fn guardian_pid(&self) -> i32 {
+    pub(crate) fn guardian_pid(&self) -> i32 {
         self.child_of(self.outer_pid())
     }
 
-    fn spawner_pid(&self) -> i32 {
+    pub(crate) fn spawner_pid(&self) -> i32 {
         self.child_of(self.guardian_pid())
     }
 
@@ -103,7 +103,7 @@ impl Run {
     }
 
     /// Our processes between the spawner and the server: pid 1 of the cell and the launcher.
-    fn between(&self) -> Vec<i32> {
+    pub(crate) fn between(&self) -> Vec<i32> {
         let above = |pid: &i32| parent(*pid).filter(|p| is_launcher(*p));
         std::iter::successors(above(&self.main_pid()), above).collect()
     }
@@ -123,7 +123,7 @@ impl Run {
         }
     }
 
-    fn directories(&self) -> usize {
+    pub(crate) fn directories(&self) -> usize {
         std::fs::read_dir(self.rig.path().join("run"))
             .unwrap()
             .count()
@@ -138,17 +138,17 @@ impl Drop for Run {
     }
 }
 
-fn words(pid: i32) -> String {
+pub(crate) fn words(pid: i32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-fn is_launcher(pid: i32) -> bool {
+pub(crate) fn is_launcher(pid: i32) -> bool {
     words(pid).contains(" __cell ")
 }
 
 /// Living processes: a zombie has no command line.
-fn pids(marker: &str) -> Vec<i32> {
+pub(crate) fn pids(marker: &str) -> Vec<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let numbers = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
     numbers
@@ -166,7 +166,7 @@ fn parent(pid: i32) -> Option<i32> {
         .ok()
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }

@@ -119,25 +119,6 @@ pub(crate) fn enter_as(user: Option<u32>, spec: &CellSpec) -> Ended {
     }
 }
 
-/// Runs any command with a descriptor open and the secret in its environment: no cell.
-pub(crate) fn bare(program: &Path, args: &[&str]) -> String {
-    let leaked = std::fs::File::open("/dev/null").unwrap();
-    let child = {
-        let _guard = SPAWNING.lock().unwrap();
-        fcntl(&leaked, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-        let child = Command::new(program)
-            .args(args)
-            .env("PROBE_SECRET", "planted")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(leaked);
-        child
-    };
-    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
-}
-
 /// Whether cells have namespaces of their own on this host; a host without them is named.
 pub(crate) fn namespaces_work() -> bool {
     let ended = run(&Cell::default(), &["true"]);

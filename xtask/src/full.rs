@@ -24,6 +24,10 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
             Line::Tests("fidelity"),
         ),
         ("chaos: 100,000 mixed requests".into(), Line::Tests("chaos")),
+        (
+            "kill -9: 1,000 times in each cell".into(),
+            Line::Tests("kill_nine"),
+        ),
         ("bench: every target met".into(), Line::Bench),
     ];
     lines.extend(

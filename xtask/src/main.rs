@@ -1,6 +1,7 @@
-//! Chores of the repository: `cargo xtask test`, `demo`, `setup`, `deny`.
+//! Chores of the repository: `cargo xtask test`, `escapes`, `demo`, `setup`, `deny`.
 
 mod deny;
+mod escapes;
 mod fixtures;
 mod full;
 mod say;
@@ -17,7 +18,9 @@ usage: cargo xtask COMMAND
   setup                  install the pinned real servers and SDK clients into target/fixtures
   test [--full] [FILTER] build, run every test, compare what was skipped with tests/unavailable.toml
                          --full adds the long lines: the whole fidelity matrix, 100,000 requests of
-                         chaos, fuzzing, the gated bench; it resumes where a run of this commit ended
+                         chaos, 2,000 times kill -9, fuzzing, the gated bench; it resumes where a run of this commit ended
+  escapes                the escape suite without a sandbox, in cofferdam's cells and in other
+                         sandboxes that are installed, side by side
   demo [ARGS]            build and run `cofferdam demo`
   deny                   licences, sources, bans and duplicates by cargo-deny";
 
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "setup" => fixtures::set_up(&root).map(|_| true),
         "test" => suite::run(&root, rest),
+        "escapes" => escapes::run(&root),
         "demo" => demo(&root, rest),
         "deny" => deny::check(&root),
         "help" | "--help" | "-h" => {

@@ -15,7 +15,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, pidfd_open, pidfd_send_signal,
     set_child_subreaper, wait,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ pub fn kill_all_but(spare: &[Pid], reaped: &mut dyn FnMut(Pid, WaitStatus)) -> F
         }
         // Spared children keep ECHILD away, so two empty looks in a row have to do.
         quiet = if round.seen == 0 { quiet + 1 } else { 0 };
-        if !spare.is_empty() && quiet >= 2 {
+        if !spare.is_empty() && quiet >= 2 && living(spare).is_empty() {
             break;
         }
         if begin.elapsed() > PATIENCE {
@@ -135,6 +135,9 @@ fn strike(spare: &[Pid], freeze: bool, struck: &mut HashMap<(i32, u64), bool>) -
             struck.insert(process.key(), !freeze);
         }
     };
+    if visit_below(us, &spared, &mut hit) {
+        return round;
+    }
     // Our own children are struck as they are found: a process that only forks and exits is alive
     // for microseconds, and a list that is complete before the first signal never catches it.
     let mut rest = Vec::new();
@@ -154,6 +157,56 @@ fn strike(spare: &[Pid], freeze: bool, struck: &mut HashMap<(i32, u64), bool>) -
         }
     }
     round
+}
+
+/// Visits the living descendants that are not spared, each before its own children are asked for, so
+/// that one which is stopped by the visit has no more. False where the kernel does not list children
+/// (CONFIG_PROC_CHILDREN).
+///
+/// This reads a few files where a look at every process of the host reads hundreds: on a busy machine
+/// the difference is the time in which a tree ends. A list may lack somebody while others come and
+/// go (proc_pid_task_tid_children(5)); the caller looks again until there is nobody to wait for.
+fn visit_below(us: i32, spared: &[i32], visit: &mut dyn FnMut(&Process)) -> bool {
+    let Some(mut next) = children(us) else {
+        return false;
+    };
+    let mut seen = HashSet::from([us]);
+    while let Some(pid) = next.pop() {
+        if spared.contains(&pid) || !seen.insert(pid) {
+            continue;
+        }
+        // Whose parent is nobody of ours has taken the number of one that ended.
+        let Some(process) = Process::read(pid).filter(|p| seen.contains(&p.parent)) else {
+            continue;
+        };
+        if process.lives() {
+            visit(&process);
+        }
+        next.extend(children(pid).unwrap_or_default());
+    }
+    true
+}
+
+/// The children of every thread of a process; `None` when it is gone or the kernel does not say.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut all = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        // A thread may end meanwhile; its children then belong to another, or to us.
+        let Ok(path) = thread.map(|thread| thread.path().join("children")) else {
+            continue;
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => all.extend(
+                text.split_ascii_whitespace()
+                    .filter_map(|p| p.parse::<i32>().ok()),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent()?.exists() => {
+                return None;
+            }
+            Err(_) => {}
+        }
+    }
+    Some(all)
 }
 
 /// The living descendants that are not spared.
@@ -190,6 +243,7 @@ struct Process {
     pid: i32,
     parent: i32,
     state: u8,
+    threads: u32,
     /// In clock ticks since boot; with the pid it names one process for good.
     started: u64,
 }
@@ -206,12 +260,14 @@ impl Process {
         let mut fields = rest.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
-        // Field 22; state was field 3 and parent 4.
-        let started = fields.nth(17)?.parse().ok()?;
+        // Fields 20 and 22; state was field 3 and parent 4.
+        let threads = fields.nth(15)?.parse().ok()?;
+        let started = fields.nth(1)?.parse().ok()?;
         Some(Self {
             pid,
             parent,
             state,
+            threads,
             started,
         })
     }
@@ -220,9 +276,13 @@ impl Process {
         (self.pid, self.started)
     }
 
-    /// Neither a zombie nor on its way out.
+    /// Neither a zombie nor on its way out. A process whose first thread has ended looks like a
+    /// zombie while others live.
     fn lives(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x')
+        match self.state {
+            b'Z' => self.threads > 1,
+            state => !matches!(state, b'X' | b'x'),
+        }
     }
 
     /// Signals this very process: the pidfd pins it, the second look at its start time makes sure
@@ -263,6 +323,7 @@ mod tests {
                 pid: 42,
                 parent: 17,
                 state: b'S',
+                threads: 1,
                 started: 987_654
             }
         );
@@ -274,6 +335,50 @@ mod tests {
         let read = Process::read(us).unwrap();
         let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
         assert_eq!((read.parent, read.lives()), (parent, true));
+    }
+
+    #[test]
+    fn a_zombie_with_a_second_thread_lives() {
+        let line = |threads| {
+            format!("42 (x) Z 17 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 9 1 2 3\n")
+        };
+        let lives = |threads| {
+            Process::parse(42, line(threads).as_bytes())
+                .unwrap()
+                .lives()
+        };
+        assert!(lives(2) && !lives(1));
+    }
+
+    #[test]
+    fn the_children_of_every_thread_are_found_and_visited_once() {
+        let spawn = || {
+            std::process::Command::new("sleep")
+                .arg("60")
+                .spawn()
+                .unwrap()
+        };
+        let mut first = spawn();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            sender.send(spawn()).unwrap();
+            assert!(wait.recv().is_err());
+        });
+        let mut second = receiver.recv().unwrap();
+        let us = getpid().as_raw_nonzero().get();
+        let [a, b] = [first.id(), second.id()].map(|id| i32::try_from(id).unwrap());
+        let mut found = Vec::new();
+        let listed = visit_below(us, &[a], &mut |process| found.push(process.pid));
+        for child in [&mut first, &mut second] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        drop(end);
+        thread.join().unwrap();
+        // Other tests of this program have children too.
+        assert_eq!(found.iter().filter(|pid| **pid == b).count(), 1);
+        assert!(listed && !found.contains(&a));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Acts that only the system-call filter can stop: landlock has no right for any of them.
 
-use super::{Act, Outcome, Targets, act, c, inet, ptr, reached, refused, socket, sys, unix};
+use crate::calls::{Act, Outcome, Targets, act, c, inet, ptr, reached, refused, socket, sys, unix};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;

@@ -1,0 +1,183 @@
+//! kill -9 of any one of our processes, again and again: what the server detached, and what ignores
+//! every request to end, is gone in a moment. 20 times in each cell; `COFFERDAM_FULL=1` makes it
+//! 1,000. A turn that took long while the machine let everybody wait is counted and not judged.
+//! `COFFERDAM_SEED` repeats an order of victims.
+
+use crate::spawn_tree::{BEST, FLOOR, Run, is_launcher, kill, pids, words};
+use crate::support::namespaces_work;
+use crate::wire::eventually;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Nothing may be left after this.
+const MOMENT: Duration = Duration::from_millis(100);
+/// A machine that lets somebody wait this long for a processor says nothing about us: three have to
+/// be run one after the other until the last is gone.
+const STARVED: Duration = Duration::from_millis(15);
+/// How long a failure is watched, to tell slow from never.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn turns() -> usize {
+    match std::env::var_os("COFFERDAM_FULL") {
+        Some(_) => 1000,
+        None => 20,
+    }
+}
+
+/// Xorshift: all that is asked of it is that every victim has its turn.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let seed = std::env::var("COFFERDAM_SEED").ok();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seed = seed.map_or_else(
+            || u64::from(now.unwrap().subsec_nanos()) | 1,
+            |seed| seed.parse().unwrap(),
+        );
+        println!("COFFERDAM_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % u64::try_from(most).unwrap()).unwrap()
+    }
+}
+
+/// Sleeps again and again: how much too late it wakes is what the machine does to everybody.
+struct Sleeper {
+    latest: Arc<AtomicU64>,
+    end: Arc<AtomicBool>,
+}
+
+impl Sleeper {
+    fn start() -> Self {
+        let (latest, end) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (late, over) = (latest.clone(), end.clone());
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                std::thread::sleep(Duration::from_millis(1));
+                let micros = u64::try_from(begin.elapsed().as_micros()).unwrap();
+                late.fetch_max(micros, Ordering::Relaxed);
+            }
+        });
+        Self { latest, end }
+    }
+
+    /// The worst since the last question.
+    fn latest(&self) -> Duration {
+        Duration::from_micros(self.latest.swap(0, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Starts a server with three double-forked, TERM-deaf children, kills one of ours, and measures
+/// until nothing is left.
+fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Duration, Duration) {
+    let mut run = Run::start_in(cell, "daemons", "0");
+    // Message process, guardian, spawner, main, three helpers.
+    assert!(eventually(|| pids(&run.marker).len() == 7));
+    let between = run.between();
+    let mut ours = vec![
+        ("message process", run.outer_pid()),
+        ("guardian", run.guardian_pid()),
+        ("spawner", run.spawner_pid()),
+    ];
+    ours.extend(["pid 1", "launcher"].into_iter().zip(between.clone()));
+    let (name, victim) = ours[dice.below(ours.len())];
+    let all = pids(&run.marker);
+    sleeper.latest();
+    kill(victim);
+    let begin = Instant::now();
+    // Ours have another name, and zombies have none.
+    let lives =
+        |pid: &i32| words(*pid).contains(&run.marker) || between.contains(pid) && is_launcher(*pid);
+    let watched: Vec<i32> = all.into_iter().chain(between.clone()).collect();
+    loop {
+        drop(run.outer.try_wait());
+        let left: Vec<i32> = watched.iter().copied().filter(|pid| lives(pid)).collect();
+        if left.is_empty() {
+            break;
+        }
+        let told: Vec<String> = left
+            .iter()
+            .map(|pid| format!("{pid}: {}", words(*pid)))
+            .collect();
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "killed the {name}, still there: {told:#?}"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (took, late) = (begin.elapsed(), sleeper.latest());
+    // Nobody new, either.
+    assert_eq!(pids(&run.marker), Vec::<i32>::new(), "killed the {name}");
+    (name, took, late)
+}
+
+fn all_turns(cell: &[&str]) {
+    let (mut dice, sleeper) = (Dice::new(), Sleeper::start());
+    let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    let (mut slow, mut starved) = (Vec::new(), Vec::new());
+    for _ in 0..turns() {
+        let (name, took, late) = turn(cell, &mut dice, &sleeper);
+        times.entry(name).or_default().push(took);
+        if took > MOMENT {
+            let list = if late > STARVED {
+                &mut starved
+            } else {
+                &mut slow
+            };
+            list.push((name, took, late));
+        }
+    }
+    for (name, times) in &mut times {
+        times.sort_unstable();
+        let at = |part: usize| times[(times.len() - 1) * part / 1000];
+        println!(
+            "{name}, {} times: median {:?}, 90 % {:?}, 99 % {:?}, longest {:?}",
+            times.len(),
+            at(500),
+            at(900),
+            at(990),
+            at(1000)
+        );
+    }
+    // Everything was gone in the end; only how fast is not known of these.
+    println!("not judged, because the machine was late by more than {STARVED:?}: {starved:?}");
+    let turns = turns();
+    assert!(
+        slow.is_empty(),
+        "of {turns} turns these took longer than {MOMENT:?}: {slow:?}"
+    );
+    assert!(
+        starved.len() * 10 <= turns,
+        "a machine too busy to judge: {starved:?}"
+    );
+}
+
+#[test]
+fn nothing_is_left_a_moment_later_with_namespaces() {
+    if namespaces_work() {
+        all_turns(BEST);
+    }
+}
+
+#[test]
+fn nothing_is_left_a_moment_later_on_the_floor() {
+    all_turns(FLOOR);
+}
