@@ -45,7 +45,7 @@ pub(crate) fn run(root: &Path) -> Result<bool, String> {
     }
     let mut report = Map::new();
     for (title, user) in users {
-        let columns = columns(root, &built);
+        let columns = columns(root, &built, title == "root");
         let mut results = Vec::new();
         for sandbox in &columns {
             say!("xtask: {} as {title}", sandbox.name);
@@ -75,8 +75,8 @@ fn strings(words: &[&str]) -> Vec<String> {
 }
 
 /// The strictest flags of each that leave the probe its own program and one directory to write.
-fn columns(root: &Path, built: &Path) -> Vec<Sandbox> {
-    let cofferdam = |namespaces: [&str; 2]| {
+fn columns(root: &Path, built: &Path, as_root: bool) -> Vec<Sandbox> {
+    let cofferdam = |cell: &[&str]| {
         let limits = [
             "--write",
             "{work}",
@@ -87,7 +87,7 @@ fn columns(root: &Path, built: &Path) -> Vec<Sandbox> {
             "--",
         ];
         let mut words = strings(&["exec"]);
-        words.extend(strings(&namespaces));
+        words.extend(strings(cell));
         words.extend(strings(&limits));
         (Ok(built.join("cofferdam")), words)
     };
@@ -96,10 +96,15 @@ fn columns(root: &Path, built: &Path) -> Vec<Sandbox> {
     let bwrap = installed("bwrap", "apt-get install bubblewrap");
     let jail = installed("firejail", "apt-get install firejail");
     let runtime = (sandbox_runtime(&srt), strings(&["-c", SRT, "sh", &place]));
-    let floor = cofferdam(["--off", "namespaces"]);
+    // Nothing maps root's files there, and what is planted belongs to whoever asks.
+    let user = match as_root {
+        true => &["--user", "root"][..],
+        false => &[],
+    };
+    let floor = cofferdam(&[&["--off", "namespaces"], user].concat());
     let sandboxes = [
         ("none", (Ok("env".into()), Vec::new())),
-        ("cofferdam", cofferdam(["--require", "namespaces"])),
+        ("cofferdam", cofferdam(&["--require", "namespaces"])),
         ("cofferdam, no namespaces", floor),
         ("bubblewrap", (bwrap, bubblewrap())),
         ("firejail", (jail, firejail())),

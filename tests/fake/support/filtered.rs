@@ -1,6 +1,8 @@
 //! Acts that only the system-call filter can stop: landlock has no right for any of them.
 
-use crate::calls::{Act, Outcome, Targets, act, c, inet, ptr, reached, refused, socket, sys, unix};
+use crate::calls::{
+    Act, Outcome, Targets, act, c, connect, inet, ptr, reached, refused, socket, sys, unix,
+};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -67,7 +69,7 @@ fn datagrams(t: &Targets) -> Vec<Act> {
         act("send_from_a_pair", "network", move || send(&a, 2)),
         act("send_from_a_raw_pair", "network", move || send(&b, 3)),
         act("connect_one_of_a_pair", "network", move || {
-            super::connect(pair(2)?, &d)
+            connect(pair(2)?, &d)
         }),
     ]
 }
