@@ -106,10 +106,19 @@ fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Dur
     // Ours have another name, and zombies have none.
     let lives =
         |pid: &i32| words(*pid).contains(&run.marker) || between.contains(pid) && is_launcher(*pid);
-    let watched: Vec<i32> = all.into_iter().chain(between.clone()).collect();
+    let role = |pid: i32| match ours.iter().find(|(_, one)| *one == pid) {
+        Some((name, _)) => *name,
+        None => "the server's",
+    };
+    let mut watched: Vec<i32> = all.into_iter().chain(between.clone()).collect();
+    let mut order = Vec::new();
     loop {
         drop(run.outer.try_wait());
-        let left: Vec<i32> = watched.iter().copied().filter(|pid| lives(pid)).collect();
+        let (left, gone): (Vec<i32>, Vec<i32>) = watched.iter().partition(|pid| lives(pid));
+        let now = begin.elapsed().as_millis();
+        let gone = gone.iter().map(|pid| format!("{} {now} ms", role(*pid)));
+        order.extend(gone);
+        watched = left.clone();
         if left.is_empty() {
             break;
         }
@@ -124,6 +133,9 @@ fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Dur
         std::thread::sleep(Duration::from_millis(1));
     }
     let (took, late) = (begin.elapsed(), sleeper.latest());
+    if took > MOMENT {
+        println!("killed the {name}; gone were: {}", order.join(", "));
+    }
     // Nobody new, either.
     assert_eq!(pids(&run.marker), Vec::<i32>::new(), "killed the {name}");
     (name, took, late)
