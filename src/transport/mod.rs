@@ -1,9 +1,10 @@
-//! Bytes in, bytes out: newline framing with a cap, writers that never block, text made safe for a
+//! Bytes in, bytes out: newline framing with a cap, writers that never block, TLS, text made safe for a
 //! terminal.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod frame;
 pub mod terminal;
+pub mod tls;
 pub mod writer;
 
 use std::os::fd::AsFd;

@@ -1,0 +1,147 @@
+//! The listener's side: one immutable rustls configuration behind an [`ArcSwap`].
+//!
+//! ```text
+//! files change ──► reload(bytes) ──► built whole? ── yes ──► swapped: new connections take it
+//!                                        └── no ──► the old one stays, the error is returned
+//! ```
+//! A connection keeps the configuration that it started with, so a reload drops none.
+
+use super::{Oldest, TlsError, pem, provider};
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// What the files hold at one time.
+#[derive(Clone, Default)]
+pub struct ServerPem {
+    /// The leaf first, then what links it to its root.
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+    /// Who signs client certificates; `None`: clients are asked for none.
+    pub client_ca: Option<Vec<u8>>,
+    /// Which of them are revoked (X.509 CRLs).
+    pub client_crl: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for ServerPem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerPem")
+            .field("client_ca", &self.client_ca.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a client may come without a certificate. Only asked when there is a client CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientAuth {
+    /// The handshake fails without a certificate of that CA.
+    #[default]
+    Required,
+    /// A client without one has to say otherwise who it is. A wrong one still fails the handshake.
+    Optional,
+}
+
+/// What stays the same over reloads.
+#[derive(Debug, Clone, Default)]
+pub struct ServerSettings {
+    pub oldest: Oldest,
+    pub client_auth: ClientAuth,
+    /// Application protocols in order of preference, as in `h2` and `http/1.1` (RFC 7301).
+    pub alpn: Vec<Vec<u8>>,
+}
+
+/// The TLS of one listener.
+#[derive(Debug)]
+pub struct ServerTls {
+    settings: ServerSettings,
+    current: ArcSwap<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Builds the first configuration.
+    ///
+    /// # Errors
+    /// When a text is not PEM, or certificate and key do not belong together.
+    pub fn new(settings: ServerSettings, texts: &ServerPem) -> Result<Self, TlsError> {
+        let current = ArcSwap::from_pointee(build(&settings, texts)?);
+        Ok(Self { settings, current })
+    }
+
+    /// Takes new certificates, key, client CA and revocation lists for connections from now on.
+    ///
+    /// # Errors
+    /// As for [`Self::new`]; then what was there before stays in force.
+    pub fn reload(&self, texts: &ServerPem) -> Result<(), TlsError> {
+        self.current.store(Arc::new(build(&self.settings, texts)?));
+        Ok(())
+    }
+
+    /// What a connection that starts now takes.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+
+    /// The handshake; the caller bounds its time. The client's certificate, proved, is then in
+    /// `stream.get_ref().1.peer_certificates()`.
+    ///
+    /// # Errors
+    /// When the peer speaks no TLS that is spoken here, or its certificate is refused.
+    pub async fn accept<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        TlsAcceptor::from(self.config()).accept(stream).await
+    }
+}
+
+fn build(settings: &ServerSettings, texts: &ServerPem) -> Result<ServerConfig, TlsError> {
+    let provider = provider(settings.oldest);
+    let chain = pem::certificates("the certificate", &texts.certificate)?;
+    let key = pem::private_key("the key", &texts.key)?;
+    let verifier = client_verifier(settings, texts)?;
+    let asks = texts.client_ca.is_some();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(settings.oldest.versions())
+        .map_err(|source| TlsError::Identity { source })?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|source| TlsError::Identity { source })?;
+    config.alpn_protocols.clone_from(&settings.alpn);
+    if asks {
+        // A resumed session is not asked for its certificate again, so one that has expired or was
+        // revoked would live on.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+fn client_verifier(
+    settings: &ServerSettings,
+    texts: &ServerPem,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(authority) = &texts.client_ca else {
+        return Ok(WebPkiClientVerifier::no_client_auth());
+    };
+    let roots = Arc::new(pem::anchors("the client CA", authority)?);
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider(settings.oldest));
+    if let Some(lists) = &texts.client_crl {
+        builder = builder
+            .with_crls(pem::revocations("the revocation list", lists)?)
+            // The operator gives lists for the leaves; a list that is out of date says nothing.
+            .only_check_end_entity_revocation()
+            .enforce_revocation_expiration();
+    }
+    if settings.client_auth == ClientAuth::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    builder
+        .build()
+        .map_err(|source| TlsError::ClientAuth { source })
+}
