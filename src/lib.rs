@@ -1,7 +1,7 @@
 //! cofferdam makes one MCP server safe to run. This file is the map: one sentence for each room.
 //!
 //! Imports point one way: `main → cli → app → {admin, supervise, proxy} → {transport, policy,
-//! secret, audit, telemetry, cell} → {mcp, config}`; `tests/it/architecture.rs` checks it.
+//! secret, identity, audit, telemetry, cell} → {mcp, config}`; `tests/it/architecture.rs` checks it.
 
 /// `/health` and `/metrics` on a listener of their own.
 pub mod admin;
@@ -15,6 +15,8 @@ pub mod cell;
 pub mod cli;
 /// What the user wrote, turned into types that are valid by construction.
 pub mod config;
+/// Who is asking, pure: what a caller shows becomes a caller, or an answer that says why not.
+pub mod identity;
 /// The wire vocabulary, pure: envelopes, ids, methods, versions, faults.
 pub mod mcp;
 /// The engine that decides, pure and synchronous: rules, schemas, limits, the scrubber.

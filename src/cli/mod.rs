@@ -2,14 +2,17 @@
 
 pub mod args;
 mod check;
+mod client;
 mod demo;
 mod doctor;
 mod exec;
 pub mod exit;
+mod files;
 mod preflight;
 mod printable;
 mod run;
 mod show;
+mod tls;
 
 pub use exit::{Exit, Failure, report};
 
@@ -43,6 +46,8 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Exec(_) => exec::exec(words),
         Command::Check(args) => check::check(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
+        Command::Client { command } => client::client(command),
+        Command::Tls { command } => tls::tls(command),
         Command::Demo => demo::run(),
         Command::Schema => Ok(exit::print(&crate::config::json_schema())),
         Command::Completions { shell } => Ok(completions(shell)),

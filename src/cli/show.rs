@@ -403,7 +403,7 @@ impl Rows<'_> {
 }
 
 /// A word as a shell would take it back.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./@:=+,%".contains(&b);
     match !word.is_empty() && word.bytes().all(plain) {
         true => word.to_owned(),

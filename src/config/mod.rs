@@ -3,19 +3,26 @@
 //! `raw` is the serde twin of the file and [`Overrides`] the twin of the flags; both become this
 //! one [`Config`], and the conversion ([`build`]) is the only place that fails.
 
+mod access;
 mod diagnose;
 mod entries;
 mod load;
 mod name;
 mod origin;
+mod rates;
 mod raw;
 mod units;
 mod validate;
 
+pub use access::{
+    Access, Algorithm, Client, ClientAuth, Effect, Grants, Group, Identity, Jwt, San, Tls,
+    TlsVersion, principal_name, scope,
+};
 pub use diagnose::{Place, Problem};
 pub use entries::{EntryError, Word};
 pub use load::{Error, File, load};
 pub use origin::{Origin, Origins};
+pub use rates::Rate;
 pub use units::{ByteSize, Cores, TimeSpan, UnitError};
 pub use validate::{AuditTo, Effective, Overrides, Surroundings, build};
 
@@ -55,6 +62,9 @@ pub fn json_schema() -> String {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub server: Server,
+    /// `None`: one client, on stdin and stdout.
+    pub listen: Option<Listen>,
+    pub access: Access,
     pub admin: Option<AdminAddr>,
     pub cell: Cell,
     pub limits: Limits,
@@ -63,6 +73,10 @@ pub struct Config {
     pub methods: NameRules,
     pub resources: NameRules,
     pub prompts: NameRules,
+    /// Scopes that network clients need, by pattern of a URI.
+    pub resource_scopes: BTreeMap<String, Vec<String>>,
+    /// Scopes that network clients need, by pattern of a name.
+    pub prompt_scopes: BTreeMap<String, Vec<String>>,
     pub tools: Tools,
     pub audit: Audit,
     pub packages: Packages,
@@ -82,6 +96,66 @@ pub struct Server {
     pub review_by: Option<String>,
     /// Absolute. `None`: the directory that cofferdam was started in.
     pub cwd: Option<PathBuf>,
+}
+
+/// The listener for clients on HTTP.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    pub http: AdminAddr,
+    /// Begins with a slash.
+    pub path: String,
+    /// What clients use, when that is not the address listened on.
+    pub public_url: Option<String>,
+    pub auth: Auth,
+    /// `None`: plain HTTP.
+    pub tls: Option<Tls>,
+    pub state: StateMode,
+    /// The server is safe to share: clients with sessions use one process together.
+    pub share: bool,
+    /// Sessions at one time.
+    pub sessions: usize,
+    /// A session that nobody uses ends after so long. Default 30 min.
+    pub session_idle: Duration,
+    /// Connections at one time.
+    pub connections: usize,
+    /// Time for the header of a request.
+    pub header_timeout: Duration,
+    /// Time for the body of a request.
+    pub body_timeout: Duration,
+}
+
+impl Listen {
+    /// True when nobody but programs of this host (or pod) can reach it: a loopback address, or a
+    /// socket file, which only its owner can open.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match &self.http {
+            AdminAddr::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            AdminAddr::Unix(_) => true,
+        }
+    }
+}
+
+/// Whether clients have to say who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Not on loopback.
+    #[default]
+    Local,
+    /// Always.
+    Required,
+}
+
+/// Which clients are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StateMode {
+    /// Those of every revision; the older ones have sessions.
+    #[default]
+    Session,
+    /// Only those of 2026-07-28, which need no state.
+    Stateless,
 }
 
 /// Where `/health` and `/metrics` listen.
@@ -157,6 +231,14 @@ pub struct Limits {
     pub timeout: Duration,
     /// The whole time a request may take. Default 1 h.
     pub timeout_total: Duration,
+    /// Requests of each network client. `None`: any number.
+    pub rate: Option<Rate>,
+    /// Requests of all network clients at one time. `None`: any number.
+    pub concurrency: Option<u32>,
+    /// Requests that may wait for a place. Default 64.
+    pub queue: u32,
+    /// Requests of each network client in one day (UTC). `None`: any number.
+    pub quota: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -207,6 +289,13 @@ pub struct ToolRule {
     pub timeout_total: Option<Duration>,
     pub arguments: Option<Check>,
     pub output: Option<Check>,
+    pub effect: Option<Effect>,
+    /// All of them are needed. `None`: nothing is said here.
+    pub scopes: Option<Vec<String>>,
+    /// Calls by each network client.
+    pub rate: Option<Rate>,
+    /// Calls by all network clients at one time.
+    pub concurrency: Option<u32>,
 }
 
 #[derive(Debug, Clone)]

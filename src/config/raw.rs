@@ -3,8 +3,14 @@
 //! Only keys whose function exists are here; the doc comments become the descriptions of the JSON
 //! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
 
+mod access;
+
+pub(super) use access::{Client, Clients, Group, Groups, Identity, Jwt, ScopesBy, Tls};
+
+use super::access::Effect;
+use super::rates::Rate;
 use super::units::{ByteSize, Cores, TimeSpan};
-use super::{Check, Payloads, Preset, SecretsMode};
+use super::{Auth, Check, Payloads, Preset, SecretsMode, StateMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -48,6 +54,14 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 pub(super) struct Raw {
     /// The server itself.
     pub(super) server: Server,
+    /// The listener for clients on HTTP; absent: one client on stdin and stdout.
+    pub(super) listen: Option<Listen>,
+    /// How network clients prove who they are.
+    pub(super) identity: Option<At<Identity>>,
+    /// Clients by name; `"*"` is for those without an entry.
+    pub(super) clients: Clients,
+    /// Groups by name.
+    pub(super) groups: Groups,
     /// The listener for `/health` and `/metrics`; absent: none.
     pub(super) admin: Option<Admin>,
     /// What the server may touch.
@@ -61,9 +75,9 @@ pub(super) struct Raw {
     /// Rules for JSON-RPC methods.
     pub(super) methods: Names,
     /// Rules for resource URIs.
-    pub(super) resources: Names,
+    pub(super) resources: Targets,
     /// Rules for prompts.
-    pub(super) prompts: Names,
+    pub(super) prompts: Targets,
     /// Rules for tools by name; a named tool wins over `"*"`.
     pub(super) tools: BTreeMap<At<String>, Tool>,
     /// The audit log.
@@ -111,6 +125,35 @@ impl JsonSchema for Date {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         schemars::json_schema!({ "type": "string", "format": "date" })
     }
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Listen {
+    /// `127.0.0.1:8080` or `unix:/path`.
+    pub(super) http: Option<At<String>>,
+    /// Path of the endpoint; default `/mcp`.
+    pub(super) path: Option<At<String>>,
+    /// What clients use, when that is not the address listened on.
+    pub(super) public_url: Option<At<String>>,
+    /// Whether clients on loopback have to say who they are too.
+    pub(super) auth: Option<At<Auth>>,
+    /// Certificates; absent: plain HTTP, where nobody else can reach it.
+    pub(super) tls: Option<At<Tls>>,
+    /// Which clients are served: `stateless` is 2026-07-28 alone.
+    pub(super) state: Option<At<StateMode>>,
+    /// The server is safe to share: clients with sessions use one process together.
+    pub(super) share: Option<At<bool>>,
+    /// Sessions at one time; default 16, or 4096 when they share a process.
+    pub(super) sessions: Option<At<i64>>,
+    /// A session that nobody uses ends after so long.
+    pub(super) session_idle: Option<At<TimeSpan>>,
+    /// Connections at one time.
+    pub(super) connections: Option<At<i64>>,
+    /// Time for the header of a request.
+    pub(super) header_timeout: Option<At<TimeSpan>>,
+    /// Time for the body of a request.
+    pub(super) body_timeout: Option<At<TimeSpan>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -165,6 +208,14 @@ pub(super) struct Limits {
     pub(super) timeout: Option<At<TimeSpan>>,
     /// The whole time that a request may take.
     pub(super) timeout_total: Option<At<TimeSpan>>,
+    /// Requests of each network client.
+    pub(super) rate: Option<At<Rate>>,
+    /// Requests of all network clients at one time.
+    pub(super) concurrency: Option<At<i64>>,
+    /// Requests that wait for one of those places; beyond, they are refused. Default 64.
+    pub(super) queue: Option<At<i64>>,
+    /// Requests of each network client in one day (UTC).
+    pub(super) quota: Option<At<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -192,6 +243,18 @@ pub(super) struct Names {
     pub(super) deny: Vec<At<String>>,
 }
 
+/// [`Names`] of what network clients may need scopes for.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Targets {
+    /// When present, the rest is denied; `*` matches any run of characters.
+    pub(super) allow: Option<At<Vec<At<String>>>>,
+    /// Denied, also when allowed.
+    pub(super) deny: Vec<At<String>>,
+    /// Scopes that a network client needs, by pattern; all patterns that match add up.
+    pub(super) scopes: ScopesBy,
+}
+
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Tool {
@@ -205,6 +268,14 @@ pub(super) struct Tool {
     pub(super) arguments: Option<At<Check>>,
     /// Results against the tool's outputSchema.
     pub(super) output: Option<At<Check>>,
+    /// What a call does; a tool without counts as `write` for clients that may only read.
+    pub(super) effect: Option<At<Effect>>,
+    /// Scopes that a network client needs, all of them.
+    pub(super) scopes: Option<At<Vec<At<String>>>>,
+    /// Calls of the tool by each network client.
+    pub(super) rate: Option<At<Rate>>,
+    /// Calls of the tool by all network clients at one time.
+    pub(super) concurrency: Option<At<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -1,5 +1,6 @@
 //! One number for the whole policy, so that the audit log says which policy decided.
 
+use super::permissions;
 use crate::config::{Config, NameRules, ToolRule};
 use ring::digest::{SHA256, digest};
 use std::fmt::Write;
@@ -32,6 +33,14 @@ fn canonical(config: &Config) -> String {
     names(&mut text, "methods", &config.methods);
     names(&mut text, "resources", &config.resources);
     names(&mut text, "prompts", &config.prompts);
+    for line in permissions::canonical(config) {
+        let _ = writeln!(text, "{line}");
+    }
+    let _ = writeln!(
+        text,
+        "limits {:?} {:?} {} {:?}",
+        limits.rate, limits.concurrency, limits.queue, limits.quota
+    );
     tool(&mut text, "*", &config.tools.default);
     for (name, rule) in &config.tools.named {
         tool(&mut text, name, rule);
@@ -53,11 +62,15 @@ fn names(text: &mut String, title: &str, rules: &NameRules) {
 fn tool(text: &mut String, name: &str, rule: &ToolRule) {
     let _ = writeln!(
         text,
-        "tools.{name:?} {:?} {:?} {:?} {:?} {:?}",
+        "tools.{name:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         rule.allow,
         rule.timeout.map(|time| time.as_millis()),
         rule.timeout_total.map(|time| time.as_millis()),
         rule.arguments,
         rule.output,
+        rule.effect,
+        rule.scopes,
+        rule.rate,
+        rule.concurrency,
     );
 }

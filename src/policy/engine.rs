@@ -1,6 +1,7 @@
 //! The stages of a decision, in order. [`Policy::client`] and [`Policy::server`] read top to bottom.
 
 mod answers;
+mod callers;
 mod denials;
 mod requests;
 #[cfg(test)]
@@ -10,12 +11,15 @@ mod words;
 use self::denials::method_rule;
 use self::requests::Arguments;
 use self::words::{refuse_method, refuse_question};
+use super::lists;
 use super::names::NameList;
-use super::rules::LISTS_HIDDEN;
+use super::permissions::Permissions;
+use super::rules::{LISTS_HIDDEN, LISTS_PRIVATE};
 use super::tools::ToolRules;
 use super::uris::UriList;
 use super::{Decision, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
 use crate::config::{Config, Limits, SchemaChecks, SecretsMode};
+use crate::identity::Caller;
 use crate::mcp::{Capability, Envelope, Era, Kind, Subject, method};
 use std::time::Duration;
 
@@ -28,6 +32,8 @@ pub struct Policy {
     prompts: NameList,
     schema: SchemaChecks,
     secrets: SecretsMode,
+    /// Asked only where there is a caller.
+    permissions: Permissions,
     limits: Limits,
     scrubber: Scrubber,
     digest: String,
@@ -77,6 +83,7 @@ impl Policy {
             prompts: NameList::new(&config.prompts),
             schema: config.schema,
             secrets: config.scrub,
+            permissions: Permissions::new(config),
             limits: config.limits.clone(),
             scrubber,
             digest: digest::of(config),
@@ -128,13 +135,15 @@ impl Policy {
         })
     }
 
-    /// Decides on a message of the client. `subject` is `None` for answers to the server's requests.
+    /// Decides on a message of the client. `subject` is `None` for answers to the server's requests;
+    /// `caller` is `None` on stdin and stdout, where whoever started us is the only client.
     pub fn client(
         &self,
         envelope: &Envelope<'_>,
         subject: Option<&Subject>,
         era: Era,
         tools: &mut ToolBook,
+        caller: Option<&Caller>,
     ) -> Decision {
         let (params, answered) = match &envelope.kind {
             Kind::Request { params, .. } => (*params, true),
@@ -150,18 +159,20 @@ impl Policy {
             .check_method(subject)
             .or_else(|| self.check_target(subject))
             .or_else(|| self.check_other_ways(subject, params, era));
+        let refused = match (refused, caller) {
+            (None, Some(caller)) => match self.check_caller(subject, params, caller, tools) {
+                Arguments::Pass => None,
+                Arguments::Refuse(refusal) => Some(refusal),
+                Arguments::NeedTools => return Decision::need_tools(notes),
+            },
+            (refused, _) => refused,
+        };
         let refused = match refused {
             Some(refusal) => Some(refusal),
             None => match self.check_arguments(subject, envelope.arguments(), tools, &mut notes) {
                 Arguments::Pass => None,
                 Arguments::Refuse(refusal) => Some(refusal),
-                Arguments::NeedTools => {
-                    return Decision {
-                        verdict: Verdict::NeedTools,
-                        rule: None,
-                        notes,
-                    };
-                }
+                Arguments::NeedTools => return Decision::need_tools(notes),
             },
         };
         match refused {
@@ -181,13 +192,17 @@ impl Policy {
         }
     }
 
-    /// Decides on a message of the server. `origin` is the client's request that it answers, if it does.
+    /// Decides on a message of the server. `origin` is the client's request that it answers, if it does;
+    /// `caller` is who asked, or who will hear it, where there is more than one.
     pub fn server(
         &self,
         envelope: &Envelope<'_>,
         origin: Option<&Origin>,
         tools: &mut ToolBook,
+        caller: Option<&Caller>,
     ) -> Decision {
+        let caller = caller.filter(|_| !self.permissions.is_open());
+        let mut marked = false;
         let subject = origin.map(|origin| &origin.subject);
         let mut notes = Vec::new();
         let mut rewritten = None;
@@ -203,7 +218,7 @@ impl Policy {
                 }
                 let rule = self
                     .method_rule(method)
-                    .or_else(|| self.check_notification(method, *params));
+                    .or_else(|| self.check_notification(method, *params, caller));
                 if let Some(rule) = rule {
                     return Decision::drop(rule);
                 }
@@ -220,7 +235,16 @@ impl Policy {
                         if &*subject.method == method::TOOLS_LIST {
                             tools.learn_passing(result.text);
                         }
-                        rewritten = self.filter_list(envelope.line, *result, subject);
+                        rewritten = self.filter_list(envelope.line, *result, subject, caller);
+                    }
+                    if caller.is_some()
+                        && origin.is_some_and(|origin| origin.era == Era::Modern)
+                        && lists::may_be_cached(&subject.method)
+                        && let Some(line) =
+                            lists::marked_private(rewritten.as_deref().unwrap_or(envelope.line))
+                    {
+                        marked = rewritten.is_none();
+                        rewritten = Some(line);
                     }
                     if let Some(refusal) = self.check_output(subject, *result, tools, &mut notes) {
                         return Decision {
@@ -238,7 +262,10 @@ impl Policy {
                 }
             }
         }
-        let rule = rewritten.is_some().then_some(LISTS_HIDDEN);
+        let rule = rewritten.is_some().then_some(match marked {
+            true => LISTS_PRIVATE,
+            false => LISTS_HIDDEN,
+        });
         if self.secrets == SecretsMode::Off {
             let verdict = rewritten.map_or(Verdict::Forward, Verdict::Rewrite);
             return Decision {

@@ -3,7 +3,7 @@
 //! Only the entries go; every other byte of the line stays where it was, in the order in which the
 //! server wrote it. A page may become empty and still have a cursor.
 
-use crate::mcp::{Raw, elements, members, text};
+use crate::mcp::{Direction, Kind, Raw, elements, members, method, parse, text};
 use std::ops::Range;
 
 /// A list method: the member that holds the entries, and the member of an entry that names it.
@@ -59,6 +59,74 @@ pub(super) fn without_hidden(
     }
     kept.extend_from_slice(line.get(from..).unwrap_or_default());
     Some(kept)
+}
+
+/// How long a cache may keep what depends on who asks, in milliseconds: until then a right that was taken
+/// away can still be seen.
+const LONGEST_MS: u64 = 30_000;
+
+/// True for methods whose results say how long and for whom they may be kept (MCP 2026-07-28, caching).
+pub(super) fn may_be_cached(method: &str) -> bool {
+    matches!(
+        method,
+        method::TOOLS_LIST
+            | method::PROMPTS_LIST
+            | method::RESOURCES_LIST
+            | method::RESOURCES_TEMPLATES_LIST
+            | method::RESOURCES_READ
+            | method::SERVER_DISCOVER
+    )
+}
+
+/// The line with its result marked `cacheScope: "private"` and `ttlMs` of at most 30 s; `None` when it
+/// is so already. Every member of these names is changed: which of two counts is the reader's choice.
+pub(super) fn marked_private(line: &[u8]) -> Option<Vec<u8>> {
+    const PRIVATE: &[u8] = br#""private""#;
+    let envelope = parse(line, Direction::ToClient).ok()?;
+    let Kind::Result { result, .. } = envelope.kind else {
+        return None;
+    };
+    let mut edits: Vec<(Range<usize>, Vec<u8>)> = Vec::new();
+    let (mut scoped, mut first) = (false, true);
+    for (key, value) in members(result.text) {
+        first = false;
+        let start = result.start + value.start;
+        let span = start..start + value.text.len();
+        if key.eq_ignore_ascii_case("cacheScope") {
+            scoped |= key == "cacheScope";
+            if value.text != PRIVATE {
+                edits.push((span, PRIVATE.to_vec()));
+            }
+        } else if key.eq_ignore_ascii_case("ttlMs") && !is_short(value.text) {
+            edits.push((span, LONGEST_MS.to_string().into_bytes()));
+        }
+    }
+    if !scoped {
+        let open = result.start + result.text.iter().position(|byte| *byte == b'{')? + 1;
+        let comma = if first { "" } else { "," };
+        let member = format!(r#""cacheScope":"private"{comma}"#);
+        edits.insert(0, (open..open, member.into_bytes()));
+    }
+    if edits.is_empty() {
+        return None;
+    }
+    let mut marked = Vec::with_capacity(line.len() + 32);
+    let mut from = 0;
+    for (span, with) in edits {
+        marked.extend_from_slice(line.get(from..span.start).unwrap_or_default());
+        marked.extend_from_slice(&with);
+        from = span.end;
+    }
+    marked.extend_from_slice(line.get(from..).unwrap_or_default());
+    Some(marked)
+}
+
+/// True for a number of milliseconds that is plainly short enough; whatever is spelled oddly is not.
+fn is_short(value: &[u8]) -> bool {
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .is_some_and(|ms| ms <= LONGEST_MS)
 }
 
 /// Adds a range for each hidden entry of one array: with the comma before it, or, when nothing

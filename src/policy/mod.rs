@@ -7,6 +7,8 @@ mod engine;
 mod lists;
 mod names;
 mod outbound;
+mod permissions;
+mod rates;
 mod rules;
 mod schema;
 pub mod scrub;
@@ -16,6 +18,7 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -23,6 +23,15 @@ pub(super) const RESOURCES_DENY: &str = "resources.deny";
 pub(super) const RESOURCES_ALLOW: &str = "resources.allow";
 pub(super) const PROMPTS_DENY: &str = "prompts.deny";
 pub(super) const PROMPTS_ALLOW: &str = "prompts.allow";
+pub(super) const CLIENTS_TOOLS: &str = "clients.tools";
+pub(super) const CLIENTS_READ_ONLY: &str = "clients.read-only";
+pub(super) const CLIENTS_RESOURCES: &str = "clients.resources";
+pub(super) const CLIENTS_PROMPTS: &str = "clients.prompts";
+pub(super) const SCOPES_MISSING: &str = "scopes.missing";
+pub(super) const LISTS_PRIVATE: &str = "lists.private";
+pub(super) const LIMITS_RATE: &str = "limits.rate";
+pub(super) const LIMITS_QUOTA: &str = "limits.quota";
+pub(super) const LIMITS_CONCURRENCY: &str = "limits.concurrency";
 pub(super) const LISTS_HIDDEN: &str = "lists.hidden";
 pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
 pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
@@ -84,6 +93,46 @@ pub const RULES: &[Rule] = &[
         setting: "[prompts] allow",
     },
     Rule {
+        id: CLIENTS_TOOLS,
+        summary: "The tool is not for this client, so to it there is no such tool.",
+        setting: "[clients.NAME] tools, or [groups.NAME] tools",
+    },
+    Rule {
+        id: CLIENTS_READ_ONLY,
+        summary: "This client may only read, and nobody has said that the tool does no more, so to it there is no such tool.",
+        setting: "[clients.NAME] read_only, or [tools.\"NAME\"] effect = \"read\"",
+    },
+    Rule {
+        id: CLIENTS_RESOURCES,
+        summary: "The resource is not for this client, so to it there is no such resource.",
+        setting: "[clients.NAME] resources, or [groups.NAME] resources",
+    },
+    Rule {
+        id: CLIENTS_PROMPTS,
+        summary: "The prompt is not for this client, so to it there is no such prompt.",
+        setting: "[clients.NAME] prompts, or [groups.NAME] prompts",
+    },
+    Rule {
+        id: SCOPES_MISSING,
+        summary: "The request needs a scope that the caller does not have; over HTTP the answer is a 403 that names all of them.",
+        setting: "scopes of [tools.\"NAME\"], [resources], [prompts] or [identity]",
+    },
+    Rule {
+        id: LIMITS_RATE,
+        summary: "The client asks more often than it may.",
+        setting: "[limits] rate, [clients.NAME] rate, or [tools.\"NAME\"] rate",
+    },
+    Rule {
+        id: LIMITS_QUOTA,
+        summary: "The client has used up what it may ask for in one day (UTC).",
+        setting: "[limits] quota, or [clients.NAME] quota",
+    },
+    Rule {
+        id: LIMITS_CONCURRENCY,
+        summary: "As much runs at one time as may, and as many requests wait as may.",
+        setting: "[limits] concurrency and queue, [clients.NAME] concurrency, or [tools.\"NAME\"] concurrency",
+    },
+    Rule {
         id: SCHEMA_UNUSABLE,
         summary: "The tool's schema cannot be checked; one that points to another host is never fetched, so its calls are refused.",
         setting: "[tools.\"NAME\"] arguments = \"warn\"",
@@ -97,6 +146,11 @@ pub const RULES: &[Rule] = &[
         id: LISTS_HIDDEN,
         summary: "A list was passed on without the entries that policy denies; what is hidden is also uncallable.",
         setting: "the allow and deny lists of [tools], [prompts] and [resources]",
+    },
+    Rule {
+        id: LISTS_PRIVATE,
+        summary: "What depends on who asks is marked private and kept by caches for at most 30 seconds, so that nobody gets another's.",
+        setting: "none: it follows from [clients], [groups] and scopes",
     },
     Rule {
         id: SCHEMA_OUTPUT,
@@ -140,6 +194,8 @@ pub mod code {
     pub const SIZE: i32 = 4130;
     /// The answer did not come in time (504).
     pub const TIMEOUT: i32 = 5040;
+    /// Too often, too much at once, or too much for one day (429).
+    pub const RATE: i32 = 4290;
 }
 
 #[cfg(test)]
@@ -159,7 +215,7 @@ mod tests {
 
     #[test]
     fn codes_stay_out_of_the_reserved_range() {
-        for code in [code::POLICY, code::SIZE, code::TIMEOUT] {
+        for code in [code::POLICY, code::SIZE, code::TIMEOUT, code::RATE] {
             assert!(!(-32768..=-32000).contains(&code));
         }
     }

@@ -130,6 +130,12 @@ impl ToolBook {
         self.state == State::Listed
     }
 
+    /// True when the list has to be asked for before anything can be said of a tool.
+    #[must_use]
+    pub fn wants_list(&self) -> bool {
+        matches!(self.state, State::Unknown | State::Stale)
+    }
+
     /// True when the server has listed a tool of exactly this name.
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {

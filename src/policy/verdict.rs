@@ -35,6 +35,15 @@ impl Decision {
         }
     }
 
+    /// The message waits until the list of tools is known.
+    pub(super) fn need_tools(notes: Vec<Note>) -> Self {
+        Self {
+            verdict: Verdict::NeedTools,
+            rule: None,
+            notes,
+        }
+    }
+
     /// The message ends here and nobody is answered.
     pub(super) fn drop(rule: &'static str) -> Self {
         Self {
@@ -73,6 +82,10 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
     /// For the operator only (stderr, audit): the setting that would allow it.
     pub operator_hint: Option<String>,
+    /// The answer is the one for what does not exist: no rule, no hint, nothing that tells them apart.
+    pub concealed: bool,
+    /// Scopes that the request needs, all of them, when the caller lacks some: over HTTP this is a 403.
+    pub scopes: Vec<String>,
 }
 
 impl Refusal {
@@ -84,7 +97,15 @@ impl Refusal {
             text,
             retry_after_ms: None,
             operator_hint: rule(id).map(|rule| rule.setting.to_owned()),
+            concealed: false,
+            scopes: Vec::new(),
         }
+    }
+
+    /// For the header `Retry-After`: whole seconds, rounded up (RFC 9110 §10.2.3).
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after_ms.map(|ms| ms.div_ceil(1000))
     }
 
     /// Adds what it is about to the operator's hint.

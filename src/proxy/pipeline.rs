@@ -32,9 +32,13 @@ impl Session {
                     self.client_cancels(*params);
                 }
                 let subject = Subject::of(&envelope);
-                let decision =
-                    self.policy
-                        .client(&envelope, subject.as_ref(), self.era, &mut self.tools);
+                let decision = self.policy.client(
+                    &envelope,
+                    subject.as_ref(),
+                    self.era,
+                    &mut self.tools,
+                    None,
+                );
                 self.apply(
                     Direction::ToServer,
                     MessageKind::Notification,
@@ -49,7 +53,7 @@ impl Session {
                 self.client.excuse_all(now);
                 let decision = self
                     .policy
-                    .client(&envelope, None, self.era, &mut self.tools);
+                    .client(&envelope, None, self.era, &mut self.tools, None);
                 self.apply(
                     Direction::ToServer,
                     MessageKind::Response,
@@ -104,7 +108,7 @@ impl Session {
 
         let decision = self
             .policy
-            .client(envelope, Some(&subject), era, &mut self.tools);
+            .client(envelope, Some(&subject), era, &mut self.tools, None);
         self.note(&decision.notes);
         let (passage, outcome) = match decision.verdict {
             Verdict::Forward => (Passage::Pass, Outcome::Forward),
@@ -191,7 +195,7 @@ impl Session {
                 {
                     return self.nobody_waits(Direction::ToClient, line);
                 }
-                let decision = self.policy.server(&envelope, None, &mut self.tools);
+                let decision = self.policy.server(&envelope, None, &mut self.tools, None);
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Notification,
@@ -201,7 +205,7 @@ impl Session {
             }
             // Names no request, so it closes none and can be taken for no answer.
             Kind::Error { id: None, .. } => {
-                let decision = self.policy.server(&envelope, None, &mut self.tools);
+                let decision = self.policy.server(&envelope, None, &mut self.tools, None);
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Response,
@@ -241,7 +245,7 @@ impl Session {
 
         let decision = self
             .policy
-            .server(envelope, Some(&open.origin), &mut self.tools);
+            .server(envelope, Some(&open.origin), &mut self.tools, None);
         self.note(&decision.notes);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {
@@ -295,7 +299,7 @@ impl Session {
     }
 
     fn server_asks(&mut self, envelope: &Envelope<'_>, id: Id<'_>, out: &mut Outbox) -> Passage {
-        let decision = self.policy.server(envelope, None, &mut self.tools);
+        let decision = self.policy.server(envelope, None, &mut self.tools, None);
         let kind = MessageKind::Request;
         if let Verdict::Refuse(refused) = &decision.verdict {
             reply::refusal(&mut out.to_server, id.raw, refused, self.era);

@@ -46,6 +46,9 @@ fn tool_result(refusal: &Refusal, era: Era) -> Value {
 }
 
 fn error(code: i32, refusal: &Refusal) -> Value {
+    if refusal.concealed {
+        return json!({ "code": code, "message": refusal.text });
+    }
     let mut data = json!({ "rule": refusal.rule, "hint": refusal.text });
     if let Some(after) = refusal.retry_after_ms {
         data["retryAfterMs"] = json!(after);
@@ -207,6 +210,8 @@ pub(super) mod own {
             text,
             retry_after_ms: None,
             operator_hint: None,
+            concealed: false,
+            scopes: Vec::new(),
         }
     }
 }

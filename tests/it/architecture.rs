@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What each room may import besides itself. Further right in the chain is always lower:
-/// main → cli → app → {admin, supervise, proxy} → {transport, policy, secret, audit, telemetry,
-/// cell} → {mcp, config}.
-const IMPORTS: [(&str, &[&str]); 13] = [
+/// main → cli → app → {admin, supervise, proxy} → {transport, policy, secret, identity, audit,
+/// telemetry, cell} → {mcp, config}.
+const IMPORTS: [(&str, &[&str]); 14] = [
     ("mcp", &[]),
     ("config", &[]),
     ("secret", &["mcp", "config"]),
-    // The scrubber is given secrets by exact value.
-    ("policy", &["secret", "mcp", "config"]),
+    ("identity", &["mcp", "config"]),
+    // The scrubber is given secrets by exact value; rules go by caller.
+    ("policy", &["secret", "identity", "mcp", "config"]),
     ("transport", &["mcp", "config"]),
     ("audit", &["mcp", "config"]),
     ("telemetry", &["mcp", "config"]),
@@ -23,6 +24,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
             "transport",
             "policy",
             "secret",
+            "identity",
             "audit",
             "telemetry",
             "cell",
@@ -36,6 +38,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
             "transport",
             "policy",
             "secret",
+            "identity",
             "audit",
             "telemetry",
             "cell",
@@ -49,6 +52,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
             "transport",
             "policy",
             "secret",
+            "identity",
             "audit",
             "telemetry",
             "cell",
@@ -65,6 +69,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
             "transport",
             "policy",
             "secret",
+            "identity",
             "audit",
             "telemetry",
             "cell",
@@ -82,6 +87,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
             "transport",
             "policy",
             "secret",
+            "identity",
             "audit",
             "telemetry",
             "cell",
@@ -92,10 +98,11 @@ const IMPORTS: [(&str, &[&str]); 13] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 28] = [
+const OWNERS: [(&str, &[&str]); 34] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
+    ("arc_swap", &["app/", "transport/tls"]),
     ("caps", &["cell/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
@@ -119,6 +126,7 @@ const OWNERS: [(&str, &[&str]); 28] = [
             "app/",
             "audit/",
             "cell/",
+            "cli/files",
             "supervise/",
             "telemetry/",
             "transport/",
@@ -128,10 +136,25 @@ const OWNERS: [(&str, &[&str]); 28] = [
     // Denials are read out of what servers write to stderr.
     ("regex_automata", &["policy/", "cell/denial"]),
     ("regex_syntax", &["policy/"]),
-    ("ring", &["policy/", "audit/", "cell/package"]),
+    ("rcgen", &["transport/tls"]),
+    (
+        "ring",
+        &[
+            "policy/",
+            "audit/",
+            "cell/package",
+            "cli/client",
+            "identity/",
+            "transport/tls",
+        ],
+    ),
+    ("rustls", &["transport/"]),
     ("schemars", &["config/", "cli/"]),
     ("seccompiler", &["cell/"]),
+    // Hashes of keys are compared in constant time.
+    ("subtle", &["identity/"]),
     ("tokio", &["admin/", "transport/"]),
+    ("tokio_rustls", &["transport/"]),
     // The cell reads its own data: presets and system call lists.
     ("strsim", &["config/"]),
     // Numbers for allow lists.
@@ -140,6 +163,8 @@ const OWNERS: [(&str, &[&str]); 28] = [
     ("toml", &["config/", "cell/", "policy/scrub/table_tests.rs"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("unicode_normalization", &["policy/"]),
+    // Names in certificates.
+    ("x509_cert", &["identity/"]),
     ("zeroize", &["secret/", "policy/", "cell/"]),
 ];
 
@@ -160,7 +185,7 @@ const COMMON: [&str; 12] = [
 ];
 
 /// Rooms that are pure, and what would make them impure: state and time are arguments.
-const PURE: [&str; 2] = ["mcp", "policy"];
+const PURE: [&str; 3] = ["mcp", "identity", "policy"];
 const IMPURE: [&str; 6] = [
     "tokio",
     "std::fs",

@@ -70,7 +70,7 @@ proptest! {
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name}}).to_string();
         let envelope = proved(&line, Direction::ToServer);
         let subject = Subject::of(&envelope);
-        let decision = DENIES.client(&envelope, subject.as_ref(), Era::Legacy, &mut ToolBook::default());
+        let decision = DENIES.client(&envelope, subject.as_ref(), Era::Legacy, &mut ToolBook::default(), None);
         prop_assert!(matches!(decision.verdict, Verdict::Refuse(_)), "{:?}", decision.verdict);
         prop_assert_eq!(decision.rule, Some("tools.deny"));
     }
@@ -85,7 +85,7 @@ proptest! {
             let line = json!({"jsonrpc": "2.0", "id": 1, "result": {"a": 1, member: entries, "nextCursor": "c"}}).to_string();
             let envelope = proved(&line, Direction::ToClient);
             let origin = origin(method, None, Era::Legacy);
-            let decision = DENIES.server(&envelope, Some(&origin), &mut ToolBook::default());
+            let decision = DENIES.server(&envelope, Some(&origin), &mut ToolBook::default(), None);
             let after = match decision.verdict {
                 Verdict::Forward => line.clone(),
                 Verdict::Rewrite(bytes) => String::from_utf8(bytes).expect("UTF-8"),
@@ -110,14 +110,14 @@ proptest! {
             let subject = Subject::of(&envelope);
             for policy in [&DENIES, &CHECKS] {
                 // The engine never writes a line towards the server: it passes or it does not.
-                let decision = policy.client(&envelope, subject.as_ref(), Era::Modern, &mut ToolBook::default());
+                let decision = policy.client(&envelope, subject.as_ref(), Era::Modern, &mut ToolBook::default(), None);
                 prop_assert!(!matches!(decision.verdict, Verdict::Rewrite(_)));
             }
         }
         let line = json!({"jsonrpc": "2.0", "id": 1, "result": params}).to_string();
         if let Ok(envelope) = cofferdam::mcp::parse(line.as_bytes(), Direction::ToClient) {
             let origin = origin("resources/read", Some("a:b"), Era::Legacy);
-            let decision = CHECKS.server(&envelope, Some(&origin), &mut ToolBook::default());
+            let decision = CHECKS.server(&envelope, Some(&origin), &mut ToolBook::default(), None);
             prop_assert!(matches!(decision.verdict, Verdict::Forward));
         }
     }
@@ -144,7 +144,7 @@ proptest! {
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "t", "arguments": arguments}}).to_string();
         let envelope = proved(&line, Direction::ToServer);
         let subject = Subject::of(&envelope);
-        match CHECKS.client(&envelope, subject.as_ref(), Era::Legacy, &mut tools).verdict {
+        match CHECKS.client(&envelope, subject.as_ref(), Era::Legacy, &mut tools, None).verdict {
             Verdict::Refuse(refusal) => prop_assert!(!refusal.text.contains(&value), "{}", refusal.text),
             other => return Err(TestCaseError::fail(format!("{other:?}"))),
         }

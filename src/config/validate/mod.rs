@@ -4,6 +4,9 @@
 //! about a tool, a variable or a layer replaces what the file says about that same one.
 
 mod cell;
+mod door;
+mod identity;
+mod listen;
 mod outside;
 mod pieces;
 mod rules;
@@ -49,6 +52,7 @@ pub struct Overrides {
     pub allow_tools: Vec<String>,
     pub deny_tools: Vec<String>,
     pub admin: Option<AdminAddr>,
+    pub listen: Option<AdminAddr>,
     pub audit: Option<AuditTo>,
     pub allow_scripts: bool,
 }
@@ -150,16 +154,35 @@ impl Builder<'_> {
                 .only("schema.output", raw.schema.output.as_ref())
                 .unwrap_or(Check::Warn),
         };
-        let methods = self.names("methods.allow", "methods.deny", &raw.methods);
-        let resources = self.names("resources.allow", "resources.deny", &raw.resources);
-        let prompts = self.names("prompts.allow", "prompts.deny", &raw.prompts);
+        let methods = self.names(
+            ["methods.allow", "methods.deny"],
+            raw.methods.allow.as_ref(),
+            &raw.methods.deny,
+        );
+        let resources = self.names(
+            ["resources.allow", "resources.deny"],
+            raw.resources.allow.as_ref(),
+            &raw.resources.deny,
+        );
+        let prompts = self.names(
+            ["prompts.allow", "prompts.deny"],
+            raw.prompts.allow.as_ref(),
+            &raw.prompts.deny,
+        );
+        let resource_scopes = self.scopes_by("resources.scopes", &raw.resources.scopes);
+        let prompt_scopes = self.scopes_by("prompts.scopes", &raw.prompts.scopes);
         let tools = self.tools(&raw.tools, flags, &limits);
+        let mut listen = self.listen(raw.listen.as_ref(), flags);
+        let access = self.access(raw, listen.as_ref());
+        self.door(raw, listen.as_mut(), &access);
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,
+            listen,
+            access,
             admin,
             cell,
             limits,
@@ -168,6 +191,8 @@ impl Builder<'_> {
             methods,
             resources,
             prompts,
+            resource_scopes,
+            prompt_scopes,
             tools,
             audit,
             packages,

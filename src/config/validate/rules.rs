@@ -1,6 +1,8 @@
 //! Limits, and rules for methods, resources, prompts and tools.
 
+use super::identity::QUOTA;
 use super::{Builder, Overrides, place_of};
+use crate::config::access::scope;
 use crate::config::diagnose::{Place, Problem};
 use crate::config::entries::{self, EntryError};
 use crate::config::origin::Origin;
@@ -13,6 +15,9 @@ use std::time::Duration;
 const DEFAULT_MESSAGE: ByteSize = ByteSize(1 << 20);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 const DEFAULT_TIMEOUT_TOTAL: Duration = Duration::from_secs(3600);
+
+const DEFAULT_QUEUE: u32 = 64;
+const QUEUE: RangeInclusive<i64> = 0..=10_000;
 
 /// Below, `initialize` itself would not pass; above, one message could take the host's memory.
 const MESSAGE_RANGE: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize(1 << 30);
@@ -62,11 +67,19 @@ impl Builder<'_> {
             (None, None) => DEFAULT_TIMEOUT,
         };
         let timeout_total = total.map_or(DEFAULT_TIMEOUT_TOTAL.max(timeout), |total| total.0);
+        let queue = self.number("limits.queue".to_owned(), raw.queue.as_ref(), &QUEUE);
+        let quota = self.number("limits.quota".to_owned(), raw.quota.as_ref(), &QUOTA);
         Limits {
             request,
             response,
             timeout,
             timeout_total,
+            rate: self.only("limits.rate", raw.rate.as_ref()),
+            concurrency: self.places("limits.concurrency".to_owned(), raw.concurrency.as_ref()),
+            queue: queue
+                .and_then(|queue| u32::try_from(queue).ok())
+                .unwrap_or(DEFAULT_QUEUE),
+            quota: quota.and_then(|quota| u64::try_from(quota).ok()),
         }
     }
 
@@ -91,18 +104,32 @@ impl Builder<'_> {
 
     pub(super) fn names(
         &mut self,
-        allow_key: &'static str,
-        deny_key: &'static str,
-        raw: &raw::Names,
+        [allow_key, deny_key]: [&'static str; 2],
+        allow: Option<&At<Vec<At<String>>>>,
+        denied: &[At<String>],
     ) -> NameRules {
-        let deny = self.list(deny_key, &raw.deny, &[], "", pattern);
-        let allow = raw.allow.as_ref().map(|written| {
+        let deny = self.list(deny_key, denied, &[], "", pattern);
+        let allow = allow.map(|written| {
             let origin = self.line(written.span());
             self.origins.set(allow_key, origin);
-            self.apart(allow_key, written.value(), deny_key, &raw.deny);
+            self.apart(allow_key, written.value(), deny_key, denied);
             self.list(allow_key, written.value(), &[], "", pattern)
         });
         NameRules { allow, deny }
+    }
+
+    pub(super) fn scopes_by(
+        &mut self,
+        key: &str,
+        raw: &raw::ScopesBy,
+    ) -> BTreeMap<String, Vec<String>> {
+        let mut all = BTreeMap::new();
+        for (name, scopes) in raw {
+            self.note(pattern(name.value()).map(drop), &Place::File(name.span()));
+            let scopes = self.words(format!("{key}.{}", name.value()), scopes, scope);
+            all.insert(name.value().clone(), scopes);
+        }
+        all
     }
 
     pub(super) fn tools(
@@ -178,12 +205,19 @@ impl Builder<'_> {
             timeout_total: total.map(|total| total.0),
             arguments: self.only(key("arguments"), raw.arguments.as_ref()),
             output: self.only(key("output"), raw.output.as_ref()),
+            effect: self.only(key("effect"), raw.effect.as_ref()),
+            scopes: raw
+                .scopes
+                .as_ref()
+                .map(|list| self.words(key("scopes"), list.value(), scope)),
+            rate: self.only(key("rate"), raw.rate.as_ref()),
+            concurrency: self.places(key("concurrency"), raw.concurrency.as_ref()),
         }
     }
 }
 
 /// A name or a pattern of names: anything but nothing and control characters.
-fn pattern(text: &str) -> Result<String, EntryError> {
+pub(super) fn pattern(text: &str) -> Result<String, EntryError> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err(EntryError::new(
             format!("`{}` cannot be the name of anything", entries::shown(text)),

@@ -3,8 +3,10 @@
 use super::Policy;
 use super::words::warning;
 use crate::config::Check;
+use crate::identity::Caller;
 use crate::mcp::{Capability, Raw, Subject, members, method};
 use crate::policy::lists::{self, Listing};
+use crate::policy::permissions::Target;
 use crate::policy::rules::{SCHEMA_OUTPUT, SCHEMA_UNUSABLE};
 use crate::policy::schema::check;
 use crate::policy::toolbook::Checker;
@@ -16,7 +18,17 @@ impl Policy {
         &self,
         method: &str,
         params: Option<Raw<'_>>,
+        caller: Option<&Caller>,
     ) -> Option<&'static str> {
+        if let (method::RESOURCE_UPDATED, Some(caller)) = (method, caller) {
+            let uri = params.and_then(|params| params.member("uri")?.as_text());
+            if let Some(barred) = self
+                .permissions
+                .bars(caller, Target::Resource, uri.as_deref())
+            {
+                return Some(barred.rule());
+            }
+        }
         match method {
             method::RESOURCE_UPDATED if !self.resources.is_open() => {
                 let uri = params.and_then(|params| params.member("uri")?.as_text());
@@ -30,16 +42,15 @@ impl Policy {
     }
 
     /// The list that a method answers with, when a rule can hide something in it.
-    pub(super) fn listing(&self, method: &str) -> Option<Listing> {
-        match method {
-            method::TOOLS_LIST if !self.tools.is_open() => Some(Listing::TOOLS),
-            method::PROMPTS_LIST if !self.prompts.is_open() => Some(Listing::PROMPTS),
-            method::RESOURCES_LIST if !self.resources.is_open() => Some(Listing::RESOURCES),
-            method::RESOURCES_TEMPLATES_LIST if !self.resources.is_open() => {
-                Some(Listing::TEMPLATES)
-            }
-            _ => None,
-        }
+    pub(super) fn listing(&self, method: &str, by_caller: bool) -> Option<Listing> {
+        let (listing, open) = match method {
+            method::TOOLS_LIST => (Listing::TOOLS, self.tools.is_open()),
+            method::PROMPTS_LIST => (Listing::PROMPTS, self.prompts.is_open()),
+            method::RESOURCES_LIST => (Listing::RESOURCES, self.resources.is_open()),
+            method::RESOURCES_TEMPLATES_LIST => (Listing::TEMPLATES, self.resources.is_open()),
+            _ => return None,
+        };
+        (by_caller || !open).then_some(listing)
     }
 
     /// What is uncallable is also hidden. `None` when the line stays as it is.
@@ -48,12 +59,17 @@ impl Policy {
         line: &[u8],
         result: Raw<'_>,
         subject: &Subject,
+        caller: Option<&Caller>,
     ) -> Option<Vec<u8>> {
-        let listing = self.listing(&subject.method)?;
-        lists::without_hidden(line, result, listing, |name| match listing {
-            Listing::TOOLS => self.tools.denies(name).is_some(),
-            Listing::PROMPTS => self.prompt_rule(name).is_some(),
-            _ => self.uri_rule(name).is_some(),
+        let listing = self.listing(&subject.method, caller.is_some())?;
+        lists::without_hidden(line, result, listing, |name| {
+            let (denied, target) = match listing {
+                Listing::TOOLS => (self.tools.denies(name), Target::Tool),
+                Listing::PROMPTS => (self.prompt_rule(name), Target::Prompt),
+                _ => (self.uri_rule(name), Target::Resource),
+            };
+            denied.is_some()
+                || caller.is_some_and(|who| self.permissions.bars(who, target, name).is_some())
         })
     }
 

@@ -5,6 +5,7 @@ use super::words::{refuse_method, refuse_target, warning};
 use crate::config::Check;
 use crate::mcp::{Capability, Era, Raw, Subject, elements, members, method, text};
 use crate::policy::names::fold;
+use crate::policy::permissions::Target;
 use crate::policy::rules::{SCHEMA_ARGUMENTS, SCHEMA_UNUSABLE};
 use crate::policy::schema::{Unusable, check};
 use crate::policy::toolbook::{Checker, Input};
@@ -69,94 +70,21 @@ impl Policy {
         {
             return Some(refuse_method(rule, Some(subject), "inputResponses"));
         }
-        if subject.capability == Capability::Tool {
-            return None;
+        if let Some(rule) = self.denied.subscribe
+            && watches_resources(subject, params)
+        {
+            let method = method::RESOURCES_SUBSCRIBE;
+            return Some(refuse_method(rule, Some(subject), method));
         }
-        match &*subject.method {
-            method::RESOURCES_READ | method::PROMPTS_GET => None,
-            method::COMPLETION_COMPLETE => self.check_reference(subject, params),
-            method::SUBSCRIPTIONS_LISTEN => self.check_listen(subject, params),
-            other if method::Method::find(other.as_bytes()).is_none() => {
-                self.check_unknown(subject, params)
-            }
-            _ => None,
-        }
-    }
-
-    /// `completion/complete` looks into the prompt or resource that `ref` names.
-    pub(super) fn check_reference(&self, subject: &Subject, params: Raw<'_>) -> Option<Refusal> {
-        let reference = params.member("ref")?;
-        for (key, value) in members(reference.text) {
-            let name = text(value.text);
-            let rule = match &*key {
-                "name" => self.prompt_rule(name.as_deref()),
-                "uri" => self.uri_rule(name.as_deref()),
-                _ => None,
-            };
-            if let Some(rule) = rule {
-                return Some(refuse_target(
-                    rule,
-                    Some(subject),
-                    name.as_deref().unwrap_or_default(),
-                ));
-            }
-        }
-        None
-    }
-
-    /// `subscriptions/listen` replaces `resources/subscribe` in the modern era.
-    pub(super) fn check_listen(&self, subject: &Subject, params: Raw<'_>) -> Option<Refusal> {
-        for (key, filter) in members(params.text) {
-            if !key.eq_ignore_ascii_case("notifications") {
-                continue;
-            }
-            for (key, watched) in members(filter.text) {
-                if !key.eq_ignore_ascii_case("resourceSubscriptions") {
-                    continue;
-                }
-                if let Some(rule) = self.denied.subscribe
-                    && elements(watched.text).next().is_some()
-                {
-                    return Some(refuse_method(
-                        rule,
-                        Some(subject),
-                        method::RESOURCES_SUBSCRIBE,
-                    ));
-                }
-                for uri in elements(watched.text) {
-                    let uri = text(uri.text);
-                    if let Some(rule) = self.uri_rule(uri.as_deref()) {
-                        return Some(refuse_target(
-                            rule,
-                            Some(subject),
-                            uri.as_deref().unwrap_or_default(),
-                        ));
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    /// A method that no revision has, in a namespace that has rules: whatever it does, it does it to
-    /// what it names.
-    pub(super) fn check_unknown(&self, subject: &Subject, params: Raw<'_>) -> Option<Refusal> {
-        let folded = fold(&subject.method);
-        let (namespace, _) = folded.split_once('/')?;
-        for (key, value) in members(params.text) {
-            let name = text(value.text);
-            let name = name.as_deref();
-            let rule = match (namespace, key.to_ascii_lowercase().as_str()) {
-                ("tools", "name" | "tool" | "toolname") => self.tools.denies(name),
-                ("resources", "uri" | "uritemplate") => self.uri_rule(name),
-                ("prompts", "name" | "prompt") => self.prompt_rule(name),
-                _ => None,
-            };
-            if let Some(rule) = rule {
-                return Some(refuse_target(rule, Some(subject), name.unwrap_or_default()));
-            }
-        }
-        None
+        other_targets(subject, params, &|target, name| {
+            let rule = match target {
+                Target::Tool => self.tools.denies(name),
+                Target::Resource => self.uri_rule(name),
+                Target::Prompt => self.prompt_rule(name),
+                Target::Other => None,
+            }?;
+            Some(refuse_target(rule, Some(subject), name.unwrap_or_default()))
+        })
     }
 
     /// The arguments of a tool call against the schema that the tool advertises.
@@ -239,4 +167,73 @@ impl Policy {
             }
         }
     }
+}
+
+/// Says no to what a request names.
+pub(super) type Judge<'j> = dyn Fn(Target, Option<&str>) -> Option<Refusal> + 'j;
+
+/// What a request names elsewhere than its subject does: the first of it that `judge` says no to.
+pub(super) fn other_targets(
+    subject: &Subject,
+    params: Raw<'_>,
+    judge: &Judge<'_>,
+) -> Option<Refusal> {
+    if subject.capability == Capability::Tool {
+        return None;
+    }
+    match &*subject.method {
+        method::RESOURCES_READ | method::PROMPTS_GET => None,
+        method::COMPLETION_COMPLETE => judge_reference(params, judge),
+        method::SUBSCRIPTIONS_LISTEN => {
+            watched(params).find_map(|uri| judge(Target::Resource, text(uri.text).as_deref()))
+        }
+        other if method::Method::find(other.as_bytes()).is_none() => {
+            judge_unknown(subject, params, judge)
+        }
+        _ => None,
+    }
+}
+
+/// `completion/complete` looks into the prompt or resource that `ref` names.
+fn judge_reference(params: Raw<'_>, judge: &Judge<'_>) -> Option<Refusal> {
+    let reference = params.member("ref")?;
+    members(reference.text).find_map(|(key, value)| {
+        let name = text(value.text);
+        match &*key {
+            "name" => judge(Target::Prompt, name.as_deref()),
+            "uri" => judge(Target::Resource, name.as_deref()),
+            _ => None,
+        }
+    })
+}
+
+/// `subscriptions/listen` replaces `resources/subscribe` in the modern era.
+fn watches_resources(subject: &Subject, params: Raw<'_>) -> bool {
+    &*subject.method == method::SUBSCRIPTIONS_LISTEN && watched(params).next().is_some()
+}
+
+/// The resources that a `subscriptions/listen` watches.
+fn watched(params: Raw<'_>) -> impl Iterator<Item = Raw<'_>> {
+    members(params.text)
+        .filter(|(key, _)| key.eq_ignore_ascii_case("notifications"))
+        .flat_map(|(_, filter)| members(filter.text))
+        .filter(|(key, _)| key.eq_ignore_ascii_case("resourceSubscriptions"))
+        .flat_map(|(_, watched)| elements(watched.text))
+}
+
+/// A method that no revision has, in a namespace that has rules: whatever it does, it does it to what
+/// it names.
+fn judge_unknown(subject: &Subject, params: Raw<'_>, judge: &Judge<'_>) -> Option<Refusal> {
+    let folded = fold(&subject.method);
+    let (namespace, _) = folded.split_once('/')?;
+    members(params.text).find_map(|(key, value)| {
+        let name = text(value.text);
+        let target = match (namespace, key.to_ascii_lowercase().as_str()) {
+            ("tools", "name" | "tool" | "toolname") => Target::Tool,
+            ("resources", "uri" | "uritemplate") => Target::Resource,
+            ("prompts", "name" | "prompt") => Target::Prompt,
+            _ => return None,
+        };
+        judge(target, name.as_deref())
+    })
 }

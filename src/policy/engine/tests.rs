@@ -79,14 +79,14 @@ fn a_changed_list_is_asked_for_again() {
     let subject = Subject::of(&call);
     let decide = |tools: &mut ToolBook| {
         policy
-            .client(&call, subject.as_ref(), Era::Legacy, tools)
+            .client(&call, subject.as_ref(), Era::Legacy, tools, None)
             .verdict
     };
     assert!(matches!(decide(&mut tools), Verdict::Forward));
     let line = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
     let notice = crate::mcp::parse(line, crate::mcp::Direction::ToClient).expect("a notice");
     assert!(matches!(
-        policy.server(&notice, None, &mut tools).verdict,
+        policy.server(&notice, None, &mut tools, None).verdict,
         Verdict::Forward
     ));
     assert!(matches!(decide(&mut tools), Verdict::NeedTools));
@@ -102,7 +102,9 @@ fn a_changed_list_is_asked_for_again() {
         era: Era::Legacy,
     };
     assert!(matches!(
-        policy.server(&list, Some(&origin), &mut tools).verdict,
+        policy
+            .server(&list, Some(&origin), &mut tools, None)
+            .verdict,
         Verdict::Forward
     ));
     assert!(matches!(decide(&mut tools), Verdict::Forward));
