@@ -16,6 +16,13 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
     if resolved.dry_run {
         return Ok(exit::print(&show::human(&resolved)));
     }
+    if resolved.config.listen.is_some() {
+        // A listener that is configured and does not listen would be a protection that is not there.
+        return Err(Failure::new(
+            Exit::CONFIG,
+            "[listen] is valid, but this version serves stdin and stdout only",
+        ));
+    }
     preflight::first_failure(&resolved.config)?;
     let level = match (resolved.quiet, resolved.verbose) {
         (true, _) => tracing::Level::WARN,

@@ -1,6 +1,8 @@
 //! The effective configuration as text, each value with who set it. Values of variables are never
 //! shown: they are often secrets.
 
+mod access;
+
 use super::args::Resolved;
 use super::printable::printable;
 use crate::config::{EnvRule, NameRules, Origin, TimeSpan, ToolRule, Word};
@@ -76,6 +78,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
         all: Vec::new(),
     };
     rows.server();
+    rows.access();
     rows.cell();
     rows.packages();
     rows.policy();
@@ -258,6 +261,22 @@ impl Rows<'_> {
             ["prompts", "prompts.allow", "prompts.deny"],
             &config.prompts,
         );
+        for (key, label, all) in [
+            ("resources.scopes", "resources", &config.resource_scopes),
+            ("prompts.scopes", "prompts", &config.prompt_scopes),
+        ] {
+            for (pattern, scopes) in all {
+                let origin = self.resolved.origins.of(&format!("{key}.{pattern}"));
+                let shown = format!("{pattern} needs scopes {}", scopes.join(" "));
+                self.row(
+                    key,
+                    label.to_owned(),
+                    shown,
+                    json!({ pattern: scopes }),
+                    origin,
+                );
+            }
+        }
         self.tool("*", &config.tools.default, true);
         for (name, rule) in &config.tools.named {
             self.tool(name, rule, false);
@@ -335,6 +354,27 @@ impl Rows<'_> {
                 rule.output
                     .map(|c| (format!("output {}", c.as_str()), json!(c.as_str()))),
             ),
+            (
+                "effect",
+                rule.effect
+                    .map(|e| (format!("effect {}", e.as_str()), json!(e.as_str()))),
+            ),
+            (
+                "scopes",
+                rule.scopes
+                    .as_ref()
+                    .map(|s| (format!("needs scopes {}", s.join(" ")), json!(s))),
+            ),
+            (
+                "rate",
+                access::rate(rule.rate)
+                    .map(|shown| (shown, json!(rule.rate.map(|r| r.to_string())))),
+            ),
+            (
+                "concurrency",
+                rule.concurrency
+                    .map(|count| (format!("{count} at one time"), json!(count))),
+            ),
         ];
         for (field, found) in fields {
             if let Some((shown, value)) = found {
@@ -366,6 +406,34 @@ impl Rows<'_> {
         self.one("limits.timeout", format!("{idle} of silence"), idle);
         let total = TimeSpan(limits.timeout_total).to_string();
         self.one("limits.timeout_total", format!("{total} in all"), total);
+        if self.resolved.config.listen.is_none() {
+            return;
+        }
+        match limits.rate {
+            Some(rate) => self.one(
+                "limits.rate",
+                format!("{rate} for each client"),
+                rate.to_string(),
+            ),
+            None => self.one("limits.rate", "not limited", Value::Null),
+        }
+        match limits.concurrency {
+            Some(count) => self.one("limits.concurrency", format!("{count} at one time"), count),
+            None => self.one("limits.concurrency", "not limited", Value::Null),
+        }
+        self.one(
+            "limits.queue",
+            format!("{} may wait", limits.queue),
+            limits.queue,
+        );
+        match limits.quota {
+            Some(count) => self.one(
+                "limits.quota",
+                format!("{count} a day for each client"),
+                count,
+            ),
+            None => self.one("limits.quota", "not limited", Value::Null),
+        }
     }
 
     fn outside(&mut self) {

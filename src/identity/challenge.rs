@@ -272,14 +272,19 @@ impl Challenges {
     #[must_use]
     pub fn metadata(&self) -> Option<Answer> {
         let (resource, issuer) = (self.resource.as_ref()?, self.issuer.as_ref()?);
-        let mut body = json!({
+        let mut body = serde_json::Map::new();
+        let members = json!({
             "resource": resource,
             "authorization_servers": [issuer],
             "bearer_methods_supported": ["header"],
             "resource_name": self.name,
+            "scopes_supported": self.known,
         });
-        if !self.known.is_empty() {
-            body["scopes_supported"] = json!(self.known);
+        if let serde_json::Value::Object(members) = members {
+            // RFC 9728 §3.2: a list without entries is left out.
+            let full =
+                |value: &serde_json::Value| value.as_array().is_none_or(|all| !all.is_empty());
+            body.extend(members.into_iter().filter(|(_, value)| full(value)));
         }
         Some(Answer {
             status: 200,
@@ -287,7 +292,7 @@ impl Challenges {
                 ("content-type", "application/json".to_owned()),
                 ("cache-control", "public, max-age=300".to_owned()),
             ],
-            body: body.to_string(),
+            body: serde_json::Value::Object(body).to_string(),
         })
     }
 

@@ -90,6 +90,8 @@ fn no_command() {
       exec         Run any program in the very same cell, without the protocol
       check        Validate a configuration and print what is effective, with the origin of each value
       doctor       Print what this host can enforce, and what is missing
+      client       Keys for network clients
+      tls          Certificates for the listener
       demo         See it work: a small hostile server, built in
       schema       Print the JSON Schema of the configuration file
       completions  Print a completion script for a shell

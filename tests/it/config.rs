@@ -43,7 +43,7 @@ fn unknown_table() {
       |  ^^^^^ not a key of the top level
       |
       = help: did you mean `server`?
-      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
+      = help: the top level takes `server`, `listen`, `identity`, `clients`, `groups`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
     "#);
 }
 
@@ -60,39 +60,39 @@ fn unknown_key_of_a_tool() {
       | ^^^^ not a key of [tools.create_issue]
       |
       = help: did you mean `allow`?
-      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`
+      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`, `effect`, `scopes`, `rate`, `concurrency`
     "#);
 }
 
 #[test]
 fn table_of_a_later_version() {
-    insta::assert_snapshot!(check("[listen]\nhttp = \"0.0.0.0:8443\"\n"), @r#"
+    insta::assert_snapshot!(check("[credentials.x]\nfile = \"token\"\n"), @r#"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
-    error: `listen` is not in this version
+    error: `credentials` is not in this version
      --> server.toml:1:2
       |
-    1 | [listen]
-      |  ^^^^^^ this version cannot do it, so it does not accept it
+    1 | [credentials.x]
+      |  ^^^^^^^^^^^ this version cannot do it, so it does not accept it
       |
-      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
+      = help: the top level takes `server`, `listen`, `identity`, `clients`, `groups`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
     "#);
 }
 
 #[test]
 fn key_of_a_later_version() {
-    insta::assert_snapshot!(check("[tools.\"create_issue\"]\neffect = \"write\"\n"), @r#"
+    insta::assert_snapshot!(check("[tools.\"create_issue\"]\nidempotent = true\n"), @r#"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
-    error: `effect` is not in this version
+    error: `idempotent` is not in this version
      --> server.toml:2:1
       |
-    2 | effect = "write"
-      | ^^^^^^ this version cannot do it, so it does not accept it
+    2 | idempotent = true
+      | ^^^^^^^^^^ this version cannot do it, so it does not accept it
       |
-      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`
+      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`, `effect`, `scopes`, `rate`, `concurrency`
     "#);
 }
 

@@ -7,6 +7,7 @@
     reason = "a test says no by panicking and shows what it skipped; helpers are part of the tests"
 )]
 
+mod access;
 mod architecture;
 mod cell_floor;
 mod cell_launch;

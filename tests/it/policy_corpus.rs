@@ -1,12 +1,14 @@
 //! `tests/corpus/policy.jsonl`: message in, verdict and rule out. Each line is a test and an example.
 //!
 //! Fields of a row: `name` says what it shows; `config` is TOML; `listed` are tools that the server has
-//! listed (`unlistable`: it cannot); `era` is `modern` or absent; `from` is the sender; `answers` is the
+//! listed (`unlistable`: it cannot); `caller` is who asks over the network (`client`, `scopes`, `groups`);
+//! `era` is `modern` or absent; `from` is the sender; `answers` is the
 //! request that a result answers; `message` is the line. Then what must come out: `verdict`, `rule`,
 //! `shape` of a refusal (`tool_result` or an error code), `out` (the line that goes on instead), and
 //! `notes` (rules that warned; `redacted` for a count).
 
 use cofferdam::config::{Config, File, Overrides, Surroundings, build};
+use cofferdam::identity::{Caller, How};
 use cofferdam::mcp::{Capability, Direction, Envelope, Era, Subject, parse};
 use cofferdam::policy::scrub::Scrubber;
 use cofferdam::policy::{Decision, Note, Origin, Policy, RULES, Refusal, Shape, ToolBook, Verdict};
@@ -97,12 +99,19 @@ fn decide(row: &Value) -> Decision {
         Some(_) => Era::Modern,
         None => Era::Legacy,
     };
+    let caller = row.get("caller").map(caller);
     let line = row["message"].as_str().expect("message");
     match row["from"].as_str() {
         Some("client") => {
             let envelope = proved(line, Direction::ToServer);
             let subject = Subject::of(&envelope);
-            policy.client(&envelope, subject.as_ref(), era, &mut tools)
+            policy.client(
+                &envelope,
+                subject.as_ref(),
+                era,
+                &mut tools,
+                caller.as_ref(),
+            )
         }
         _ => {
             let envelope = proved(line, Direction::ToClient);
@@ -110,8 +119,26 @@ fn decide(row: &Value) -> Decision {
                 let method = asked["method"].as_str().expect("method");
                 origin(method, asked["name"].as_str(), era)
             });
-            policy.server(&envelope, origin.as_ref(), &mut tools)
+            policy.server(&envelope, origin.as_ref(), &mut tools, caller.as_ref())
         }
+    }
+}
+
+fn caller(row: &Value) -> Caller {
+    let words = |name: &str| {
+        let words = row[name].as_array().into_iter().flatten();
+        words
+            .map(|word| word.as_str().expect("a word").to_owned())
+            .collect()
+    };
+    Caller {
+        client: row["client"].as_str().expect("client").to_owned(),
+        tenant: None,
+        user: None,
+        scopes: words("scopes"),
+        groups: words("groups"),
+        how: How::Key,
+        expires: None,
     }
 }
 
@@ -139,8 +166,10 @@ fn every_row_comes_out_as_written() {
         if let Some(refusal) = &outcome.refusal {
             assert_eq!(Some(refusal.rule), decision.rule, "{name}");
             assert_eq!(outcome.shape, row["shape"], "{name}");
-            assert!(
+            // What does not exist for a caller has no rule.
+            assert_eq!(
                 refusal.text.contains(refusal.rule),
+                !refusal.concealed,
                 "{name}: {}",
                 refusal.text
             );

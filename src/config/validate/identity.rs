@@ -182,6 +182,8 @@ impl Builder<'_> {
         let place = Place::File(name.span());
         let title = name.value().as_str();
         self.note(principal_name(title), &place);
+        let origin = self.line(name.span());
+        self.origins.set(format!("clients.{title}"), origin);
         let key = |field: &str| format!("clients.{title}.{field}");
         if title == "*" {
             let own = [
@@ -251,6 +253,8 @@ impl Builder<'_> {
     fn group(&mut self, name: &At<String>, raw: &raw::Group) -> Group {
         let title = name.value();
         self.note(principal_name(title), &Place::File(name.span()));
+        let origin = self.line(name.span());
+        self.origins.set(format!("groups.{title}"), origin);
         let key = |field: &str| format!("groups.{title}.{field}");
         Group {
             scopes: self.words(key("scopes"), &raw.scopes, scope),

@@ -1,5 +1,9 @@
 //! What this caller may ask for: the stage that only network clients meet.
 
+#[cfg(test)]
+#[path = "callers_tests.rs"]
+mod tests;
+
 use super::requests::{Arguments, other_targets};
 use super::{Policy, ToolBook};
 use crate::identity::Caller;

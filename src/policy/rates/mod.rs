@@ -160,7 +160,9 @@ impl Limiter {
         let Some(account) = self.accounts.get_mut(&principal) else {
             return Admission::Run(Permit(None));
         };
-        if !continued && let Err(refusal) = account.afford(client, limits, &tool, subject, clock) {
+        if !continued
+            && let Err(refusal) = account.afford(client, limits, tool.as_deref(), subject, clock)
+        {
             return Admission::Refuse(Box::new(refusal));
         }
         let request = Request {
@@ -174,7 +176,7 @@ impl Limiter {
             && !matches!(admission, Admission::Refuse(_))
             && let Some(account) = self.accounts.get_mut(&principal)
         {
-            account.pay(client, limits, &tool, clock);
+            account.pay(client, limits, tool.as_deref(), clock);
         }
         admission
     }
@@ -371,7 +373,7 @@ impl Account {
         &self,
         client: Client,
         limits: Tool,
-        tool: &Option<std::borrow::Cow<'_, str>>,
+        tool: Option<&str>,
         subject: &Subject,
         clock: Clock,
     ) -> Result<(), Refusal> {
@@ -397,19 +399,13 @@ impl Account {
         Ok(())
     }
 
-    fn pay(
-        &mut self,
-        client: Client,
-        limits: Tool,
-        tool: &Option<std::borrow::Cow<'_, str>>,
-        clock: Clock,
-    ) {
+    fn pay(&mut self, client: Client, limits: Tool, tool: Option<&str>, clock: Clock) {
         let now = clock.monotonic;
         if let Some(rate) = client.rate {
             self.bucket.take(rate, now);
         }
         if let (Some(rate), Some(tool)) = (limits.rate, tool) {
-            if !self.tools.contains_key(&**tool) && self.tools.len() >= MOST_TOOLS {
+            if !self.tools.contains_key(tool) && self.tools.len() >= MOST_TOOLS {
                 self.tools.retain(|_, bucket| !bucket.is_full(now));
             }
             let key = self.key(tool).into();

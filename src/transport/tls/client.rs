@@ -1,6 +1,7 @@
 //! The side towards an upstream: its certificate proved as usual, and pinned where the operator says so.
 
-use super::{Oldest, TlsError, pem, provider};
+use super::{TlsError, pem, provider, versions};
+use crate::config::TlsVersion;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -63,7 +64,7 @@ impl Pin {
 /// # Errors
 /// When `roots` holds no usable certificate.
 pub fn client_config(
-    oldest: Oldest,
+    oldest: TlsVersion,
     roots: &[u8],
     pins: &[Pin],
     alpn: &[&[u8]],
@@ -78,7 +79,7 @@ pub fn client_config(
         pins: pins.to_vec(),
     });
     let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(oldest.versions())
+        .with_protocol_versions(versions(oldest))
         .map_err(|source| TlsError::Identity { source })?
         .dangerous()
         .with_custom_certificate_verifier(verifier)

@@ -13,8 +13,9 @@ mod tests;
 
 pub use client::{Pin, PinError, client_config};
 pub use pem::{certificates, private_key};
-pub use server::{ClientAuth, ServerPem, ServerSettings, ServerTls};
+pub use server::{ServerPem, ServerSettings, ServerTls};
 
+use crate::config::TlsVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ProtocolVersion, SupportedProtocolVersion};
@@ -23,6 +24,11 @@ use std::sync::Arc;
 /// Why there is no TLS configuration. None of these texts holds key material.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     #[error("{what} is not PEM: {source}")]
     Pem {
         what: &'static str,
@@ -49,33 +55,20 @@ pub enum TlsError {
     },
 }
 
-/// The oldest version that is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Oldest {
-    /// Also TLS 1.2, for clients that know nothing newer.
-    Tls12,
-    /// TLS 1.3 and nothing else.
-    #[default]
-    Tls13,
-}
-
-impl Oldest {
-    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
-        static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
-        static NEWEST: [&SupportedProtocolVersion; 1] = [&TLS13];
-        match self {
-            Self::Tls12 => &BOTH,
-            Self::Tls13 => &NEWEST,
-        }
+fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    static NEWEST: [&SupportedProtocolVersion; 1] = [&TLS13];
+    match oldest {
+        TlsVersion::V1_2 => &BOTH,
+        TlsVersion::V1_3 => &NEWEST,
     }
 }
 
 /// ring, with the suites of the versions that are spoken and no other.
-fn provider(oldest: Oldest) -> Arc<CryptoProvider> {
+fn provider(oldest: TlsVersion) -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     let spoken = |version: ProtocolVersion| {
-        oldest
-            .versions()
+        versions(oldest)
             .iter()
             .any(|known| known.version == version)
     };

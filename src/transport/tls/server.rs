@@ -6,11 +6,15 @@
 //! ```
 //! A connection keeps the configuration that it started with, so a reload drops none.
 
-use super::{Oldest, TlsError, pem, provider};
+use super::{TlsError, pem, provider, versions};
+use crate::config::{ClientAuth, Tls, TlsVersion};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -36,23 +40,58 @@ impl std::fmt::Debug for ServerPem {
     }
 }
 
-/// Whether a client may come without a certificate. Only asked when there is a client CA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ClientAuth {
-    /// The handshake fails without a certificate of that CA.
-    #[default]
-    Required,
-    /// A client without one has to say otherwise who it is. A wrong one still fails the handshake.
-    Optional,
-}
-
 /// What stays the same over reloads.
 #[derive(Debug, Clone, Default)]
 pub struct ServerSettings {
-    pub oldest: Oldest,
+    pub oldest: TlsVersion,
+    /// Only asked when there is a client CA.
     pub client_auth: ClientAuth,
     /// Application protocols in order of preference, as in `h2` and `http/1.1` (RFC 7301).
     pub alpn: Vec<Vec<u8>>,
+}
+
+impl ServerSettings {
+    /// What the configuration says.
+    #[must_use]
+    pub fn new(tls: &Tls, alpn: Vec<Vec<u8>>) -> Self {
+        Self {
+            oldest: tls.min_version,
+            client_auth: tls.client_auth,
+            alpn,
+        }
+    }
+}
+
+impl ServerPem {
+    /// Reads the files that the configuration names, each up to 1 MiB.
+    ///
+    /// # Errors
+    /// When one cannot be read, or is larger.
+    pub fn read(tls: &Tls) -> Result<Self, TlsError> {
+        let optional = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+        Ok(Self {
+            certificate: read(&tls.cert)?,
+            key: read(&tls.key)?,
+            client_ca: optional(&tls.client_ca)?,
+            client_crl: optional(&tls.client_crl)?,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    const MOST: u64 = 1 << 20;
+    let failed = |source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes))
+        .map_err(failed)?;
+    if bytes.len() as u64 > MOST {
+        return Err(failed(io::Error::from(io::ErrorKind::FileTooLarge)));
+    }
+    Ok(bytes)
 }
 
 /// The TLS of one listener.
@@ -92,7 +131,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// When the peer speaks no TLS that is spoken here, or its certificate is refused.
-    pub async fn accept<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
+    pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -107,7 +146,7 @@ fn build(settings: &ServerSettings, texts: &ServerPem) -> Result<ServerConfig, T
     let verifier = client_verifier(settings, texts)?;
     let asks = texts.client_ca.is_some();
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(settings.oldest.versions())
+        .with_protocol_versions(versions(settings.oldest))
         .map_err(|source| TlsError::Identity { source })?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)

@@ -2,6 +2,7 @@
 
 use super::self_signed::{Made, Set, Wanted, make};
 use super::*;
+use crate::config::ClientAuth;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConnection};
 use std::io::{Read, Write};
@@ -41,13 +42,13 @@ fn listener(set: &Set, client_ca: Option<&Set>, client_auth: ClientAuth) -> Serv
 }
 
 /// A client that trusts `set`, of any version that rustls has.
-fn client(set: &Set, oldest: Oldest, own: Option<&Made>) -> ClientConfig {
+fn client(set: &Set, oldest: TlsVersion, own: Option<&Made>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for root in certificates("test", set.authority.as_bytes()).unwrap() {
         roots.add(root).unwrap();
     }
     let builder = ClientConfig::builder_with_provider(provider(oldest))
-        .with_protocol_versions(oldest.versions())
+        .with_protocol_versions(versions(oldest))
         .unwrap()
         .with_root_certificates(roots);
     match own {
@@ -108,7 +109,7 @@ fn talk((client, server): &mut Pair) {
 fn only_the_newest_version_unless_the_operator_says_so() {
     let set = fresh();
     let strict = listener(&set, None, ClientAuth::Required);
-    let mut pair = start(client(&set, Oldest::Tls13, None), &strict).unwrap();
+    let mut pair = start(client(&set, TlsVersion::V1_3, None), &strict).unwrap();
     assert_eq!(pair.0.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     talk(&mut pair);
 
@@ -117,7 +118,7 @@ fn only_the_newest_version_unless_the_operator_says_so() {
         for root in certificates("test", set.authority.as_bytes()).unwrap() {
             roots.add(root).unwrap();
         }
-        let config = ClientConfig::builder_with_provider(provider(Oldest::Tls12))
+        let config = ClientConfig::builder_with_provider(provider(TlsVersion::V1_2))
             .with_protocol_versions(&[&TLS12])
             .unwrap()
             .with_root_certificates(roots)
@@ -129,7 +130,7 @@ fn only_the_newest_version_unless_the_operator_says_so() {
         Err(rustls::Error::PeerIncompatible(_))
     ));
     let settings = ServerSettings {
-        oldest: Oldest::Tls12,
+        oldest: TlsVersion::V1_2,
         ..ServerSettings::default()
     };
     let lax = ServerTls::new(settings, &texts(&set, None)).unwrap();
@@ -138,7 +139,7 @@ fn only_the_newest_version_unless_the_operator_says_so() {
 
 #[test]
 fn every_suite_has_forward_secrecy_and_authenticates_what_it_encrypts() {
-    for (oldest, most) in [(Oldest::Tls13, 3), (Oldest::Tls12, 9)] {
+    for (oldest, most) in [(TlsVersion::V1_3, 3), (TlsVersion::V1_2, 9)] {
         let suites = provider(oldest).cipher_suites.clone();
         assert_eq!(suites.len(), most);
         for suite in suites {
@@ -154,12 +155,12 @@ fn every_suite_has_forward_secrecy_and_authenticates_what_it_encrypts() {
 fn a_reload_reaches_new_connections_and_leaves_open_ones() {
     let (first, second) = (fresh(), fresh());
     let server = listener(&first, None, ClientAuth::Required);
-    let mut open = start(client(&first, Oldest::Tls13, None), &server).unwrap();
+    let mut open = start(client(&first, TlsVersion::V1_3, None), &server).unwrap();
     server.reload(&texts(&second, None)).unwrap();
     talk(&mut open);
     // Whoever trusts only the first authority sees that the certificate has changed.
-    assert!(start(client(&first, Oldest::Tls13, None), &server).is_err());
-    let mut new = start(client(&second, Oldest::Tls13, None), &server).unwrap();
+    assert!(start(client(&first, TlsVersion::V1_3, None), &server).is_err());
+    let mut new = start(client(&second, TlsVersion::V1_3, None), &server).unwrap();
     talk(&mut new);
     talk(&mut open);
 }
@@ -172,7 +173,7 @@ fn a_broken_reload_changes_nothing() {
         let mut texts = texts(&good, None);
         change(&mut texts);
         let error = server.reload(&texts).unwrap_err();
-        let mut pair = start(client(&good, Oldest::Tls13, None), &server).unwrap();
+        let mut pair = start(client(&good, TlsVersion::V1_3, None), &server).unwrap();
         talk(&mut pair);
         error
     };
@@ -206,8 +207,9 @@ fn client_certificates_are_proved() {
     let past = set(SystemTime::now() - 30 * DAY);
     let future = set(SystemTime::now() + DAY);
     let required = listener(&ours, Some(&ours), ClientAuth::Required);
-    let with =
-        |own: Option<&Made>, server: &ServerTls| start(client(&ours, Oldest::Tls13, own), server);
+    let with = |own: Option<&Made>, server: &ServerTls| {
+        start(client(&ours, TlsVersion::V1_3, own), server)
+    };
 
     let pair = with(Some(&ours.clients[0]), &required).unwrap();
     let shown = pair.1.peer_certificates().unwrap();
@@ -242,7 +244,7 @@ fn client_certificates_are_proved() {
 #[test]
 fn a_client_that_was_proved_once_is_proved_again() {
     let set = fresh();
-    let config = client(&set, Oldest::Tls13, Some(&set.clients[0]));
+    let config = client(&set, TlsVersion::V1_3, Some(&set.clients[0]));
     let required = listener(&set, Some(&set), ClientAuth::Required);
     for _ in 0..2 {
         let mut pair = start(config.clone(), &required).unwrap();
@@ -293,8 +295,8 @@ fn a_revoked_client_is_refused() {
     texts.client_ca = Some(authority.pem().into());
     texts.client_crl = Some(list.into());
     let server = ServerTls::new(ServerSettings::default(), &texts).unwrap();
-    assert!(start(client(&set, Oldest::Tls13, Some(&good)), &server).is_ok());
-    let refused = start(client(&set, Oldest::Tls13, Some(&bad)), &server);
+    assert!(start(client(&set, TlsVersion::V1_3, Some(&good)), &server).is_ok());
+    let refused = start(client(&set, TlsVersion::V1_3, Some(&bad)), &server);
     assert_eq!(
         refused.err(),
         Some(rustls::Error::InvalidCertificate(
@@ -317,7 +319,7 @@ fn an_upstream_is_held_to_its_pin() {
     };
     let connect = |pins: &[Pin]| {
         let roots = set.authority.as_bytes();
-        let config = client_config(Oldest::Tls13, roots, pins, &[]).unwrap();
+        let config = client_config(TlsVersion::V1_3, roots, pins, &[]).unwrap();
         start(config, &server).map(drop)
     };
     assert_eq!(connect(&[]), Ok(()));
@@ -330,7 +332,7 @@ fn an_upstream_is_held_to_its_pin() {
     assert_eq!(connect(&[root]), refused);
     // A pin does not replace the proof.
     let config = client_config(
-        Oldest::Tls13,
+        TlsVersion::V1_3,
         other.authority.as_bytes(),
         &[leaf(&set)],
         &[],
@@ -372,7 +374,7 @@ fn accept_takes_the_configuration_of_the_moment() {
         runtime.block_on(async {
             let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = door.local_addr().unwrap();
-            let config = client(&set, Oldest::Tls13, None);
+            let config = client(&set, TlsVersion::V1_3, None);
             let visitor = std::thread::spawn(move || {
                 visit(std::net::TcpStream::connect(address).unwrap(), config);
             });
