@@ -1,6 +1,8 @@
 //! What a configuration names, looked for on this host: `run` stops at what is missing, `check`
 //! lists it.
 
+mod door;
+
 use super::exit::{Exit, Failure};
 use crate::cell::package;
 use crate::config::{Config, EnvRule};
@@ -65,6 +67,7 @@ fn fatal(config: &Config) -> Vec<Finding> {
             }
         }
     }
+    all.extend(door::fatal(config));
     all
 }
 
@@ -74,7 +77,7 @@ fn notable(config: &Config) -> Vec<Finding> {
         hint: (!hint.is_empty()).then(|| hint.to_owned()),
         exit: None,
     };
-    let mut all = Vec::new();
+    let mut all = door::notable(config);
     for rule in &config.cell.env {
         if let EnvRule::Pass(name) = rule
             && std::env::var_os(name).is_none()

@@ -10,11 +10,12 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// A certificate with more names belongs to no client.
 const MOST_NAMES: usize = 64;
 
-/// A client certificate whose chain, time and purpose TLS has checked.
+/// A certificate; of a client, one whose chain, time and purpose TLS has checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     names: Vec<San>,
     thumbprint: [u8; SHA256_OUTPUT_LEN],
+    valid_until: u64,
 }
 
 /// Why a certificate names nobody.
@@ -51,13 +52,24 @@ impl Certificate {
         }
         let mut thumbprint = [0; SHA256_OUTPUT_LEN];
         thumbprint.copy_from_slice(digest(&SHA256, der).as_ref());
-        Ok(Self { names, thumbprint })
+        let end = certificate.tbs_certificate().validity().not_after;
+        Ok(Self {
+            names,
+            thumbprint,
+            valid_until: end.to_unix_duration().as_secs(),
+        })
     }
 
     /// Its subject alternative names, in order.
     #[must_use]
     pub fn names(&self) -> &[San] {
         &self.names
+    }
+
+    /// Its last second, in seconds since 1970.
+    #[must_use]
+    pub fn valid_until(&self) -> u64 {
+        self.valid_until
     }
 
     /// SHA-256 of the certificate, to which a token can be bound (RFC 8705 §3.1).

@@ -120,7 +120,10 @@ impl Verifier {
                 .collect();
             let mut named = named.into_iter();
             return match (named.next(), named.next()) {
-                (Some(client), None) => Ok(Some(self.known(client, How::Mtls))),
+                (Some(client), None) => Ok(Some(Caller {
+                    expires: Some(certificate.valid_until()),
+                    ..self.known(client, How::Mtls)
+                })),
                 // Which of two it is, nobody can say.
                 (Some(_), Some(_)) => Err(Denied::Certificate),
                 (None, _) => Ok(None),
@@ -224,7 +227,7 @@ impl Verifier {
             scopes,
             groups: said.groups,
             how: How::Gateway,
-            expires: said.expires,
+            expires: said.expires.into_iter().chain(gateway.expires).min(),
         })
     }
 }

@@ -343,10 +343,56 @@ fn check_tells_who_may_come_and_what_each_may_do() {
     ] {
         assert!(shown.contains(line), "{line}\n{shown}");
     }
+    for missing in ["tls.crt", "clients.json", "jwks.json"] {
+        assert!(
+            shown.contains(&format!("{missing}` (")),
+            "{missing}\n{shown}"
+        );
+    }
     let open = Rig::new().file(
         "server.toml",
         "[server]\ncommand = [\"/bin/true\"]\n[listen]\nhttp = \"127.0.0.1:8080\"\n",
     );
     let shown = text(&run(&open, &["check", "--config", "server.toml"]).stdout);
     assert!(shown.contains("identity: none"), "{shown}");
+}
+
+#[test]
+fn check_looks_into_the_files_of_the_listener() {
+    let rig = Rig::new();
+    let made = run(&rig, &["tls", "self-signed", "--days", "3"]);
+    let rig = rig.file(
+        "server.toml",
+        format!(
+            "[server]\ncommand = [\"/bin/true\"]\n{}[identity]\nkeys = \"k\"\n",
+            text(&made.stdout)
+        ),
+    );
+    assert!(
+        run(&rig, &["client", "add", "ci", "--config", "server.toml"])
+            .status
+            .success()
+    );
+    let check = |told: &str, fatal: bool| {
+        let shown = text(&run(&rig, &["check", "--config", "server.toml"]).stdout);
+        assert!(shown.contains(told), "{told}\n{shown}");
+        assert_eq!(shown.contains("exit code 78"), fatal, "{shown}");
+    };
+    check("server.crt expires in 3 days", false);
+    let key = rig.path().join("tls/server.key");
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+    check("others than its owner can use the key", false);
+    std::fs::copy(rig.path().join("tls/client-me.key"), &key).unwrap();
+    check(
+        "`listen.tls` cannot be used: the certificate and its key",
+        true,
+    );
+    std::fs::remove_file(&key).unwrap();
+    check("server.key` (listen.tls) does not exist", true);
+    let rig = rig.file("k", "[{}]");
+    let shown = text(&run(&rig, &["check", "--config", "server.toml"]).stdout);
+    assert!(
+        shown.contains("(identity.keys) cannot be used: it is not a list of keys"),
+        "{shown}"
+    );
 }
