@@ -3,7 +3,7 @@
 
 use super::exit::{Exit, Failure};
 use crate::cell::package;
-use crate::config::{Config, EnvRule};
+use crate::config::{AdminAddr, Auth, Config, EnvRule, Listen};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,7 @@ fn fatal(config: &Config) -> Vec<Finding> {
     {
         all.push(path_finding("server.cwd", directory, &error));
     }
+    all.extend(config.listen.as_ref().and_then(anonymous));
     for (key, paths) in [
         ("cell.read", &config.cell.read),
         ("cell.write", &config.cell.write),
@@ -66,6 +67,30 @@ fn fatal(config: &Config) -> Vec<Finding> {
         }
     }
     all
+}
+
+/// Nobody is anonymous on a network: without identity only this host is listened to.
+fn anonymous(listen: &Listen) -> Option<Finding> {
+    let finding = |message: String, hint: &str| Finding {
+        message,
+        hint: Some(hint.to_owned()),
+        exit: Some(Exit::CONFIG),
+    };
+    if listen.auth == Auth::Required {
+        return Some(finding(
+            "`listen.auth` is `required`, and no identity is configured".to_owned(),
+            "configure how clients identify themselves, or take out `auth = \"required\"`",
+        ));
+    }
+    (!listen.is_local()).then(|| {
+        finding(
+            format!(
+                "`{}` (listen.http) is not a loopback address, and no identity is configured",
+                listen.http
+            ),
+            "listen on 127.0.0.1 or on `unix:/path`: whoever reaches another address could use the server",
+        )
+    })
 }
 
 fn notable(config: &Config) -> Vec<Finding> {
@@ -84,6 +109,13 @@ fn notable(config: &Config) -> Vec<Finding> {
                 "",
             ));
         }
+    }
+    if let Some(listen) = &config.listen {
+        let who = match &listen.http {
+            AdminAddr::Tcp(_) => "every program of this host (or pod) can use the server",
+            AdminAddr::Unix(_) => "programs of this user can use the server",
+        };
+        all.push(note(format!("identity: none; {who}"), ""));
     }
     for layer in &config.cell.optional {
         all.push(note(

@@ -55,7 +55,7 @@ impl Problem {
 /// Keys that the documentation of later versions names, so that "unknown" would be a lie. `*` is
 /// any one table; a table alone stands for everything below it.
 const NOT_YET: &[&str] = &[
-    "listen",
+    "listen.tls",
     "identity",
     "clients",
     "credentials",
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn keys_of_later_versions_match_whole_paths() {
         let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
-        assert!(listed(NOT_YET, &path("listen")));
+        assert!(listed(NOT_YET, &path("identity")));
         assert!(listed(NOT_YET, &path("tools.create.effect")));
         assert!(listed(NOT_YET, &path("server.url")));
         assert!(!listed(NOT_YET, &path("server.listen")));

@@ -1,6 +1,8 @@
 //! The small texts inside lists and flags: variables, hosts, listener addresses, fixed words.
 
-use super::{AdminAddr, Check, EgressRule, EnvRule, Payloads, Preset, SecretsMode};
+use super::{
+    AdminAddr, Auth, Check, EgressRule, EnvRule, Payloads, Preset, SecretsMode, StateMode,
+};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -70,6 +72,16 @@ impl Word for Check {
         ("warn", Self::Warn),
         ("off", Self::Off),
     ];
+}
+
+impl Word for Auth {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("local", Self::Local), ("required", Self::Required)];
+}
+
+impl Word for StateMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("session", Self::Session), ("stateless", Self::Stateless)];
 }
 
 impl Word for Payloads {

@@ -55,6 +55,8 @@ pub fn json_schema() -> String {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub server: Server,
+    /// `None`: one client, on stdin and stdout.
+    pub listen: Option<Listen>,
     pub admin: Option<AdminAddr>,
     pub cell: Cell,
     pub limits: Limits,
@@ -82,6 +84,64 @@ pub struct Server {
     pub review_by: Option<String>,
     /// Absolute. `None`: the directory that cofferdam was started in.
     pub cwd: Option<PathBuf>,
+}
+
+/// The listener for clients on HTTP.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    pub http: AdminAddr,
+    /// Begins with a slash.
+    pub path: String,
+    /// What clients use, when that is not the address listened on.
+    pub public_url: Option<String>,
+    pub auth: Auth,
+    pub state: StateMode,
+    /// The server is safe to share: clients with sessions use one process together.
+    pub share: bool,
+    /// Sessions at one time.
+    pub sessions: usize,
+    /// A session that nobody uses ends after so long. Default 30 min.
+    pub session_idle: Duration,
+    /// Connections at one time.
+    pub connections: usize,
+    /// Time for the header of a request.
+    pub header_timeout: Duration,
+    /// Time for the body of a request.
+    pub body_timeout: Duration,
+}
+
+impl Listen {
+    /// True when nobody but programs of this host (or pod) can reach it: a loopback address, or a
+    /// socket file, which only its owner can open.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match &self.http {
+            AdminAddr::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            AdminAddr::Unix(_) => true,
+        }
+    }
+}
+
+/// Whether clients have to say who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Not on loopback.
+    #[default]
+    Local,
+    /// Always.
+    Required,
+}
+
+/// Which clients are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StateMode {
+    /// Those of every revision; the older ones have sessions.
+    #[default]
+    Session,
+    /// Only those of 2026-07-28, which need no state.
+    Stateless,
 }
 
 /// Where `/health` and `/metrics` listen.

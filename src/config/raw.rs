@@ -4,7 +4,7 @@
 //! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
 
 use super::units::{ByteSize, Cores, TimeSpan};
-use super::{Check, Payloads, Preset, SecretsMode};
+use super::{Auth, Check, Payloads, Preset, SecretsMode, StateMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -48,6 +48,8 @@ impl<T: JsonSchema> JsonSchema for At<T> {
 pub(super) struct Raw {
     /// The server itself.
     pub(super) server: Server,
+    /// The listener for clients on HTTP; absent: one client on stdin and stdout.
+    pub(super) listen: Option<Listen>,
     /// The listener for `/health` and `/metrics`; absent: none.
     pub(super) admin: Option<Admin>,
     /// What the server may touch.
@@ -111,6 +113,33 @@ impl JsonSchema for Date {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         schemars::json_schema!({ "type": "string", "format": "date" })
     }
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Listen {
+    /// `127.0.0.1:8080` or `unix:/path`.
+    pub(super) http: Option<At<String>>,
+    /// Path of the endpoint; default `/mcp`.
+    pub(super) path: Option<At<String>>,
+    /// What clients use, when that is not the address listened on.
+    pub(super) public_url: Option<At<String>>,
+    /// Whether clients on loopback have to say who they are too.
+    pub(super) auth: Option<At<Auth>>,
+    /// Which clients are served: `stateless` is 2026-07-28 alone.
+    pub(super) state: Option<At<StateMode>>,
+    /// The server is safe to share: clients with sessions use one process together.
+    pub(super) share: Option<At<bool>>,
+    /// Sessions at one time; default 16, or 4096 when they share a process.
+    pub(super) sessions: Option<At<i64>>,
+    /// A session that nobody uses ends after so long.
+    pub(super) session_idle: Option<At<TimeSpan>>,
+    /// Connections at one time.
+    pub(super) connections: Option<At<i64>>,
+    /// Time for the header of a request.
+    pub(super) header_timeout: Option<At<TimeSpan>>,
+    /// Time for the body of a request.
+    pub(super) body_timeout: Option<At<TimeSpan>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -5,6 +5,7 @@ mod asks;
 mod digest;
 mod engine;
 mod lists;
+mod mirrors;
 mod names;
 mod outbound;
 mod rules;
@@ -16,6 +17,7 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub use mirrors::{Mirror, Scalar};
 pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -131,7 +131,7 @@ const OWNERS: [(&str, &[&str]); 28] = [
     ("ring", &["policy/", "audit/", "cell/package"]),
     ("schemars", &["config/", "cli/"]),
     ("seccompiler", &["cell/"]),
-    ("tokio", &["admin/", "transport/"]),
+    ("tokio", &["admin/", "app/http/", "transport/"]),
     // The cell reads its own data: presets and system call lists.
     ("strsim", &["config/"]),
     // Numbers for allow lists.

@@ -43,7 +43,7 @@ fn unknown_table() {
       |  ^^^^^ not a key of the top level
       |
       = help: did you mean `server`?
-      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
+      = help: the top level takes `server`, `listen`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
     "#);
 }
 
@@ -66,17 +66,17 @@ fn unknown_key_of_a_tool() {
 
 #[test]
 fn table_of_a_later_version() {
-    insta::assert_snapshot!(check("[listen]\nhttp = \"0.0.0.0:8443\"\n"), @r#"
+    insta::assert_snapshot!(check("[identity]\nkeys = \"clients.json\"\n"), @r#"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
-    error: `listen` is not in this version
+    error: `identity` is not in this version
      --> server.toml:1:2
       |
-    1 | [listen]
-      |  ^^^^^^ this version cannot do it, so it does not accept it
+    1 | [identity]
+      |  ^^^^^^^^ this version cannot do it, so it does not accept it
       |
-      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
+      = help: the top level takes `server`, `listen`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
     "#);
 }
 

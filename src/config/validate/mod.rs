@@ -4,6 +4,7 @@
 //! about a tool, a variable or a layer replaces what the file says about that same one.
 
 mod cell;
+mod listen;
 mod outside;
 mod pieces;
 mod rules;
@@ -49,6 +50,7 @@ pub struct Overrides {
     pub allow_tools: Vec<String>,
     pub deny_tools: Vec<String>,
     pub admin: Option<AdminAddr>,
+    pub listen: Option<AdminAddr>,
     pub audit: Option<AuditTo>,
     pub allow_scripts: bool,
 }
@@ -154,12 +156,14 @@ impl Builder<'_> {
         let resources = self.names("resources.allow", "resources.deny", &raw.resources);
         let prompts = self.names("prompts.allow", "prompts.deny", &raw.prompts);
         let tools = self.tools(&raw.tools, flags, &limits);
+        let listen = self.listen(raw.listen.as_ref(), flags);
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,
+            listen,
             admin,
             cell,
             limits,
