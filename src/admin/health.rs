@@ -34,6 +34,22 @@ pub struct Facts {
     /// What confines the message process itself.
     pub own: LayerReport,
     pub pid: Option<i32>,
+    /// `None`: one client, on stdin and stdout.
+    pub listener: Option<Listener>,
+}
+
+/// The listener for clients on HTTP.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub address: String,
+    /// How clients say who they are: `none`, `unix peer`.
+    pub identity: &'static str,
+    /// `session` or `stateless`.
+    pub state: &'static str,
+    /// Sessions use one server process together.
+    pub shared: bool,
+    /// The most at one time.
+    pub sessions: usize,
 }
 
 /// Shared by the message path, which writes, and the admin listener, which reads.
@@ -124,20 +140,30 @@ impl Health {
             1 => "serving",
             _ => "draining",
         };
-        json!({
+        let listener = facts.listener.as_ref();
+        let mut summary = json!({
             "status": if live && self.ready() { "ok" } else { "unavailable" },
             "live": live,
             "ready": live && self.ready(),
             "phase": phase,
             "server": { "name": facts.server, "pid": facts.pid, "owner": facts.owner, "review_by": facts.review_by },
-            "transport": "stdio",
-            "identity": "the process that started us",
+            "transport": if listener.is_some() { "http" } else { "stdio" },
+            "identity": listener.map_or("the process that started us", |listener| listener.identity),
             "policy": facts.policy,
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
-        })
+        });
+        if let Some(listener) = listener {
+            summary["listener"] = json!({
+                "address": listener.address,
+                "state": listener.state,
+                "shared": listener.shared,
+                "sessions": listener.sessions,
+            });
+        }
+        summary
     }
 }
 

@@ -6,5 +6,5 @@
 mod health;
 mod server;
 
-pub use health::{Facts, Health, Phase};
-pub use server::{AdminError, Server, remove_socket};
+pub use health::{Facts, Health, Listener, Phase};
+pub use server::{AdminError, Server};

@@ -3,22 +3,17 @@
 use super::Health;
 use crate::config::AdminAddr;
 use crate::telemetry::Metrics;
+use crate::transport::socket::listen_unix;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use std::convert::Infallible;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -109,39 +104,6 @@ impl Server {
             .map_err(|source| AdminError::Start { source })?;
         Ok(())
     }
-}
-
-/// Removes the socket file at `path` if the process `owner` listens on it, which cannot do it by
-/// itself once it is caged. One that is left by an owner who died is replaced by the next listener.
-pub fn remove_socket(path: &Path, owner: i32) {
-    let listens = || -> nix::Result<i32> {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let asked = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(asked.as_raw_fd(), &UnixAddr::new(path)?)?;
-        // The credentials are those from when the other side began to listen (unix(7)).
-        Ok(getsockopt(&asked, PeerCredentials)?.pid())
-    };
-    if listens() == Ok(owner) {
-        // Gone already is as good.
-        drop(fs::remove_file(path));
-    }
-}
-
-/// A socket file that nobody answers on is left over from a killed run and is replaced.
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::from(io::ErrorKind::AddrInUse));
-        }
-        fs::remove_file(path)?;
-    }
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 async fn serve(listener: Listener, health: Arc<Health>, metrics: Arc<Metrics>) {
@@ -325,9 +287,13 @@ fn typed(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full
 mod tests {
     use super::*;
     use crate::admin::{Facts, Phase};
+    use crate::transport::socket::remove_socket;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::fs;
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
 
     /// An admin listener with an event loop that answers beats until the test ends.
     fn start(address: &AdminAddr) -> (String, Arc<Health>) {

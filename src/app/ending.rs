@@ -18,22 +18,27 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A filter killed the server; the same number on every architecture that we have filters for.
 const SIGSYS: u8 = 31;
 
+/// The end of a server as metrics call it, and in words.
+pub(super) fn how_it_ended(exit: Exit, cause: &str, limit: Option<&str>) -> (&'static str, String) {
+    match (exit, limit) {
+        (_, Some("memory")) => ("memory", cause.to_owned()),
+        (_, Some(limit)) => ("limit", format!("it reached its limit {limit}")),
+        (Exit::Code(code), None) => ("code", format!("it exited with code {code}")),
+        (Exit::Signal(signal), None) if cause.is_empty() => {
+            ("signal", format!("signal {signal} ended it"))
+        }
+        (Exit::Signal(SIGSYS), None) => ("seccomp", cause.to_owned()),
+        (Exit::Signal(_), None) => ("signal", cause.to_owned()),
+    }
+}
+
 impl Loop {
     /// The server is gone, and its whole tree with it.
     pub(super) fn end(&mut self, exit: Exit, cause: &str, limit: Option<&str>) -> u8 {
         let orderly = self.life.ending();
         self.life.exited(exit);
         self.metrics.child_up.set(0);
-        let (kind, how) = match (exit, limit) {
-            (_, Some("memory")) => ("memory", cause.to_owned()),
-            (_, Some(limit)) => ("limit", format!("it reached its limit {limit}")),
-            (Exit::Code(code), None) => ("code", format!("it exited with code {code}")),
-            (Exit::Signal(signal), None) if cause.is_empty() => {
-                ("signal", format!("signal {signal} ended it"))
-            }
-            (Exit::Signal(SIGSYS), None) => ("seccomp", cause.to_owned()),
-            (Exit::Signal(_), None) => ("signal", cause.to_owned()),
-        };
+        let (kind, how) = how_it_ended(exit, cause, limit);
         self.metrics
             .child_exit(if orderly { "end_of_input" } else { kind });
         if !orderly {

@@ -6,6 +6,7 @@
 mod drain;
 mod ending;
 mod exec;
+mod http;
 mod lane;
 mod seldom;
 mod slice;
@@ -20,11 +21,12 @@ use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};
 use crate::cell::spawn::{Mode, SpawnError, Spawner};
 use crate::cell::{self, LayerReport, LayerState};
-use crate::config::{Config, EnvRule};
+use crate::config::{AdminAddr, Config, EnvRule, Word};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::proxy::Session;
 use crate::secret::{Secret, looks_secret};
 use crate::telemetry::Metrics;
+use http::{Fittings, Front};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +42,12 @@ pub enum Error {
     /// Audit is on, and there is nowhere to write it.
     #[error(transparent)]
     Audit { source: AuditError },
+    /// `--listen` was asked for and cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: String,
+        source: std::io::Error,
+    },
     /// `--admin` was asked for and cannot be had.
     #[error(transparent)]
     Admin { source: admin::AdminError },
@@ -53,7 +61,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            Self::Admin { .. } => 69,
+            Self::Admin { .. } | Self::Listen { .. } => 69,
             Self::Audit { .. } => 78,
             Self::Spawner { .. } | Self::Internal(_) => 70,
         }
@@ -63,6 +71,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Listen { .. } => Some("choose another address with --listen, or port 0 for any"),
             Self::Admin { .. } => Some("choose another address with --admin, or port 0 for any"),
             Self::Audit { .. } => {
                 Some("name a writable file with --audit, or turn it off with --audit off")
@@ -110,13 +119,36 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     };
     let health = Health::new(facts).map_err(|error| Error::Internal(error.to_string()))?;
     let health = Arc::new(health);
-    let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
     let refused = |source| Error::Admin { source };
     let admin = config.admin.as_ref().map(admin::Server::listen);
     let admin = admin.transpose().map_err(refused)?;
+    let front = config.listen.as_ref().map(|listen| {
+        Front::open(listen).map_err(|source| Error::Listen {
+            address: listen.http.to_string(),
+            source,
+        })
+    });
     let failed = |source: LoopError| Error::Internal(source.to_string());
     let (seen, counted) = (Arc::clone(&health), Arc::clone(&metrics));
-    let pump = Loop::new(config, session, spawner, health, metrics, begun).map_err(failed)?;
+    let pump = match front.transpose()? {
+        Some(front) => {
+            announce(&config, &front, &health);
+            let fittings = Fittings {
+                config,
+                policy,
+                log: audit,
+                metrics,
+                health,
+                spawner,
+            };
+            Pump::Http(Box::new((front, fittings)))
+        }
+        None => {
+            let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
+            let pump = Loop::new(config, session, spawner, health, metrics, begun);
+            Pump::Stdio(Box::new(pump.map_err(failed)?))
+        }
+    };
 
     // From here on nothing is opened and no process started; a thread that is started is caged too.
     show(cell::confine(), &seen, &counted);
@@ -124,7 +156,46 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
         tracing::info!("health and metrics on {}", server.address);
         server.serve(seen, counted).map_err(refused)?;
     }
-    pump.run().map_err(failed)
+    match pump {
+        Pump::Stdio(pump) => pump.run().map_err(failed),
+        Pump::Http(http) => {
+            let (front, fittings) = *http;
+            let failed = |error| Error::Internal(format!("the event loop ended: {error}"));
+            front.run(fittings).map_err(failed)
+        }
+    }
+}
+
+/// What carries the messages.
+enum Pump {
+    Stdio(Box<Loop>),
+    Http(Box<(Front, Fittings)>),
+}
+
+/// Says what is listened on, and that nobody has to say who he is.
+fn announce(config: &Config, front: &Front, health: &Health) {
+    let Some(listen) = &config.listen else { return };
+    let address = match front.address() {
+        AdminAddr::Tcp(address) => format!("http://{address}{}", listen.path),
+        AdminAddr::Unix(path) => format!("unix:{} (path {})", path.display(), listen.path),
+    };
+    let identity = match front.address() {
+        AdminAddr::Tcp(_) => "none",
+        AdminAddr::Unix(_) => "unix peer",
+    };
+    tracing::info!(
+        "MCP on {address}; identity: {identity}; state: {}",
+        listen.state.as_str()
+    );
+    health.update(|facts| {
+        facts.listener = Some(admin::Listener {
+            address,
+            identity,
+            state: listen.state.as_str(),
+            shared: listen.share,
+            sessions: listen.sessions,
+        });
+    });
 }
 
 /// Where the audit log is, if there is one.

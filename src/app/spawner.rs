@@ -1,7 +1,6 @@
 //! `__spawn`: from the spawner's own reading of the configuration to its loop, below its guardian.
 
 use super::audit_path;
-use crate::admin;
 use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
@@ -10,6 +9,7 @@ use crate::cell::spawn::{
 };
 use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config};
+use crate::transport::socket::remove_socket;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{OwnedFd, RawFd};
@@ -21,10 +21,14 @@ use std::process::ExitCode;
 pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
     let ended = match adopt(control).and_then(guard) {
         Ok(Role::Guardian { code, parent }) => {
-            if let (Mode::Run, Some(AdminAddr::Unix(path)), Some(parent)) =
-                (mode, &config.admin, parent)
-            {
-                admin::remove_socket(path, parent.as_raw_nonzero().get());
+            let listeners = [
+                config.admin.as_ref(),
+                config.listen.as_ref().map(|listen| &listen.http),
+            ];
+            for address in listeners.into_iter().flatten() {
+                if let (Mode::Run, AdminAddr::Unix(path), Some(parent)) = (mode, address, parent) {
+                    remove_socket(path, parent.as_raw_nonzero().get());
+                }
             }
             return ExitCode::from(code);
         }

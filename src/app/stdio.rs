@@ -27,7 +27,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The one cell of a stdio server.
 const CELL: u32 = 0;
@@ -461,43 +461,58 @@ impl Loop {
         self.life.started();
         self.metrics.child_starts.inc();
         self.metrics.child_up.set(1);
-        self.metrics.landlock_abi.set(report.landlock_abi.into());
-        for (layer, state) in &report.layers {
-            let enforced = matches!(state, LayerState::Enforced);
-            self.metrics.layer(layer.name(), enforced);
-            match state {
-                // Few hosts delegate a cgroup, and whoever counts on one requires it.
-                LayerState::Missing(why) if *layer == Layer::Cgroup => {
-                    tracing::debug!("the cell has no {}: {why}", layer.name());
-                }
-                LayerState::Missing(why) => {
-                    tracing::warn!("the cell has no {}: {why}", layer.name());
-                }
-                _ => {}
-            }
-        }
-        for note in &report.notes {
-            tracing::warn!("{note}");
-        }
-        let what = facts.name.as_deref().unwrap_or(&self.config.server.name);
-        let version = facts
-            .version
-            .as_deref()
-            .map(|v| format!("@{v}"))
-            .unwrap_or_default();
-        tracing::info!(
-            "{what}{version} runs as {pid}{} after {} ms: {}",
-            report.identity(),
-            self.begun.elapsed().as_millis(),
-            report.summary()
-        );
-        self.health.update(|facts| {
-            facts.pid = i32::try_from(pid).ok();
-            facts.cell = report.clone();
-        });
+        let after = self.begun.elapsed();
+        let name = &self.config.server.name;
+        tell_started(&self.health, &self.metrics, name, pid, report, facts, after);
         self.health.enter(Phase::Serving);
         Ok(())
     }
+}
+
+/// Says that a server runs, and what confines it.
+pub(super) fn tell_started(
+    health: &Health,
+    metrics: &Metrics,
+    server: &str,
+    pid: u32,
+    report: &crate::cell::LayerReport,
+    facts: &spawn::Facts,
+    after: Duration,
+) {
+    metrics.landlock_abi.set(report.landlock_abi.into());
+    for (layer, state) in &report.layers {
+        let enforced = matches!(state, LayerState::Enforced);
+        metrics.layer(layer.name(), enforced);
+        match state {
+            // Few hosts delegate a cgroup, and whoever counts on one requires it.
+            LayerState::Missing(why) if *layer == Layer::Cgroup => {
+                tracing::debug!("the cell has no {}: {why}", layer.name());
+            }
+            LayerState::Missing(why) => {
+                tracing::warn!("the cell has no {}: {why}", layer.name());
+            }
+            _ => {}
+        }
+    }
+    for note in &report.notes {
+        tracing::warn!("{note}");
+    }
+    let what = facts.name.as_deref().unwrap_or(server);
+    let version = facts
+        .version
+        .as_deref()
+        .map(|v| format!("@{v}"))
+        .unwrap_or_default();
+    tracing::info!(
+        "{what}{version} runs as {pid}{} after {} ms: {}",
+        report.identity(),
+        after.as_millis(),
+        report.summary()
+    );
+    health.update(|facts| {
+        facts.pid = i32::try_from(pid).ok();
+        facts.cell = report.clone();
+    });
 }
 
 /// One clock read for the lines that were read together: more would cost as much as a rule.
@@ -520,7 +535,7 @@ impl Stopwatch {
     }
 }
 
-fn open_signals() -> io::Result<SignalFd> {
+pub(super) fn open_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);

@@ -12,10 +12,12 @@
 
 use super::record::{Context, Record};
 use nix::fcntl::{Flock, FlockArg};
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long a gathered line may wait.
@@ -47,11 +49,10 @@ pub enum AuditError {
 /// The open log, or none where audit is off.
 #[derive(Debug)]
 pub struct Log {
-    target: Option<Target>,
+    /// Shared by the [siblings](Log::sibling).
+    target: Option<Rc<RefCell<Target>>>,
     context: Context,
     gathered: Vec<u8>,
-    records: u64,
-    lost: u64,
     waiting: u64,
 }
 
@@ -62,6 +63,8 @@ struct Target {
     size: u64,
     /// Size at which a rotation is asked for; none while one is under way.
     rotate_at: Option<u64>,
+    records: u64,
+    lost: u64,
 }
 
 impl Log {
@@ -72,13 +75,22 @@ impl Log {
     pub fn open(path: Option<&Path>, server: &str, policy: &str) -> Result<Self, AuditError> {
         let target = path.map(Target::open).transpose()?;
         Ok(Self {
-            target,
+            target: target.map(|target| Rc::new(RefCell::new(target))),
             context: Context::new(server, policy),
             gathered: Vec::new(),
-            records: 0,
-            lost: 0,
             waiting: 0,
         })
+    }
+
+    /// Another log into the same file, for a conversation with a client of its own.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            target: self.target.clone(),
+            context: self.context.anonymous(),
+            gathered: Vec::new(),
+            waiting: 0,
+        }
     }
 
     /// Names the client in the lines that follow.
@@ -106,22 +118,13 @@ impl Log {
 
     /// Writes what was gathered; what cannot be written is counted as lost.
     pub fn flush(&mut self) {
-        let Some(target) = &mut self.target else {
+        let Some(target) = &self.target else {
             return;
         };
         if self.gathered.is_empty() {
             return;
         }
-        match target.append(&self.gathered) {
-            Ok(()) => self.records += self.waiting,
-            Err(error) => {
-                // Said once, not for each line: a full disk must not flood stderr.
-                if self.lost == 0 {
-                    tracing::error!("the audit log {} fails: {error}", target.path.display());
-                }
-                self.lost += self.waiting;
-            }
-        }
+        target.borrow_mut().take(&self.gathered, self.waiting);
         self.waiting = 0;
         self.gathered.clear();
         self.context.set_clock();
@@ -129,9 +132,10 @@ impl Log {
 
     /// True, once, when the file is to be rotated: [`Log::replace`] must follow.
     pub fn wants_rotation(&mut self) -> bool {
-        let Some(target) = &mut self.target else {
+        let Some(target) = &self.target else {
             return false;
         };
+        let mut target = target.borrow_mut();
         let due = target.rotate_at.is_some_and(|limit| target.size >= limit);
         if due {
             target.rotate_at = None;
@@ -141,9 +145,10 @@ impl Log {
 
     /// Goes on in a file that [`rotate`] made, of `size` bytes; or in the old one, when there is none.
     pub fn replace(&mut self, made: Result<(File, u64), String>) {
-        let Some(target) = &mut self.target else {
+        let Some(target) = &self.target else {
             return;
         };
+        let mut target = target.borrow_mut();
         match made {
             Ok((file, size)) => {
                 target.file = file;
@@ -163,10 +168,11 @@ impl Log {
         self.gathered.shrink_to(REST);
     }
 
-    /// Records written and records lost since the start.
+    /// Records written and records lost since the start, by all siblings.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (self.records, self.lost)
+        let target = self.target.as_ref().map(|target| target.borrow());
+        target.map_or((0, 0), |target| (target.records, target.lost))
     }
 }
 
@@ -196,7 +202,22 @@ impl Target {
             file,
             size,
             rotate_at: Some(ROTATE_AT),
+            records: 0,
+            lost: 0,
         })
+    }
+
+    fn take(&mut self, lines: &[u8], records: u64) {
+        match self.append(lines) {
+            Ok(()) => self.records += records,
+            Err(error) => {
+                // Said once, not for each line: a full disk must not flood stderr.
+                if self.lost == 0 {
+                    tracing::error!("the audit log {} fails: {error}", self.path.display());
+                }
+                self.lost += records;
+            }
+        }
     }
 
     fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
@@ -307,7 +328,7 @@ mod tests {
         let mut two = Log::open(Some(&path), "two", "p").unwrap();
         rest(&mut one, &path);
         for log in [&mut one, &mut two] {
-            let target = log.target.as_mut().unwrap();
+            let mut target = log.target.as_ref().unwrap().borrow_mut();
             target.file.set_len(ROTATE_AT).unwrap();
             target.size = ROTATE_AT;
         }
@@ -330,7 +351,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         let mut log = Log::open(Some(&path), "s", "p").unwrap();
-        let full = |log: &mut Log, more| log.target.as_mut().unwrap().size = ROTATE_AT + more;
+        let full =
+            |log: &mut Log, more| log.target.as_ref().unwrap().borrow_mut().size = ROTATE_AT + more;
         full(&mut log, 0);
         assert!(log.wants_rotation());
         log.replace(Err("no room".to_owned()));

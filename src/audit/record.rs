@@ -86,6 +86,20 @@ impl Context {
         context
     }
 
+    /// The same without the name of a client.
+    pub(super) fn anonymous(&self) -> Self {
+        let mut context = Self {
+            server: self.server.clone(),
+            head: Vec::new(),
+            start: Vec::new(),
+            at: None,
+            tail: self.tail.clone(),
+            clock: Clock::new(Instant::now(), jiff::Timestamp::now()),
+        };
+        context.name_client("");
+        context
+    }
+
     pub(super) fn name_client(&mut self, client: &str) {
         self.at = None;
         self.head = br#"Z","server":"#.to_vec();

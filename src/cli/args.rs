@@ -308,6 +308,9 @@ pub struct PolicyArgs {
     /// Deny these tools
     #[arg(long, value_name = "GLOB", help_heading = POLICY)]
     pub deny_tool: Vec<String>,
+    /// Serve clients on HTTP at ADDRESS:PORT or unix:PATH instead of stdin and stdout
+    #[arg(long, value_name = "ADDR", value_parser = entry::<AdminAddr>, help_heading = SEEN)]
+    pub listen: Option<AdminAddr>,
     /// Serve /health and /metrics at ADDRESS:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", value_parser = entry::<AdminAddr>, help_heading = SEEN)]
     pub admin: Option<AdminAddr>,
@@ -498,7 +501,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         allow_tools: policy.allow_tool,
         deny_tools: policy.deny_tool,
         admin: policy.admin,
-        listen: None,
+        listen: policy.listen,
         audit: policy.audit.map(|text| match text.as_str() {
             "off" => AuditTo::Off,
             _ => AuditTo::File(text),

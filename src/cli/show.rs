@@ -78,11 +78,12 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
         all: Vec::new(),
     };
     rows.server();
-    rows.access();
     rows.cell();
     rows.packages();
     rows.policy();
     rows.limits();
+    rows.listener();
+    rows.access();
     rows.outside();
     rows.all
 }
@@ -433,6 +434,39 @@ impl Rows<'_> {
                 count,
             ),
             None => self.one("limits.quota", "not limited", Value::Null),
+        }
+    }
+
+    fn listener(&mut self) {
+        let Some(listen) = &self.resolved.config.listen else {
+            return;
+        };
+        self.section = "Listener";
+        let address = listen.http.to_string();
+        self.one("listen.http", address.as_str(), address.as_str());
+        self.one("listen.path", listen.path.as_str(), listen.path.as_str());
+        if let Some(url) = &listen.public_url {
+            self.one("listen.public_url", url.as_str(), url.as_str());
+        }
+        let state = listen.state.as_str();
+        self.one("listen.state", state, state);
+        let share = match listen.share {
+            true => "all sessions use one server process",
+            false => "each session has a server process",
+        };
+        self.one("listen.share", share, listen.share);
+        let counted = |count: usize| (count.to_string(), json!(count));
+        let (shown, value) = counted(listen.sessions);
+        self.one("listen.sessions", shown, value);
+        let (shown, value) = counted(listen.connections);
+        self.one("listen.connections", shown, value);
+        for (key, time) in [
+            ("listen.session_idle", listen.session_idle),
+            ("listen.header_timeout", listen.header_timeout),
+            ("listen.body_timeout", listen.body_timeout),
+        ] {
+            let time = TimeSpan(time).to_string();
+            self.one(key, time.clone(), time);
         }
     }
 

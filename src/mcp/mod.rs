@@ -6,6 +6,7 @@
 mod cursor;
 mod envelope;
 mod fault;
+mod flatten;
 mod id;
 mod json;
 mod keys;
@@ -20,6 +21,7 @@ mod version;
 
 pub use envelope::{ANSWER_LEVELS, Envelope, Kind, Raw, parse};
 pub use fault::{Fault, Malformed};
+pub use flatten::flatten;
 pub use id::{Id, RawId, RequestId};
 pub use json::{Elements, Members, elements, members, text};
 use known::Known;

@@ -5,6 +5,7 @@ mod asks;
 mod digest;
 mod engine;
 mod lists;
+mod mirrors;
 mod names;
 mod outbound;
 mod permissions;
@@ -18,6 +19,7 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub use mirrors::{Mirror, Scalar};
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
 pub use toolbook::ToolBook;

@@ -10,6 +10,7 @@
 //! before a change stays in use until the next list replaces it. Everything is bounded: a server
 //! that lists without end fills the book and no more.
 
+use super::mirrors::{Mirror, mirrors};
 use super::schema::{Compiled, Flat, Unusable, compile};
 use crate::mcp::{elements, members, text};
 use foldhash::HashMap;
@@ -52,6 +53,8 @@ enum State {
 struct Entry {
     input: Option<Schema>,
     output: Option<Schema>,
+    /// Arguments that clients repeat in headers.
+    mirrors: Box<[Mirror]>,
 }
 
 #[derive(Debug)]
@@ -140,6 +143,18 @@ impl ToolBook {
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {
         self.tools.contains_key(name)
+    }
+
+    /// True when the list is complete, or there will be none: nothing is gained by asking now.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Listed | State::Unlistable)
+    }
+
+    /// The arguments of a tool that clients on HTTP repeat in headers; none for an unknown tool.
+    #[must_use]
+    pub fn mirrors(&self, name: &str) -> &[Mirror] {
+        self.tools.get(name).map_or(&[], |entry| &entry.mirrors)
     }
 
     /// The outer `None`: no tool list. The inner one: no further page.
@@ -247,6 +262,7 @@ impl ToolBook {
                 compiled: None,
             });
         }
+        entry.mirrors = input.map_or_else(Box::default, mirrors);
     }
 
     /// Forgets what was compiled when it is too much.

@@ -73,13 +73,24 @@ impl Listing {
             id,
             line: envelope.line.into(),
         });
+        self.begin(envelope, era, now, to_server);
+        true
+    }
+
+    /// Asks, unless that is under way.
+    pub(super) fn begin(
+        &mut self,
+        envelope: &Envelope<'_>,
+        era: Era,
+        now: Instant,
+        to_server: &mut Vec<u8>,
+    ) {
         if self.asking.is_none() {
             let meta = (era == Era::Modern)
                 .then(|| repeated_meta(envelope))
                 .flatten();
             self.ask(meta, None, true, now + PATIENCE, to_server);
         }
-        true
     }
 
     fn ask(

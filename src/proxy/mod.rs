@@ -1,7 +1,9 @@
 //! Joins two byte streams through policy. Nothing here reads or writes a descriptor or asks the time:
 //! the event loop hands in lines and the hour, and carries out what comes back.
 
+mod address;
 mod asks;
+mod exchange;
 mod listing;
 mod pending;
 mod pipeline;
@@ -10,4 +12,6 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use address::{Address, To};
+pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};
 pub use session::{Outbox, Passage, Session};

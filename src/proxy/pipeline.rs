@@ -182,11 +182,22 @@ impl Session {
                 return Passage::Stop;
             }
         };
+        self.server_message(&envelope, now, out)
+    }
+
+    /// One line of the server that is proved already.
+    pub fn server_message(
+        &mut self,
+        envelope: &Envelope<'_>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
+        let line = envelope.line;
         match &envelope.kind {
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
-                self.server_answer(&envelope, *id, now, out)
+                self.server_answer(envelope, *id, now, out)
             }
-            Kind::Request { id, .. } => self.server_asks(&envelope, *id, out),
+            Kind::Request { id, .. } => self.server_asks(envelope, *id, out),
             Kind::Notification { method, params } => {
                 // A token that cannot be read is none that the client gave.
                 if method == PROGRESS
@@ -195,21 +206,21 @@ impl Session {
                 {
                     return self.nobody_waits(Direction::ToClient, line);
                 }
-                let decision = self.policy.server(&envelope, None, &mut self.tools, None);
+                let decision = self.policy.server(envelope, None, &mut self.tools, None);
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Notification,
-                    &envelope,
+                    envelope,
                     decision,
                 )
             }
             // Names no request, so it closes none and can be taken for no answer.
             Kind::Error { id: None, .. } => {
-                let decision = self.policy.server(&envelope, None, &mut self.tools, None);
+                let decision = self.policy.server(envelope, None, &mut self.tools, None);
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Response,
-                    &envelope,
+                    envelope,
                     decision,
                 )
             }

@@ -12,7 +12,7 @@ use super::reply::{self, own};
 use crate::audit::{Arguments, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
-use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
+use crate::mcp::{Direction, Envelope, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
 use crate::policy::{LIMITS_RESPONSE, Note, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
@@ -123,6 +123,24 @@ impl Session {
     #[must_use]
     pub fn holds_calls(&self) -> bool {
         self.listing.holds_any()
+    }
+
+    /// Requests that do not say their era are of this one.
+    pub fn set_era(&mut self, era: Era) {
+        self.era = era;
+    }
+
+    /// What is known of the server's tools.
+    #[must_use]
+    pub fn tools(&self) -> &ToolBook {
+        &self.tools
+    }
+
+    /// Asks for the tool list on behalf of `envelope`, unless it is being asked for; then
+    /// [`Session::tools`] settles.
+    pub fn ask_for_tools(&mut self, envelope: &Envelope<'_>, now: Instant, out: &mut Outbox) {
+        let era = Era::of(envelope).unwrap_or(self.era);
+        self.listing.begin(envelope, era, now, &mut out.to_server);
     }
 
     /// When [`Session::tick`] has work at the earliest.

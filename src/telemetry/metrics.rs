@@ -64,6 +64,9 @@ pub struct Metrics {
     pub landlock_abi: IntGauge,
     policy: IntGaugeVec,
     denials: IntCounterVec,
+    http_refused: IntCounterVec,
+    pub http_connections: IntGauge,
+    pub http_sessions: IntGauge,
 }
 
 impl Metrics {
@@ -211,6 +214,19 @@ impl Metrics {
                 "Denials of the cell that the server reported",
                 &["what"],
             )?,
+            http_refused: counters(
+                "cofferdam_http_refused_total",
+                "Requests on the listener that were refused, by status",
+                &["status"],
+            )?,
+            http_connections: gauge(
+                "cofferdam_http_connections",
+                "Open connections of the listener",
+            )?,
+            http_sessions: gauge(
+                "cofferdam_http_sessions",
+                "Sessions of clients before 2026-07-28",
+            )?,
             registry,
         };
         Ok(metrics)
@@ -220,6 +236,12 @@ impl Metrics {
     pub(super) fn operation(&self, method: &str, tool: &str, error: &str) -> Histogram {
         self.operations
             .with_label_values(&[method, tool, error, "pipe"])
+    }
+
+    /// Counts a request that got another status than success.
+    pub fn http_refused(&self, status: u16) {
+        let status = status.to_string();
+        self.http_refused.with_label_values(&[&status]).inc();
     }
 
     /// Counts a refusal; rule ids are a fixed set of ours.

@@ -23,6 +23,8 @@ pub struct Tally {
     operations: BTreeMap<u64, LocalHistogram>,
     key: RandomState,
     open: usize,
+    /// What of `open` is in the shared gauge: several sessions may add to it.
+    shown: i64,
     waits: bool,
 }
 
@@ -37,6 +39,7 @@ impl Tally {
             operations: BTreeMap::new(),
             key: RandomState::default(),
             open: 0,
+            shown: 0,
             waits: false,
             metrics,
         }
@@ -117,14 +120,15 @@ impl Tally {
         for histogram in self.overhead.iter().chain(self.operations.values()) {
             histogram.flush();
         }
-        self.metrics
-            .in_flight
-            .set(i64::try_from(self.open).unwrap_or(i64::MAX));
+        let open = i64::try_from(self.open).unwrap_or(i64::MAX);
+        self.metrics.in_flight.add(open - self.shown);
+        self.shown = open;
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
+        self.open = 0;
         self.publish();
     }
 }

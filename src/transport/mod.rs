@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod frame;
+pub mod http;
+pub mod socket;
 pub mod terminal;
 pub mod tls;
 pub mod writer;

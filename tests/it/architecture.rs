@@ -153,7 +153,7 @@ const OWNERS: [(&str, &[&str]); 34] = [
     ("seccompiler", &["cell/"]),
     // Hashes of keys are compared in constant time.
     ("subtle", &["identity/"]),
-    ("tokio", &["admin/", "transport/"]),
+    ("tokio", &["admin/", "app/http/", "transport/"]),
     ("tokio_rustls", &["transport/"]),
     // The cell reads its own data: presets and system call lists.
     ("strsim", &["config/"]),

@@ -909,6 +909,8 @@ fn help_of_run() {
           --deny-tool <GLOB>       Deny these tools
 
     Seen from outside:
+          --listen <ADDR>     Serve clients on HTTP at ADDRESS:PORT or unix:PATH instead of stdin and
+                              stdout
           --admin <ADDR>      Serve /health and /metrics at ADDRESS:PORT or unix:PATH
           --audit <FILE|off>  Where the audit log goes, or `off` [default: the state directory]
 

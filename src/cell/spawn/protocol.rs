@@ -18,7 +18,7 @@ pub(super) const MAX_BODY: usize = 16 * 1024;
 /// The most descriptors that one event carries.
 pub(super) const MAX_FDS: usize = 3;
 /// Cells are numbered from 0; this many can live at once.
-pub(super) const MAX_CELLS: u32 = 16;
+pub(super) const MAX_CELLS: u32 = 64;
 
 /// What the spawner is started for; decides whose stdin, stdout and stderr a cell gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::{Finding, path_finding};
 use crate::cli::exit::Exit;
-use crate::config::Config;
+use crate::config::{AdminAddr, Config};
 use crate::identity::{Certificate, Jwks, KeyBook};
 use crate::transport::tls::{ServerPem, ServerSettings, ServerTls, TlsError, certificates};
 use std::os::unix::fs::PermissionsExt;
@@ -84,9 +84,11 @@ pub(super) fn notable(config: &Config) -> Vec<Finding> {
         return all;
     };
     if config.admits_anonymous() {
-        all.push(note(
-            "identity: none; whoever reaches the listener may use it".to_owned(),
-        ));
+        let who = match &listen.http {
+            AdminAddr::Tcp(_) => "every program of this host (or pod) can use the server",
+            AdminAddr::Unix(_) => "programs of this user can use the server",
+        };
+        all.push(note(format!("identity: none; {who}")));
     }
     let Some(tls) = &listen.tls else { return all };
     if let Some(until) = valid_until(&tls.cert) {

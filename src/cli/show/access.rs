@@ -10,12 +10,6 @@ impl Rows<'_> {
         let config = &self.resolved.config;
         let Some(listen) = &config.listen else { return };
         self.section = "Listener";
-        let address = listen.http.to_string();
-        self.one("listen.http", address.clone(), address);
-        match &listen.public_url {
-            Some(url) => self.one("listen.public_url", url, url.as_str()),
-            None => self.one("listen.public_url", "the address itself", Value::Null),
-        }
         match &listen.tls {
             Some(tls) => self.tls(tls),
             None => self.one(

@@ -1,0 +1,295 @@
+//! How servers come and go, and how all of it ends.
+
+use super::seat::About;
+use super::server::{Role, Server};
+use super::state::{Gate, State};
+use super::tasks;
+use crate::admin::Phase;
+use crate::app::ending::how_it_ended;
+use crate::app::stdio::tell_started;
+use crate::cell::spawn::Event;
+use crate::proxy::{Outbox, Party};
+use crate::transport::terminal::sanitize;
+use crate::transport::writer::Outlet;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::task::spawn_local;
+
+/// Time for the last output of a server whose whole tree is dead.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+impl Gate {
+    /// What the spawner has to say.
+    pub(super) fn take_events(self: &Rc<Self>) {
+        loop {
+            let now = Instant::now();
+            let event = match &mut self.state.borrow_mut().spawner {
+                Some(spawner) => spawner.next_event(),
+                None => return,
+            };
+            match event {
+                Ok(None) => return,
+                Ok(Some(Event::Started {
+                    cell,
+                    pid,
+                    report,
+                    facts,
+                    fds,
+                })) => {
+                    let name = &self.config.server.name;
+                    let after = self.starting_since(cell);
+                    tell_started(
+                        &self.health,
+                        &self.metrics,
+                        name,
+                        pid,
+                        &report,
+                        &facts,
+                        after,
+                    );
+                    self.health.enter(Phase::Serving);
+                    self.metrics.child_starts.inc();
+                    self.metrics.child_up.inc();
+                    self.started(cell, fds, now);
+                }
+                Ok(Some(Event::Progress { text, .. })) => {
+                    tracing::info!("{}", sanitize(text.as_bytes()));
+                }
+                Ok(Some(Event::Exited {
+                    cell,
+                    exit,
+                    cause,
+                    limit,
+                })) => {
+                    self.metrics.child_up.dec();
+                    let (kind, how) = how_it_ended(exit, &cause, limit.as_deref());
+                    self.exited(cell, kind, how, now);
+                }
+                Ok(Some(Event::Failed {
+                    cell,
+                    exit_code,
+                    message,
+                })) => {
+                    tracing::error!("{}", sanitize(message.as_bytes()));
+                    self.failed(cell, exit_code, now);
+                }
+                Ok(Some(Event::Rotated { log })) => {
+                    let log = log.map(|(file, size)| (file.into(), size));
+                    self.state.borrow_mut().desk.audit().replace(log);
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    self.orphaned(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn starting_since(&self, cell: u32) -> Duration {
+        let state = self.state.borrow();
+        let server = state.servers.get(cell as usize).and_then(Option::as_ref);
+        server.map_or(Duration::ZERO, |server| server.begun.elapsed())
+    }
+
+    fn started(self: &Rc<Self>, cell: u32, fds: Vec<OwnedFd>, now: Instant) {
+        let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(fds) else {
+            return;
+        };
+        let serial = self.work(|state| {
+            state.ran = true;
+            state.with(cell, |state, server| {
+                server.started = true;
+                server.life.started();
+                server.inlet.open(Outlet::exclusive(stdin));
+                if state.stopping {
+                    let act = server.life.stop(now);
+                    state.act(server, act);
+                }
+                server.serial
+            })
+        });
+        let Some(serial) = serial else { return };
+        drop(spawn_local(tasks::read(
+            Rc::clone(self),
+            cell,
+            serial,
+            stdout,
+        )));
+        drop(spawn_local(tasks::drain(
+            Rc::clone(self),
+            cell,
+            serial,
+            stderr,
+        )));
+    }
+
+    /// A server has closed its output: nothing can be answered any more.
+    pub(super) fn mute(self: &Rc<Self>, cell: u32, serial: u64) {
+        let now = Instant::now();
+        let due = self.work(|state| {
+            let over = state.with_same(cell, serial, |_, server| {
+                server.life.mute(now);
+                (server.ended.is_some(), server.life.due())
+            });
+            match over {
+                Some((true, _)) => {
+                    state.bury(cell, now);
+                    Some(now)
+                }
+                Some((false, due)) => due,
+                None => None,
+            }
+        });
+        self.wake_by(due);
+    }
+
+    fn exited(self: &Rc<Self>, cell: u32, kind: &str, how: String, now: Instant) {
+        let stopping = self.state.borrow().stopping;
+        self.work(|state| {
+            state.with(cell, |state, server| {
+                let orderly = server.life.ending();
+                state
+                    .metrics
+                    .child_exit(if orderly { "end_of_input" } else { kind });
+                if !orderly && !stopping {
+                    tracing::warn!("the server has ended: {how}");
+                }
+                server.inlet.close();
+                server.ended = Some((how, now + LAST_WORDS));
+                // Its reader buries it, at the end of its output.
+            });
+        });
+        self.wake_by(Some(now + LAST_WORDS));
+    }
+
+    /// A cell did not start: the first one ends us, as nothing works then.
+    fn failed(self: &Rc<Self>, cell: u32, code: u8, now: Instant) {
+        self.work(|state| {
+            if !state.ran && !state.stopping {
+                state.code = Some(code);
+                state.stopping = true;
+            }
+            state.with(cell, |_, server| {
+                server.ended = Some(("it could not be started".to_owned(), now));
+            });
+            state.bury(cell, now);
+        });
+        self.wake_by(Some(now));
+    }
+
+    /// The spawner is gone, and with it every server.
+    fn orphaned(self: &Rc<Self>, now: Instant) {
+        self.work(|state| {
+            state.orphaned = true;
+            state.code = Some(70);
+            for cell in state.cells() {
+                state.with(cell, |_, server| {
+                    server.ended = Some(("cofferdam's spawner was killed".to_owned(), now));
+                });
+                state.bury(cell, now);
+            }
+        });
+        self.wake_by(Some(now));
+    }
+
+    /// Somebody asked us to stop.
+    pub(super) fn stop(self: &Rc<Self>, now: Instant) {
+        self.health.enter(Phase::Draining);
+        let early = self.work(|state| {
+            state.stopping = true;
+            for visit in state.visits.values() {
+                if let Some(get) = &visit.get {
+                    get.end();
+                }
+            }
+            for cell in state.cells() {
+                state.with(cell, |state, server| {
+                    let act = server.life.stop(now);
+                    state.act(server, act);
+                });
+            }
+            // The spawner may be waiting for an installer; closing its channel ends both.
+            !state.ran
+        });
+        self.wake_by(Some(now));
+        if early {
+            self.over.notify_one();
+        }
+    }
+
+    /// A client has gone away before its answer.
+    pub(super) fn left(self: &Rc<Self>, about: About) {
+        let now = Instant::now();
+        self.work(|state| {
+            state.with_same(about.cell, about.serial, |state, server| {
+                let modern = server.role == Role::Modern;
+                // In a session a lost connection cancels nothing: the client may come back.
+                if modern {
+                    state.give_up(server, about.number, now);
+                }
+            });
+        });
+    }
+}
+
+impl State {
+    /// A server and its output are over: everything that is open on it is answered.
+    pub(super) fn bury(&mut self, cell: u32, now: Instant) {
+        let Some(slot) = self.servers.get_mut(cell as usize) else {
+            return;
+        };
+        let Some(mut server) = slot.take() else {
+            return;
+        };
+        let how = server.ended.take().map(|(how, _)| how);
+        let how = how.unwrap_or_else(|| "it is gone".to_owned());
+        let mut out = Outbox::default();
+        server.session.server_gone(&how, now, &mut out);
+        self.send(&mut server, out, now);
+        self.abandon(&mut server, now);
+        let parties: Vec<Party> = self
+            .visits
+            .iter()
+            .filter(|(_, visit)| visit.cell == cell && visit.serial == server.serial)
+            .map(|(party, _)| *party)
+            .collect();
+        for party in parties {
+            self.close_visit(party);
+        }
+        server.session.audit().flush();
+    }
+
+    /// What policy did not know of, or what the client had cancelled.
+    fn abandon(&mut self, server: &mut Server, now: Instant) {
+        let mut out = Outbox::default();
+        for held in std::mem::take(&mut server.held) {
+            let line = crate::mcp::flatten(&held.body);
+            out.to_client.clear();
+            server.session.after_the_end(&line, &mut out);
+            out.to_client.pop();
+            held.seat
+                .answer(super::route::json(std::mem::take(&mut out.to_client)));
+        }
+        let open: Vec<i64> = server.exchanges.iter().map(|(number, _)| number).collect();
+        for number in open {
+            if let Some(exchange) = server.exchanges.close(number) {
+                let seat = exchange.place.seat;
+                seat.about.set(None);
+                seat.open();
+                seat.end();
+            }
+        }
+        if let super::server::Handshake::Asked(waiting) = std::mem::take(&mut server.handshake) {
+            for (seat, id, party) in waiting {
+                self.close_visit(party);
+                let words = "The server ended before it answered; try again.";
+                let status = crate::transport::http::StatusCode::SERVICE_UNAVAILABLE;
+                let code = super::errors::UNAVAILABLE;
+                seat.answer(super::errors::error(status, Some(&id), code, words));
+            }
+        }
+        let _ = now;
+    }
+}

@@ -1,0 +1,232 @@
+//! A request of 2026-07-28: no session, the version in each, headers that repeat the body. The checks
+//! stand in the order of the specification (basic, transports).
+
+use super::errors::{HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, VERSION, error, with_data};
+use super::post::{Post, Reply, VERSION_HEADER, bare, id_of, no_server};
+use super::seat::Answer;
+use super::server::{Held, Kind as PlaceKind, Role, Server};
+use super::state::State;
+use crate::mcp::method::{PROMPTS_GET, RESOURCES_READ, SUBSCRIPTIONS_LISTEN, TOOLS_CALL};
+use crate::mcp::{Direction, Envelope, Id, Kind, Raw, Revision, flatten, parse};
+use crate::proxy::{NOBODY, Outbox};
+use crate::transport::http::{HeaderMap, HeaderName, StatusCode, decoded, value};
+use serde_json::json;
+use std::rc::Rc;
+use std::time::Instant;
+
+const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
+const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
+const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const SERVED: &str = Revision::V2026_07_28.as_str();
+
+impl State {
+    pub(super) fn modern(&mut self, post: &Post<'_>, now: Instant) -> Reply {
+        let (id, params) = match &post.envelope.kind {
+            Kind::Request { id, params, .. } => (*id, *params),
+            // Clients on HTTP have none to send: closing the stream is what cancels.
+            Kind::Notification { .. } => return bare(StatusCode::ACCEPTED),
+            _ => {
+                return Reply::Now(error(
+                    StatusCode::BAD_REQUEST,
+                    None,
+                    INVALID_REQUEST,
+                    "Servers of this version ask nothing, so there is nothing to answer.",
+                ));
+            }
+        };
+        if let Err(refused) = versions(post, id, params).and_then(|()| names(post, id)) {
+            return Reply::Now(refused);
+        }
+        let cell = match self.server_for(Role::Modern) {
+            Ok(cell) => cell,
+            Err(why) => return no_server(id.raw, why),
+        };
+        let seat = self.seat(now);
+        self.with(cell, |state, server| {
+            if calls(post.envelope) && !server.session.tools().is_settled() {
+                // Which headers belong to a call is in the tool's schema.
+                let mut out = Outbox::default();
+                server.session.ask_for_tools(post.envelope, now, &mut out);
+                state.send(server, out, now);
+                let held = Held {
+                    seat: Rc::clone(&seat),
+                    body: post.body.clone(),
+                    headers: post.headers.clone(),
+                };
+                if !server.hold(held) {
+                    seat.answer(error(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        Some(id.raw),
+                        super::errors::UNAVAILABLE,
+                        "Too many calls wait for the server's tool list; try again in a second.",
+                    ));
+                }
+                return;
+            }
+            state.enter(server, post.envelope, id, post.headers, &seat, now);
+        });
+        Reply::Wait(seat)
+    }
+
+    /// The last check, and in.
+    fn enter(
+        &mut self,
+        server: &mut Server,
+        envelope: &Envelope<'_>,
+        id: Id<'_>,
+        headers: &HeaderMap,
+        seat: &Rc<super::seat::Seat>,
+        now: Instant,
+    ) {
+        if calls(envelope)
+            && let Some(header) = parameter_mismatch(server, envelope, headers)
+        {
+            return seat.answer(mismatch(id, &format!("Mcp-Param-{header}")));
+        }
+        let listens = matches!(&envelope.kind, Kind::Request { method, .. } if method == SUBSCRIPTIONS_LISTEN);
+        let kind = if listens {
+            PlaceKind::Listen
+        } else {
+            PlaceKind::Plain
+        };
+        self.submit(server, envelope, NOBODY, seat, kind, now);
+    }
+
+    /// The tools are known, or never will be: what waited for them goes on.
+    pub(super) fn release(&mut self, server: &mut Server, now: Instant) {
+        if server.held.is_empty() || !server.session.tools().is_settled() {
+            return;
+        }
+        for held in std::mem::take(&mut server.held) {
+            if held.seat.gone.get() {
+                continue;
+            }
+            let line = flatten(&held.body);
+            if let Ok(envelope) = parse(&line, Direction::ToServer)
+                && let Kind::Request { id, .. } = &envelope.kind
+            {
+                self.enter(server, &envelope, *id, &held.headers, &held.seat, now);
+            }
+        }
+    }
+}
+
+fn calls(envelope: &Envelope<'_>) -> bool {
+    matches!(&envelope.kind, Kind::Request { method, .. } if method == TOOLS_CALL)
+}
+
+/// `_meta` says the version and the capabilities, and we serve that version.
+fn versions(post: &Post<'_>, id: Id<'_>, params: Option<Raw<'_>>) -> Result<(), Answer> {
+    let bad = |code, words: &str| Err(error(StatusCode::BAD_REQUEST, Some(id.raw), code, words));
+    let Some(version) = post
+        .envelope
+        .version()
+        .and_then(|version| version.as_text())
+    else {
+        return bad(
+            INVALID_PARAMS,
+            "params._meta must hold io.modelcontextprotocol/protocolVersion, a string.",
+        );
+    };
+    let meta = params.and_then(|params| params.member("_meta"));
+    let capabilities = meta.and_then(|meta| meta.member(CAPABILITIES));
+    if capabilities.is_none_or(|value| value.text.first() != Some(&b'{')) {
+        return bad(
+            INVALID_PARAMS,
+            "params._meta must hold io.modelcontextprotocol/clientCapabilities, an object.",
+        );
+    }
+    let header = value(post.headers, &VERSION_HEADER);
+    if header.is_some_and(|header| header != version) {
+        return Err(mismatch(id, "MCP-Protocol-Version"));
+    }
+    if version != SERVED {
+        return Err(version_refused(post.envelope, Some(&version)));
+    }
+    if header.is_none() {
+        return Err(mismatch(id, "MCP-Protocol-Version"));
+    }
+    Ok(())
+}
+
+/// `Mcp-Method` and `Mcp-Name` say what the body says.
+fn names(post: &Post<'_>, id: Id<'_>) -> Result<(), Answer> {
+    let Kind::Request { method, params, .. } = &post.envelope.kind else {
+        return Ok(());
+    };
+    if said(post.headers, &METHOD_HEADER).is_none_or(|said| said != *method) {
+        return Err(mismatch(id, "Mcp-Method"));
+    }
+    let task = || params.and_then(|params| params.member("taskId")?.as_text());
+    let name = match &**method {
+        TOOLS_CALL | PROMPTS_GET => post.envelope.name(),
+        RESOURCES_READ => post.envelope.uri(),
+        // The extension repeats the task; clients without it do not.
+        task_method if task_method.starts_with("tasks/") => {
+            let header = said(post.headers, &NAME_HEADER);
+            return match (header, task()) {
+                (Some(header), Some(task)) if header != task => Err(mismatch(id, "Mcp-Name")),
+                _ => Ok(()),
+            };
+        }
+        _ => return Ok(()),
+    };
+    // A body without a name is for the server to refuse, but not under a name in the header.
+    match (said(post.headers, &NAME_HEADER), name) {
+        (Some(header), Some(name)) if header == name => Ok(()),
+        (None, None) if value(post.headers, &NAME_HEADER).is_none() => Ok(()),
+        _ => Err(mismatch(id, "Mcp-Name")),
+    }
+}
+
+/// The header of an argument that does not say what the argument says.
+fn parameter_mismatch(
+    server: &Server,
+    envelope: &Envelope<'_>,
+    headers: &HeaderMap,
+) -> Option<String> {
+    let name = envelope.name()?;
+    let mirrors = server.session.tools().mirrors(&name);
+    let wrong = mirrors.iter().find(|mirror| {
+        let header = HeaderName::try_from(format!("mcp-param-{}", mirror.header));
+        let Ok(header) = header else { return false };
+        let raw = value(headers, &header);
+        let said = raw.and_then(decoded);
+        // One that cannot be decoded is no absent one.
+        raw.is_some() != said.is_some() || !mirror.agrees(envelope.arguments(), said.as_deref())
+    });
+    wrong.map(|mirror| mirror.header.to_string())
+}
+
+fn said<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<std::borrow::Cow<'h, str>> {
+    decoded(value(headers, name)?)
+}
+
+fn mismatch(id: Id<'_>, header: &str) -> Answer {
+    let words = format!("The header {header} does not say what the body says.");
+    error(
+        StatusCode::BAD_REQUEST,
+        Some(id.raw),
+        HEADER_MISMATCH,
+        &words,
+    )
+}
+
+/// This version is not served here.
+pub(super) fn version_refused(envelope: &Envelope<'_>, requested: Option<&str>) -> Answer {
+    let asked = match &envelope.kind {
+        Kind::Request { params, .. } => {
+            let member = params.and_then(|params| params.member("protocolVersion"));
+            member.and_then(|version| version.as_text().map(|text| text.into_owned()))
+        }
+        _ => None,
+    };
+    let requested = requested.map(str::to_owned).or(asked);
+    with_data(
+        StatusCode::BAD_REQUEST,
+        id_of(envelope),
+        VERSION,
+        &format!("This protocol version is not served; {SERVED} is."),
+        &json!({ "supported": [SERVED], "requested": requested }),
+    )
+}

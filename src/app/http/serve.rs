@@ -1,0 +1,218 @@
+//! One HTTP request, from its header to its answer.
+
+use super::post::{Reply, SESSION_HEADER, bare};
+use super::seat::{Answer, Outcome, Seat};
+use super::state::Gate;
+use super::who::authenticate;
+use crate::transport::http::{
+    BodyError, Bytes, Handler, HeaderName, HeaderValue, Incoming, Method, Outgoing, Parts, Peer,
+    Request, Response, Source, StatusCode, accepts_events, accepts_json, carries_json, header,
+    read_body,
+};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+pub(super) const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
+const ONLY_POST: HeaderValue = HeaderValue::from_static("POST");
+
+type Out = Response<Outgoing<Ticket>>;
+
+/// Holds a seat for as long as somebody is there to be answered.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    gate: Rc<Gate>,
+    seat: Rc<Seat>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.gate.busy.set(self.gate.busy.get() - 1);
+        let over = self.seat.is_over();
+        self.seat.leave();
+        if !over && let Some(about) = self.seat.about.get() {
+            self.gate.left(about);
+        }
+    }
+}
+
+impl Source for Ticket {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.seat.poll_event(cx)
+    }
+}
+
+impl Handler for Gate {
+    type Source = Ticket;
+
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, peer: Rc<Peer>) -> Out {
+        let (parts, body) = request.into_parts();
+        let reply = match self.admit(&parts, &peer) {
+            Err(status) => Err(status),
+            Ok(Method::POST) => self.take_post(&parts, body, &peer).await,
+            Ok(method) => Ok(self.take_other(&method, &parts, &peer)),
+        };
+        match reply {
+            Err(status) => {
+                self.metrics.http_refused(status.as_u16());
+                self.words(status)
+            }
+            Ok(Reply::Now(answer)) => self.response(answer),
+            Ok(Reply::Wait(seat)) => {
+                self.busy.set(self.busy.get() + 1);
+                let ticket = Ticket {
+                    gate: Rc::clone(&self),
+                    seat,
+                };
+                match poll_fn(|cx| ticket.seat.poll_outcome(cx)).await {
+                    Outcome::Answered(answer) => self.response(answer),
+                    Outcome::Streaming => stream(ticket),
+                }
+            }
+        }
+    }
+}
+
+impl Gate {
+    /// What can be said of a request by its header alone; its method if it goes on.
+    fn admit(&self, parts: &Parts, peer: &Peer) -> Result<Method, StatusCode> {
+        if !self.names.are_ours(parts) {
+            return Err(StatusCode::FORBIDDEN);
+        }
+        if parts.uri.path() != self.listen.path {
+            return Err(StatusCode::NOT_FOUND);
+        }
+        // A token in a URL ends up in logs, and nothing else is asked for in one.
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+        let _ = peer;
+        match parts.method {
+            Method::POST => {
+                let headers = &parts.headers;
+                if !accepts_json(headers) || !accepts_events(headers) {
+                    return Err(StatusCode::NOT_ACCEPTABLE);
+                }
+                let plain = !headers.contains_key(header::CONTENT_ENCODING);
+                if !carries_json(headers) || !plain {
+                    return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+                }
+                Ok(Method::POST)
+            }
+            Method::GET => match accepts_events(&parts.headers) {
+                true => Ok(Method::GET),
+                false => Err(StatusCode::NOT_ACCEPTABLE),
+            },
+            Method::DELETE => Ok(Method::DELETE),
+            _ => Err(StatusCode::METHOD_NOT_ALLOWED),
+        }
+    }
+
+    async fn take_post(
+        self: &Rc<Self>,
+        parts: &Parts,
+        body: Incoming,
+        peer: &Peer,
+    ) -> Result<Reply, StatusCode> {
+        let cap = usize::try_from(self.config.limits.request.0).unwrap_or(usize::MAX);
+        let read = read_body(body, cap, self.listen.body_timeout).await;
+        let body = read.map_err(|error| match error {
+            BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Broken => StatusCode::BAD_REQUEST,
+        })?;
+        let caller = authenticate(parts, peer);
+        let now = Instant::now();
+        Ok(self.work(|state| state.post(&parts.headers, caller.as_ref(), &body, now)))
+    }
+
+    fn take_other(self: &Rc<Self>, method: &Method, parts: &Parts, peer: &Peer) -> Reply {
+        let caller = authenticate(parts, peer);
+        let now = Instant::now();
+        let (headers, caller) = (&parts.headers, caller.as_ref());
+        self.work(|state| match *method {
+            Method::GET => state.get(headers, caller, now),
+            Method::DELETE => state.delete(headers, caller, now),
+            _ => bare(StatusCode::METHOD_NOT_ALLOWED),
+        })
+    }
+
+    /// An answer as it stands.
+    fn response(&self, answer: Answer) -> Out {
+        if answer.line.is_empty() && answer.status.is_client_error() {
+            self.metrics.http_refused(answer.status.as_u16());
+            return self.words(answer.status);
+        }
+        if answer.status.is_client_error() || answer.status.is_server_error() {
+            self.metrics.http_refused(answer.status.as_u16());
+        }
+        let empty = answer.line.is_empty();
+        let mut response = Response::new(Outgoing::Whole(answer.line));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        if !empty {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+        }
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(session) = answer.session
+            && let Ok(session) = HeaderValue::from_str(&session)
+        {
+            headers.insert(SESSION_HEADER, session);
+        }
+        response
+    }
+
+    /// A refusal in words of HTTP.
+    fn words(&self, status: StatusCode) -> Out {
+        let text = match status {
+            StatusCode::FORBIDDEN => "this Host or Origin is not served here\n",
+            StatusCode::NOT_FOUND => "there is no such path or session here\n",
+            StatusCode::NOT_ACCEPTABLE => {
+                "accept application/json and text/event-stream; a GET the latter\n"
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "send application/json, not compressed\n",
+            StatusCode::METHOD_NOT_ALLOWED => "this method is not served here\n",
+            StatusCode::PAYLOAD_TOO_LARGE => "the body is above the limit\n",
+            StatusCode::REQUEST_TIMEOUT => "the body did not come in time\n",
+            _ => "this is no request that is understood here\n",
+        };
+        let mut response = Response::new(Outgoing::Whole(Bytes::from_static(text.as_bytes())));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            let stateless = self.listen.state == crate::config::StateMode::Stateless;
+            let allowed = if stateless { ONLY_POST } else { METHODS };
+            headers.insert(header::ALLOW, allowed);
+        }
+        if matches!(
+            status,
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT
+        ) {
+            // What is left of the body is not worth reading.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+fn stream(ticket: Ticket) -> Out {
+    let mut response = Response::new(Outgoing::Stream(ticket));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
+    response
+}

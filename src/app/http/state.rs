@@ -1,0 +1,343 @@
+//! Everything that the listener works on: server processes, sessions, and what is due when.
+
+use super::seat::Seat;
+use super::server::{Role, Server};
+use super::visit::Visit;
+use super::who::{Caller, Names};
+use crate::admin::Health;
+use crate::audit::{FLUSH_AFTER, Log};
+use crate::cell::spawn::Spawner;
+use crate::config::{Config, Listen};
+use crate::mcp::Era;
+use crate::policy::Policy;
+use crate::proxy::{Outbox, Party, Session};
+use crate::supervise::Act;
+use crate::telemetry::Metrics;
+use crate::transport::http::Bytes;
+use smol_str::SmolStr;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Cells that can run at one time (the spawner's own bound).
+const CELLS: u32 = 64;
+/// Events that may wait for one reader, besides two answers of the largest size.
+const READER: usize = 256 * 1024;
+
+/// What all tasks share. Everything is on one thread.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) config: Arc<Config>,
+    pub(super) listen: Listen,
+    pub(super) names: Names,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Arc<Health>,
+    pub(super) state: RefCell<State>,
+    /// The next thing that is due.
+    pub(super) due: Cell<Option<Instant>>,
+    /// Rings when something is due earlier than was known.
+    pub(super) bell: Notify,
+    /// Rings when everything is over.
+    pub(super) over: Notify,
+    /// Requests that are being answered.
+    pub(super) busy: Cell<usize>,
+    pub(super) connections: Cell<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) config: Arc<Config>,
+    policy: Arc<Policy>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Takes what reaches no server: it is counted and noted like everything else.
+    pub(super) desk: Session,
+    log: Log,
+    /// `None` at the very end.
+    pub(super) spawner: Option<Spawner>,
+    /// By the number of their cell. Boxed, because each is taken out while it is worked on.
+    pub(super) servers: Vec<Option<Box<Server>>>,
+    pub(super) visits: HashMap<Party, Visit>,
+    pub(super) by_id: HashMap<SmolStr, Party>,
+    parties: Party,
+    serial: u64,
+    pub(super) rest_at: Option<Instant>,
+    pub(super) sweep_at: Option<Instant>,
+    /// Somebody asked us to stop.
+    pub(super) stopping: bool,
+    /// A server has run: from now on one that fails to start ends its requests, not us.
+    pub(super) ran: bool,
+    /// The code to exit with.
+    pub(super) code: Option<u8>,
+    /// The spawner is gone.
+    pub(super) orphaned: bool,
+    /// Servers whose input waits for a task to write it.
+    pub(super) clogged: Vec<u32>,
+    limit: usize,
+}
+
+/// Why there is no server for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoServer {
+    /// As many run as may.
+    Full,
+    /// The spawner cannot be reached, or we are stopping.
+    Unavailable,
+}
+
+impl State {
+    pub(super) fn new(
+        config: Arc<Config>,
+        policy: Arc<Policy>,
+        log: Log,
+        metrics: Arc<Metrics>,
+        spawner: Spawner,
+    ) -> Self {
+        let desk = Session::new(
+            &config,
+            Arc::clone(&policy),
+            log.sibling(),
+            Arc::clone(&metrics),
+        );
+        let limit = usize::try_from(config.limits.response.0).unwrap_or(usize::MAX);
+        let mut state = Self {
+            policy,
+            metrics,
+            desk,
+            log,
+            spawner: Some(spawner),
+            servers: (0..CELLS).map(|_| None).collect(),
+            visits: HashMap::new(),
+            by_id: HashMap::new(),
+            parties: 0,
+            serial: 0,
+            rest_at: None,
+            sweep_at: None,
+            stopping: false,
+            ran: false,
+            code: None,
+            orphaned: false,
+            clogged: Vec::new(),
+            limit: limit.saturating_mul(2).saturating_add(READER),
+            config,
+        };
+        // The spawner was asked for cell 0 before anything else.
+        state.place(0, Role::Spare);
+        state
+    }
+
+    /// A seat for a request.
+    pub(super) fn seat(&mut self, now: Instant) -> Rc<Seat> {
+        if self.sweep_at.is_none() {
+            self.sweep_at = Some(now + super::tick::SWEEP);
+        }
+        Rc::new(Seat::new(self.limit, now))
+    }
+
+    fn place(&mut self, cell: u32, role: Role) {
+        self.serial += 1;
+        let mut session = Session::new(
+            &self.config,
+            Arc::clone(&self.policy),
+            self.log.sibling(),
+            Arc::clone(&self.metrics),
+        );
+        if role == Role::Modern {
+            session.set_era(Era::Modern);
+        }
+        let server = Box::new(Server::new(cell, self.serial, role, session));
+        if let Some(slot) = self.servers.get_mut(cell as usize) {
+            *slot = Some(server);
+        }
+    }
+
+    /// A process for a role: the one that is there, the spare one, or a new one.
+    pub(super) fn server_for(&mut self, role: Role) -> Result<u32, NoServer> {
+        if self.stopping || self.orphaned {
+            return Err(NoServer::Unavailable);
+        }
+        let mut spare = None;
+        for server in self
+            .servers
+            .iter()
+            .flatten()
+            .filter(|server| server.serves())
+        {
+            if server.role == role {
+                return Ok(server.cell);
+            }
+            if server.role == Role::Spare {
+                spare = Some(server.cell);
+            }
+        }
+        if let Some(server) = spare.and_then(|cell| self.servers.get_mut(cell as usize)?.as_mut()) {
+            server.role = role;
+            if role == Role::Modern {
+                server.session.set_era(Era::Modern);
+            }
+            return Ok(server.cell);
+        }
+        let free = self.servers.iter().position(Option::is_none);
+        let cell = free
+            .and_then(|at| u32::try_from(at).ok())
+            .ok_or(NoServer::Full)?;
+        let asked = self.spawner.as_mut().map(|spawner| spawner.start(cell));
+        if !matches!(asked, Some(Ok(()))) {
+            return Err(NoServer::Unavailable);
+        }
+        self.place(cell, role);
+        Ok(cell)
+    }
+
+    /// Works on one server with everything else at hand.
+    pub(super) fn with<R>(
+        &mut self,
+        cell: u32,
+        work: impl FnOnce(&mut Self, &mut Server) -> R,
+    ) -> Option<R> {
+        let mut server = self.servers.get_mut(cell as usize)?.take()?;
+        let done = work(self, &mut server);
+        self.settle(&mut server);
+        if let Some(slot) = self.servers.get_mut(cell as usize) {
+            *slot = Some(server);
+        }
+        Some(done)
+    }
+
+    /// The same, if it is still that process.
+    pub(super) fn with_same<R>(
+        &mut self,
+        cell: u32,
+        serial: u64,
+        work: impl FnOnce(&mut Self, &mut Server) -> R,
+    ) -> Option<R> {
+        let there = self.servers.get(cell as usize)?.as_ref()?;
+        if there.serial != serial {
+            return None;
+        }
+        self.with(cell, work)
+    }
+
+    /// What follows from any work on a server.
+    fn settle(&mut self, server: &mut Server) {
+        if server.inlet.wants_pump() && !self.clogged.contains(&server.cell) {
+            self.clogged.push(server.cell);
+        }
+        if server.inlet.deaf && server.ended.is_none() {
+            server.inlet.deaf = false;
+            let act = server.life.deaf(Instant::now());
+            self.act(server, act);
+        }
+        if self.rest_at.is_none() && server.session.restless() {
+            self.rest_at = Some(Instant::now() + FLUSH_AFTER);
+        }
+    }
+
+    /// Does what the life of a server asks for.
+    pub(super) fn act(&mut self, server: &mut Server, act: Option<Act>) {
+        use crate::cell::spawn::Stop;
+        let how = match act {
+            None => return,
+            Some(Act::CloseInput) => return server.inlet.close(),
+            Some(Act::Terminate) => Stop::Terminate,
+            Some(Act::Kill) => Stop::Kill,
+        };
+        if let Some(spawner) = &mut self.spawner {
+            // A spawner that is gone says so by itself.
+            drop(spawner.stop(server.cell, how));
+        }
+    }
+
+    /// A new session on this server.
+    pub(super) fn open_visit(
+        &mut self,
+        caller: Option<Caller>,
+        server: &Server,
+        now: Instant,
+    ) -> Option<Party> {
+        let mut random = [0_u8; 16];
+        let flags = rustix::rand::GetRandomFlags::empty();
+        let got = rustix::rand::getrandom(&mut random, flags).ok()?;
+        if got != random.len() {
+            return None;
+        }
+        let id: SmolStr = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.parties += 1;
+        let party = self.parties;
+        let visit = Visit::new(id.clone(), caller, server.cell, server.serial, now);
+        self.by_id.insert(id, party);
+        self.visits.insert(party, visit);
+        self.metrics.http_sessions.inc();
+        Some(party)
+    }
+
+    /// The session with this id, if it is the caller's and its server is there.
+    pub(super) fn find_visit(&self, id: &str, caller: Option<&Caller>) -> Option<(Party, &Visit)> {
+        let party = *self.by_id.get(id)?;
+        let visit = self.visits.get(&party)?;
+        (visit.caller.as_ref() == caller).then_some((party, visit))
+    }
+
+    /// Forgets a session. Its requests, if any are open, are answered when its server is gone.
+    pub(super) fn close_visit(&mut self, party: Party) -> Option<Visit> {
+        let visit = self.visits.remove(&party)?;
+        self.by_id.remove(&visit.id);
+        self.metrics.http_sessions.dec();
+        if let Some(get) = &visit.get {
+            get.end();
+        }
+        Some(visit)
+    }
+
+    /// Adds what was counted to the shared metrics.
+    pub(super) fn publish(&mut self) {
+        let sessions = self.servers.iter_mut().flatten();
+        for session in sessions
+            .map(|server| &mut server.session)
+            .chain([&mut self.desk])
+        {
+            session.tally().publish();
+        }
+    }
+
+    /// Counts and notes a line that goes no further, and gives the answer that policy has for it.
+    pub(super) fn turn_away(&mut self, line: &[u8], era: Era, now: Instant) -> Bytes {
+        let mut out = Outbox::default();
+        self.desk.set_era(era);
+        // The line is known to be broken, so it cannot pass.
+        drop(self.desk.client_line(line, now, &mut out));
+        if self.rest_at.is_none() {
+            self.rest_at = Some(now + FLUSH_AFTER);
+        }
+        out.to_client.pop();
+        out.to_client.into()
+    }
+}
+
+impl Gate {
+    /// Sees to it that the clock task runs at `when`, or earlier.
+    pub(super) fn wake_by(&self, when: Option<Instant>) {
+        if let Some(when) = when
+            && self.due.get().is_none_or(|due| when < due)
+        {
+            self.due.set(Some(when));
+            self.bell.notify_one();
+        }
+    }
+
+    /// Works on the state, and starts what became due by it.
+    pub(super) fn work<R>(self: &Rc<Self>, work: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.borrow_mut();
+        let done = work(&mut state);
+        self.wake_by(state.rest_at);
+        self.wake_by(state.sweep_at);
+        let clogged = std::mem::take(&mut state.clogged);
+        drop(state);
+        for cell in clogged {
+            super::tasks::pump(self, cell);
+        }
+        done
+    }
+}

@@ -1,0 +1,200 @@
+//! A connection with patience that ends: for a header that does not come, and for a reader that does
+//! not read.
+//!
+//! Timers are set when something is late, not for each request: the one that is set stays until it
+//! rings, and then the connection is looked at.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep_until};
+
+/// Bytes of a header that are kept to be looked at.
+const KEPT: usize = 32 * 1024;
+
+/// What a connection and its requests know of each other.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// Requests that are being answered.
+    serving: Cell<usize>,
+    /// When the last request was finished, or the header began to come.
+    since: Cell<Instant>,
+    /// Bytes that came while none was being answered: the next header, as it was written.
+    head: RefCell<Vec<u8>>,
+}
+
+impl Meter {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            serving: Cell::new(0),
+            since: Cell::new(now),
+            head: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// A request begins; the header that it came with goes to `look`.
+    pub(super) fn begin<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        self.serving.set(self.serving.get() + 1);
+        let mut head = self.head.borrow_mut();
+        let seen = look(&head);
+        head.clear();
+        seen
+    }
+
+    /// It is answered.
+    pub(super) fn end(&self, now: Instant) {
+        self.serving.set(self.serving.get().saturating_sub(1));
+        self.since.set(now);
+    }
+}
+
+/// How long a connection may keep us waiting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For a header, from its first byte; also for the first one, from the beginning.
+    pub(super) header: Duration,
+    /// Between requests.
+    pub(super) idle: Duration,
+    /// For a reader that takes nothing of what is written.
+    pub(super) stall: Duration,
+}
+
+/// A stream that fails when the other end is too slow.
+#[derive(Debug)]
+pub(super) struct Patient<T> {
+    inner: T,
+    meter: Rc<Meter>,
+    patience: Patience,
+    fresh: bool,
+    alarm: Option<(Instant, Pin<Box<Sleep>>)>,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Patient<T> {
+    pub(super) fn new(inner: T, meter: Rc<Meter>, patience: Patience) -> Self {
+        Self {
+            inner,
+            meter,
+            patience,
+            fresh: true,
+            alarm: None,
+            stall: None,
+        }
+    }
+
+    /// When the other end is late, if nothing comes until then.
+    fn late_at(&self) -> Option<Instant> {
+        let meter = &self.meter;
+        if meter.serving.get() > 0 {
+            return None;
+        }
+        let patience = match self.fresh || !meter.head.borrow().is_empty() {
+            true => self.patience.header,
+            false => self.patience.idle,
+        };
+        Some(meter.since.get() + patience)
+    }
+
+    /// Nothing came: fails when that has lasted too long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(late) = self.late_at() else {
+            return Ok(());
+        };
+        if self.alarm.as_ref().is_none_or(|(set, _)| *set > late) {
+            self.alarm = Some((late, Box::pin(sleep_until(late.into()))));
+        }
+        while let Some((_, alarm)) = &mut self.alarm
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            if late <= Instant::now() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.alarm = Some((late, Box::pin(sleep_until(late.into()))));
+        }
+        Ok(())
+    }
+
+    fn stalled<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        done: Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if done.is_ready() {
+            self.stall = None;
+            return done;
+        }
+        let patience = self.patience.stall;
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(sleep_until((Instant::now() + patience).into())));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let done = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if done.is_pending() {
+            return match self.wait(cx) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            };
+        }
+        let got = buf.filled().get(before..).unwrap_or_default();
+        if self.meter.serving.get() == 0 && !got.is_empty() {
+            let mut head = self.meter.head.borrow_mut();
+            if head.is_empty() && !self.fresh {
+                self.meter.since.set(Instant::now());
+            }
+            let room = KEPT.saturating_sub(head.len()).min(got.len());
+            head.extend_from_slice(got.get(..room).unwrap_or_default());
+            drop(head);
+            self.fresh = false;
+        }
+        done
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.stalled(cx, done)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.stalled(cx, done)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.inner).poll_flush(cx);
+        self.stalled(cx, done)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.stalled(cx, done)
+    }
+}

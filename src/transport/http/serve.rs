@@ -1,0 +1,197 @@
+//! One connection: HTTP/1.1 or HTTP/2 by its first bytes, each request handed to a [`Handler`].
+
+use super::io::{Meter, Patience, Patient};
+use super::{
+    Bytes, HeaderValue, Incoming, Outgoing, Peer, Request, Response, Source, StatusCode, header,
+};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+/// Largest header block, in bytes; hyper reads no more than this ahead of a body either.
+const HEADER_BYTES: u16 = 32 * 1024;
+/// Header fields of one request.
+const HEADERS: usize = 100;
+/// Streams of one HTTP/2 connection at one time.
+const STREAMS: u32 = 128;
+
+/// What a connection may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub header: Duration,
+    pub idle: Duration,
+    pub stall: Duration,
+}
+
+/// What answers requests. Everything is on one thread.
+pub trait Handler: 'static {
+    type Source: Source + Unpin + 'static;
+
+    /// Answers one request; dropped when the client goes away before there is an answer.
+    fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        peer: Rc<Peer>,
+    ) -> impl Future<Output = Response<Outgoing<Self::Source>>> + 'static;
+}
+
+/// Serves one connection until either end closes it, or it is too slow.
+pub async fn connection<H: Handler>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: Peer,
+    bounds: Bounds,
+    handler: Rc<H>,
+) {
+    let meter = Rc::new(Meter::new(Instant::now()));
+    let patience = Patience {
+        header: bounds.header,
+        idle: bounds.idle,
+        stall: bounds.stall,
+    };
+    let stream = TokioIo::new(Patient::new(stream, Rc::clone(&meter), patience));
+    let peer = Rc::new(peer);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let ambiguous = meter.begin(|head| chunked && ambiguous(head));
+        let serving = Serving(Rc::clone(&meter));
+        let (handler, peer) = (Rc::clone(&handler), Rc::clone(&peer));
+        async move {
+            let mut response = match ambiguous {
+                true => two_lengths(),
+                false => handler.answer(request, peer).await,
+            };
+            if chunked {
+                // What follows a chunked body was perhaps meant as part of it by somebody before us.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response.map(|body| Guarded {
+                body,
+                _serving: serving,
+            }))
+        }
+    });
+    let mut builder = Builder::new(Local);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // `Patient` does it without a timer for each request.
+        .header_read_timeout(None)
+        .max_headers(HEADERS)
+        .max_buf_size(HEADER_BYTES.into())
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_BYTES.into())
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    // A client that breaks off, or is too slow, is its own problem.
+    drop(builder.serve_connection(stream, service).await);
+}
+
+/// Tells a client that there is no room for its connection, without reading what it wants.
+pub async fn refuse(mut stream: impl AsyncWrite + Unpin) {
+    let words = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let said = tokio::time::timeout(Duration::from_secs(1), stream.write_all(words));
+    drop(said.await);
+}
+
+/// Tasks of HTTP/2 streams stay on this thread.
+#[derive(Debug, Clone, Copy)]
+struct Local;
+
+impl<F: Future + 'static> Executor<F> for Local
+where
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        drop(tokio::task::spawn_local(task));
+    }
+}
+
+/// True when a chunked request also has a length, or its header was not seen whole: a proxy before us
+/// may have found another end of it, and what is left would be somebody else's request (RFC 9112 §6.3).
+fn ambiguous(head: &[u8]) -> bool {
+    let Some(end) = memchr::memmem::find(head, b"\r\n\r\n") else {
+        return true;
+    };
+    let lines = head
+        .get(..end)
+        .unwrap_or_default()
+        .split(|byte| *byte == b'\n');
+    let length = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"content-length")
+    };
+    lines.skip(1).any(length)
+}
+
+fn two_lengths<S>() -> Response<Outgoing<S>> {
+    let words = Bytes::from_static(b"a body has one length\n");
+    let mut response = Response::new(Outgoing::Whole(words));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}
+
+/// Ends a request in the books of its connection, however it ends.
+#[derive(Debug)]
+struct Serving(Rc<Meter>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.end(Instant::now());
+    }
+}
+
+/// A body that is part of its request until it is written.
+#[derive(Debug)]
+struct Guarded<B> {
+    body: B,
+    _serving: Serving,
+}
+
+impl<B: Body + Unpin> Body for Guarded<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_with_two_lengths_is_seen() {
+        let head = |lines: &str| format!("POST / HTTP/1.1\r\n{lines}\r\n\r\nContent-Length: 1");
+        for (lines, expected) in [
+            ("Transfer-Encoding: chunked", false),
+            ("Transfer-Encoding: chunked\r\nCoNtEnT-lEnGtH: 3", true),
+            ("content-length:3\r\nTransfer-Encoding: chunked", true),
+        ] {
+            assert_eq!(ambiguous(head(lines).as_bytes()), expected, "{lines}");
+        }
+        assert!(ambiguous(b"") && ambiguous(b"POST / HTTP/1.1\r\nTransfer-Enc"));
+    }
+}
