@@ -1122,6 +1122,14 @@ fn a_listener_that_asks_for_nothing_knows_nobody() {
     let verifier = Verifier::new(&config(text), KeyBook::default(), Arc::default());
     let caller = verifier.identify(&Evidence::default(), NOW).unwrap();
     assert_eq!(caller, Caller::loopback());
+    let by_user = |uid| {
+        let evidence = Evidence {
+            uid: Some(uid),
+            ..Evidence::default()
+        };
+        verifier.identify(&evidence, NOW).unwrap().principal()
+    };
+    assert_ne!(by_user(1), by_user(2));
     let query = Evidence {
         query: Some("access_token=x"),
         ..Evidence::default()

@@ -82,7 +82,15 @@ impl Verifier {
             return Err(Denied::Query);
         }
         if self.anonymous {
-            return Ok(Caller::loopback());
+            // Sessions of two users of a socket are kept apart also where anybody may come.
+            return Ok(match evidence.uid {
+                None => Caller::loopback(),
+                Some(uid) => Caller {
+                    client: format!("uid:{uid}"),
+                    how: How::UnixPeer,
+                    ..Caller::loopback()
+                },
+            });
         }
         let bearer = evidence.bearer()?;
         let peer = self.peer(evidence)?;

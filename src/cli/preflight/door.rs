@@ -19,6 +19,21 @@ pub(super) fn fatal(config: &Config) -> Vec<Finding> {
         hint: hint.map(str::to_owned),
         exit: Some(Exit::CONFIG),
     };
+    if !listen.is_local() {
+        let address = &listen.http;
+        if !config.access.can_identify() {
+            all.push(wrong(
+                format!("`{address}` (listen.http) is not a loopback address, and no identity is configured"),
+                Some("listen on 127.0.0.1, or write [identity]: whoever reaches another address could use the server"),
+            ));
+        }
+        if listen.tls.is_none() {
+            all.push(wrong(
+                format!("`{address}` (listen.http) is not a loopback address, and there is no `listen.tls`"),
+                Some("listen on 127.0.0.1, or write `tls` into [listen]: `cofferdam tls self-signed` makes what it needs"),
+            ));
+        }
+    }
     if let Some(tls) = &listen.tls {
         let settings = ServerSettings::new(tls, Vec::new());
         match ServerPem::read(tls).and_then(|texts| ServerTls::new(settings, &texts)) {

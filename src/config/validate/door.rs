@@ -1,6 +1,6 @@
 //! The door of the listener: its certificates, its public URL, and that callers are known.
 
-use super::Builder;
+use super::{Builder, Overrides};
 use crate::config::access::{Access, Tls};
 use crate::config::diagnose::{Place, Problem};
 use crate::config::entries::{EntryError, shown};
@@ -51,8 +51,15 @@ impl Builder<'_> {
     }
 
     /// Nobody is anonymous where others can reach the listener, and nothing is in clear text there.
-    /// Brings the public URL into its one form.
-    pub(super) fn door(&mut self, raw: &raw::Raw, listen: Option<&mut Listen>, access: &Access) {
+    /// Brings the public URL into its one form. An address that a flag gives is looked at when it starts:
+    /// the command line is not wrong, what the file says does not fit it.
+    pub(super) fn door(
+        &mut self,
+        raw: &raw::Raw,
+        flags: &Overrides,
+        listen: Option<&mut Listen>,
+        access: &Access,
+    ) {
         let Some(listen) = listen else { return };
         let written = raw.listen.as_ref();
         let place = |at: Option<std::ops::Range<usize>>| at.map_or(Place::Absent, Place::File);
@@ -71,7 +78,8 @@ impl Builder<'_> {
                 .push(Problem::new(place(at), message).hint(hint));
         };
         let listens = || Some(written?.http.as_ref()?.span());
-        if !local && listen.tls.is_none() {
+        let open = !local && flags.listen.is_none();
+        if open && listen.tls.is_none() {
             wrong(
                 listens(),
                 "a listener that others can reach needs `listen.tls`",
@@ -79,7 +87,7 @@ impl Builder<'_> {
             );
         }
         const SAY_WHO: &str = "write [identity] with `keys` or `jwt`, or a client with `san`; `cofferdam client add` makes keys";
-        if !local && !known {
+        if open && !known {
             wrong(
                 listens(),
                 "a listener that others can reach needs to know its clients",

@@ -174,7 +174,7 @@ impl Builder<'_> {
         let tools = self.tools(&raw.tools, flags, &limits);
         let mut listen = self.listen(raw.listen.as_ref(), flags);
         let access = self.access(raw, listen.as_ref());
-        self.door(raw, listen.as_mut(), &access);
+        self.door(raw, flags, listen.as_mut(), &access);
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
