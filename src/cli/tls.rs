@@ -84,14 +84,19 @@ fn self_signed(args: &SelfSigned) -> Result<ExitCode, Failure> {
         create(path, content.as_bytes(), *mode).map_err(|source| failed("write", path, source))?;
     }
     let shown = print(&toml(&dir, &args.client, &names));
+    let client = args.client.first().map_or("me", String::as_str);
+    let [authority, certificate, key] = [
+        "ca.crt".to_owned(),
+        format!("client-{client}.crt"),
+        format!("client-{client}.key"),
+    ]
+    .map(|name| quoted(&dir.join(name)));
     writeln!(
         anstream::stderr(),
         "Valid for {} days. The key of the authority was thrown away: for more clients, make a new set.\n\
-         Clients trust {}; try it with\n  curl --cacert {0} --cert {} --key {} https://localhost:8443/mcp",
+         Clients trust {authority}; try it with\n  \
+         curl --cacert {authority} --cert {certificate} --key {key} https://localhost:8443/mcp",
         args.days,
-        quoted(&dir.join("ca.crt")),
-        quoted(&dir.join(format!("client-{}.crt", args.client.first().map_or("me", |name| name)))),
-        quoted(&dir.join(format!("client-{}.key", args.client.first().map_or("me", |name| name)))),
     )
     .ok();
     Ok(shown)

@@ -229,6 +229,16 @@ fn certificates_of_our_own_work_and_are_never_overwritten() {
     let names = Certificate::parse(&leaf[0]).unwrap();
     assert_eq!(names.names()[0].to_string(), "spiffe://cofferdam.local/ci");
 
+    let shown = |name: &str| dir.canonicalize().unwrap().join(name).display().to_string();
+    let curl = format!(
+        "curl --cacert {} --cert {} --key {} https://",
+        shown("ca.crt"),
+        shown("client-ci.crt"),
+        shown("client-ci.key")
+    );
+    let said = text(&made.stderr);
+    assert!(said.contains(&curl), "{said}");
+
     // What is printed is a configuration.
     let pasted = format!("[server]\ncommand = [\"x\"]\n{}", text(&made.stdout));
     let file = File::parse("/t.toml", pasted).unwrap();
