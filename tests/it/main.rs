@@ -25,6 +25,7 @@ mod fidelity;
 mod honest;
 mod hostile_client;
 mod hostile_server;
+mod http_conformance;
 mod http_hostile;
 mod http_legacy;
 mod http_modern;

@@ -121,6 +121,7 @@ impl Front {
                 state: RefCell::new(state),
                 due: Cell::new(None),
                 bell: Notify::new(),
+                unsent: Notify::new(),
                 over: Notify::new(),
                 busy: Cell::new(0),
                 connections: Cell::new(0),
@@ -141,6 +142,7 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
     let listener = bound.open()?;
     drop(spawn_local(tasks::accept(Rc::clone(&gate), listener)));
     drop(spawn_local(tasks::clock(Rc::clone(&gate))));
+    drop(spawn_local(tasks::flush(Rc::clone(&gate))));
 
     let spawner = gate
         .state

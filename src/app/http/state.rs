@@ -40,6 +40,8 @@ pub(super) struct Gate {
     pub(super) due: Cell<Option<Instant>>,
     /// Rings when something is due earlier than was known.
     pub(super) bell: Notify,
+    /// Rings when something waits to be written to a server.
+    pub(super) unsent: Notify,
     /// Rings when everything is over.
     pub(super) over: Notify,
     /// Requests that are being answered.
@@ -73,8 +75,8 @@ pub(super) struct State {
     pub(super) code: Option<u8>,
     /// The spawner is gone.
     pub(super) orphaned: bool,
-    /// Servers whose input waits for a task to write it.
-    pub(super) clogged: Vec<u32>,
+    /// Servers whose input waits to be written.
+    pub(super) unsent: Vec<u32>,
     limit: usize,
 }
 
@@ -119,7 +121,7 @@ impl State {
             ran: false,
             code: None,
             orphaned: false,
-            clogged: Vec::new(),
+            unsent: Vec::new(),
             limit: limit.saturating_mul(2).saturating_add(READER),
             config,
         };
@@ -222,8 +224,8 @@ impl State {
 
     /// What follows from any work on a server.
     fn settle(&mut self, server: &mut Server) {
-        if server.inlet.wants_pump() && !self.clogged.contains(&server.cell) {
-            self.clogged.push(server.cell);
+        if server.inlet.wants_pump() && !self.unsent.contains(&server.cell) {
+            self.unsent.push(server.cell);
         }
         if server.inlet.deaf && server.ended.is_none() {
             server.inlet.deaf = false;
@@ -333,10 +335,8 @@ impl Gate {
         let done = work(&mut state);
         self.wake_by(state.rest_at);
         self.wake_by(state.sweep_at);
-        let clogged = std::mem::take(&mut state.clogged);
-        drop(state);
-        for cell in clogged {
-            super::tasks::pump(self, cell);
+        if !state.unsent.is_empty() {
+            self.unsent.notify_one();
         }
         done
     }

@@ -136,6 +136,8 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
             match frames.read_now(from.get_ref().as_fd()) {
                 Ok(0) => break 'server,
                 Ok(_) => {
+                    // A pipe that gave less than it could is empty; what comes then is news (epoll(7)).
+                    let more = frames.is_brimful();
                     let Some(clogged) = gate.take(cell, serial, &mut frames) else {
                         return;
                     };
@@ -145,6 +147,10 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
                         if tokio::time::timeout(PAUSE, room).await.is_err() {
                             seat.cut();
                         }
+                    }
+                    if !more {
+                        guard.clear_ready();
+                        break;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -197,8 +203,33 @@ pub(super) async fn drain(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd)
     }
 }
 
+/// Writes what requests that came together have left for their servers: one write for all of them.
+pub(super) async fn flush(gate: Rc<Gate>) {
+    loop {
+        gate.unsent.notified().await;
+        let mut state = gate.state.borrow_mut();
+        let cells = std::mem::take(&mut state.unsent);
+        let mut full = Vec::new();
+        for cell in cells {
+            let left = state.with(cell, |_, server| {
+                server.inlet.flush();
+                server.inlet.wants_pump()
+            });
+            if left == Some(true) {
+                full.push(cell);
+            }
+        }
+        // Nobody needs to be told of those again.
+        state.unsent.clear();
+        drop(state);
+        for cell in full {
+            pump(&gate, cell);
+        }
+    }
+}
+
 /// Writes what a server has not taken yet, as it takes it.
-pub(super) fn pump(gate: &Rc<Gate>, cell: u32) {
+fn pump(gate: &Rc<Gate>, cell: u32) {
     let begun = gate.state.borrow_mut().with(cell, |_, server| {
         let outlet = server.inlet.outlet()?;
         let fd = outlet.as_fd().try_clone_to_owned().ok()?;
