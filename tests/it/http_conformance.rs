@@ -116,3 +116,25 @@ fn all_that_the_published_suite_has() {
         assert!(passed.len() >= 30, "{}: {passed:?}", passed.len());
     }
 }
+
+#[test]
+fn the_suite_sees_what_is_missing() {
+    let Some((modules, node)) = tools() else {
+        println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
+        return;
+    };
+    // A server without any of the tools: the judge must say no.
+    let site = Site::hostile(&[], &[]);
+    let output = Command::new(node)
+        .arg(modules.join("suite-0.2/dist/index.js"))
+        .args(["server", "--url", &format!("http://{}/mcp", site.address)])
+        .args([
+            "--scenario",
+            "tools-call-simple-text",
+            "--spec-version",
+            "2025-11-25",
+        ])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+}

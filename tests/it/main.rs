@@ -28,6 +28,7 @@ mod hostile_server;
 mod http_conformance;
 mod http_hostile;
 mod http_legacy;
+mod http_many;
 mod http_modern;
 mod kill_nine;
 mod own_cage;

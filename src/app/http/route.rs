@@ -51,6 +51,10 @@ impl State {
         match address.to {
             To::Answer(number) => {
                 if let Some(exchange) = server.exchanges.close(number) {
+                    let address = match exchange.place.kind {
+                        PlaceKind::Listen => Address::of_listen(envelope),
+                        _ => address,
+                    };
                     self.finish(server, exchange, envelope, &address, now);
                 }
             }

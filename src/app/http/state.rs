@@ -5,6 +5,7 @@ use super::server::{Role, Server};
 use super::visit::Visit;
 use super::who::{Caller, Names};
 use crate::admin::Health;
+use crate::app::seldom::Alarm;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::Spawner;
 use crate::config::{Config, Listen};
@@ -36,10 +37,9 @@ pub(super) struct Gate {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) state: RefCell<State>,
-    /// The next thing that is due.
-    pub(super) due: Cell<Option<Instant>>,
-    /// Rings when something is due earlier than was known.
-    pub(super) bell: Notify,
+    /// Rings when something is due. A descriptor rather than a timer of the runtime: that would be set
+    /// around every message (see [`Alarm`]).
+    pub(super) alarm: RefCell<Alarm>,
     /// Rings when something waits to be written to a server.
     pub(super) unsent: Notify,
     /// Rings when everything is over.
@@ -322,10 +322,9 @@ impl Gate {
     /// Sees to it that the clock task runs at `when`, or earlier.
     pub(super) fn wake_by(&self, when: Option<Instant>) {
         if let Some(when) = when
-            && self.due.get().is_none_or(|due| when < due)
+            && let Err(error) = self.alarm.borrow_mut().set(when)
         {
-            self.due.set(Some(when));
-            self.bell.notify_one();
+            tracing::error!("no timer can be set: {error}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::mcp::Direction;
 use crate::proxy::Outbox;
 use crate::telemetry::logs::SERVER;
 use crate::transport::frame::{Frame, FrameBuf};
-use crate::transport::http::{Bounds, Listener, Stream, connection, refuse};
+use crate::transport::http::{Bounds, Door, Listener, Stream, connection, refuse};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_local;
-use tokio::time::timeout_at;
 
 /// A connection that sends nothing is closed after so long.
 const IDLE: Duration = Duration::from_secs(75);
@@ -30,11 +29,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Accepts connections until the gate closes.
 pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
-    let bounds = Bounds {
+    let door = Rc::new(Door::new(Bounds {
         header: gate.listen.header_timeout,
         idle: IDLE,
         stall: STALL,
-    };
+    }));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -47,7 +46,7 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
         };
         let full = gate.connections.get() >= gate.listen.connections;
         let slot = Slot::take(&gate);
-        let gate = Rc::clone(&gate);
+        let (gate, door) = (Rc::clone(&gate), Rc::clone(&door));
         drop(match (stream, full) {
             (Stream::Tcp(stream), true) => spawn_local(async move {
                 refuse(stream).await;
@@ -58,11 +57,11 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
                 drop(slot);
             }),
             (Stream::Tcp(stream), false) => spawn_local(async move {
-                connection(stream, peer, bounds, gate).await;
+                connection(stream, peer, door, gate).await;
                 drop(slot);
             }),
             (Stream::Unix(stream), false) => spawn_local(async move {
-                connection(stream, peer, bounds, gate).await;
+                connection(stream, peer, door, gate).await;
                 drop(slot);
             }),
         });
@@ -84,21 +83,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
         self.0.metrics.http_connections.dec();
-    }
-}
-
-/// Runs what is due, when it is due.
-pub(super) async fn clock(gate: Rc<Gate>) {
-    loop {
-        match gate.due.get() {
-            None => gate.bell.notified().await,
-            Some(due) => drop(timeout_at(due.into(), gate.bell.notified()).await),
-        }
-        let now = Instant::now();
-        if gate.due.get().is_some_and(|due| due <= now) {
-            gate.due.set(None);
-            gate.tick(now);
-        }
     }
 }
 

@@ -39,10 +39,7 @@ impl Meter {
     /// A request begins; the header that it came with goes to `look`.
     pub(super) fn begin<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         self.serving.set(self.serving.get() + 1);
-        let mut head = self.head.borrow_mut();
-        let seen = look(&head);
-        head.clear();
-        seen
+        look(&self.head.take())
     }
 
     /// It is answered.
