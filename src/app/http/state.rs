@@ -61,7 +61,8 @@ pub(super) struct State {
     pub(super) spawner: Option<Spawner>,
     /// By the number of their cell. Boxed, because each is taken out while it is worked on.
     pub(super) servers: Vec<Option<Box<Server>>>,
-    pub(super) visits: HashMap<Party, Visit>,
+    /// Boxed: a table keeps room for as many again.
+    pub(super) visits: HashMap<Party, Box<Visit>>,
     pub(super) by_id: HashMap<SmolStr, Party>,
     parties: Party,
     serial: u64,
@@ -270,7 +271,7 @@ impl State {
         let party = self.parties;
         let visit = Visit::new(id.clone(), caller, server.cell, server.serial, now);
         self.by_id.insert(id, party);
-        self.visits.insert(party, visit);
+        self.visits.insert(party, Box::new(visit));
         self.metrics.http_sessions.inc();
         Some(party)
     }
@@ -283,7 +284,7 @@ impl State {
     }
 
     /// Forgets a session. Its requests, if any are open, are answered when its server is gone.
-    pub(super) fn close_visit(&mut self, party: Party) -> Option<Visit> {
+    pub(super) fn close_visit(&mut self, party: Party) -> Option<Box<Visit>> {
         let visit = self.visits.remove(&party)?;
         self.by_id.remove(&visit.id);
         self.metrics.http_sessions.dec();

@@ -6,9 +6,9 @@ use super::{
 };
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -47,28 +47,27 @@ pub trait Handler: 'static {
 #[derive(Debug)]
 pub struct Door {
     bounds: Bounds,
-    builder: Builder<Local>,
+    one: http1::Builder,
+    two: http2::Builder<Local>,
 }
 
 impl Door {
     /// Connections within these bounds.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        let mut builder = Builder::new(Local);
-        builder
-            .http1()
-            .timer(TokioTimer::new())
+        let mut one = http1::Builder::new();
+        one.timer(TokioTimer::new())
             // `Patient` does it without a timer for each request.
             .header_read_timeout(None)
             .max_headers(HEADERS)
-            .max_buf_size(HEADER_BYTES.into())
-            .http2()
-            .timer(TokioTimer::new())
+            .max_buf_size(HEADER_BYTES.into());
+        let mut two = http2::Builder::new(Local);
+        two.timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEADER_BYTES.into())
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .keep_alive_timeout(Duration::from_secs(20));
-        Self { bounds, builder }
+        Self { bounds, one, two }
     }
 }
 
@@ -90,7 +89,11 @@ pub async fn connection<H: Handler>(
         idle,
         stall,
     };
-    let stream = TokioIo::new(Patient::new(stream, Rc::clone(&meter), patience));
+    let mut stream = Patient::new(stream, Rc::clone(&meter), patience);
+    let Ok(second) = stream.speaks_http2().await else {
+        return;
+    };
+    let stream = TokioIo::new(stream);
     let peer = Rc::new(peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
@@ -115,7 +118,12 @@ pub async fn connection<H: Handler>(
         })
     });
     // A client that breaks off, or is too slow, is its own problem.
-    drop(door.builder.serve_connection(stream, service).await);
+    if second {
+        // Boxed, so that the many connections of HTTP/1.1 have no room for it.
+        drop(Box::pin(door.two.serve_connection(stream, service)).await);
+    } else {
+        drop(door.one.serve_connection(stream, service).await);
+    }
 }
 
 /// Tells a client that there is no room for its connection, without reading what it wants.
