@@ -108,14 +108,14 @@ impl AsFd for Seldom {
 /// before the next tick of the kernel reprograms the hardware both times, which costs a virtual
 /// machine about 10 us: with it one call in twelve took half as long again.
 #[derive(Debug)]
-struct Alarm {
+pub(super) struct Alarm {
     timer: TimerFd,
     /// When it rings; it may ring for something that is settled by then.
     set_for: Option<Instant>,
 }
 
 impl Alarm {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         Ok(Self {
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
@@ -123,7 +123,11 @@ impl Alarm {
         })
     }
 
-    fn set(&mut self, due: Instant) -> io::Result<()> {
+    /// Rings at `due`, or earlier.
+    ///
+    /// # Errors
+    /// Those of `timerfd_settime(2)`.
+    pub(super) fn set(&mut self, due: Instant) -> io::Result<()> {
         if self.set_for.is_some_and(|earlier| earlier <= due) {
             return Ok(());
         }
@@ -139,10 +143,16 @@ impl Alarm {
     }
 
     /// It has rung: nothing is set any more.
-    fn ring(&mut self) {
+    pub(super) fn ring(&mut self) {
         // Reading is what silences it; a timer that was set anew meanwhile has nothing to read.
         _ = self.timer.wait();
         self.set_for = None;
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 }
 

@@ -61,15 +61,9 @@ impl Address {
         match &envelope.kind {
             Kind::Request { .. } => Self::plain(To::Question),
             Kind::Error { id, .. } => Self::at(To::Answer, *id),
-            Kind::Result { id, result } => {
-                let mut address = Self::at(To::Answer, Some(*id));
-                if let Some((number, quoted, span)) = subscription(*result)
-                    && address.to == To::Answer(number)
-                {
-                    address.spans[1] = Some(span);
-                    address.quoted = quoted;
-                }
-                address
+            Kind::Result { id, .. } => Self::at(To::Answer, Some(*id)),
+            Kind::Notification { method, params } if method == PROGRESS => {
+                Self::at(To::Progress, mcp::reported_progress(*params))
             }
             Kind::Notification { method, params } => {
                 let params = *params;
@@ -81,12 +75,25 @@ impl Address {
                     };
                 }
                 match &**method {
-                    PROGRESS => Self::at(To::Progress, mcp::reported_progress(params)),
                     CANCELLED => Self::at(To::Withdrawn, mcp::cancelled_request(params)),
                     _ => Self::plain(To::Everybody),
                 }
             }
         }
+    }
+
+    /// The same for the answer to a listen request, whose `_meta` may repeat the number.
+    #[must_use]
+    pub fn of_listen(envelope: &Envelope<'_>) -> Self {
+        let mut address = Self::of(envelope);
+        if let Kind::Result { result, .. } = &envelope.kind
+            && let Some((number, quoted, span)) = subscription(*result)
+            && address.to == To::Answer(number)
+        {
+            address.spans[1] = Some(span);
+            address.quoted = quoted;
+        }
+        address
     }
 }
 

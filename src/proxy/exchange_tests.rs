@@ -21,7 +21,7 @@ fn admit(
 
 fn restored(table: &Exchanges<usize>, line: &str) -> (usize, Value) {
     let envelope = parse(line.as_bytes(), Direction::ToClient).unwrap();
-    let address = Address::of(&envelope);
+    let address = Address::of_listen(&envelope);
     let (To::Answer(number) | To::Progress(number) | To::Stream(number)) = address.to else {
         panic!("{address:?}")
     };

@@ -153,6 +153,12 @@ impl FrameBuf {
         Ok(count)
     }
 
+    /// True when the last read took all that there was room for, so that there may be more.
+    #[must_use]
+    pub fn is_brimful(&self) -> bool {
+        self.filled == self.buffer.len()
+    }
+
     /// Takes bytes that were read elsewhere (a test, a decoder); gives back how many fitted.
     pub fn extend(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;

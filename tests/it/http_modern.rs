@@ -133,9 +133,8 @@ fn a_client_that_goes_away_cancels_its_request_and_no_other() {
 }
 
 #[test]
-fn a_listen_stream_brings_what_names_it_and_ends_when_the_server_says() {
+fn a_method_that_the_server_does_not_know_is_404() {
     let site = Site::hostile(&[], &[]);
-    // A call prints what the listen stream gets: its number is not known here, so it is found out.
     let mut listener = site.connect();
     listener.send(modern(
         &json!("listen:0"),
@@ -427,4 +426,22 @@ fn get_and_delete_are_not_of_this_era() {
         assert!(head.to_lowercase().contains("allow:"), "{head}");
     }
     assert_eq!(site.reached(), "");
+}
+
+#[test]
+fn a_request_that_takes_long_becomes_a_stream_with_signs_of_life() {
+    let site = Site::hostile(&[], &[]);
+    let begun = std::time::Instant::now();
+    let mut conn = site.connect();
+    let arguments = json!({"name":"late","arguments":{"ms":17_000}});
+    conn.send(modern(&json!(1), "tools/call", &arguments, ""));
+    let (status, head) = conn.head();
+    assert_eq!(status, 200);
+    assert!(head.contains("text/event-stream"), "{head}");
+    assert_eq!(conn.chunk().as_deref(), Some(":\n\n"));
+    let quiet = begun.elapsed().as_secs();
+    assert!((9..=16).contains(&quiet), "{quiet} s");
+    let seen = conn.until("late");
+    assert!(seen.contains("\"id\":1"), "{seen}");
+    assert!(conn.chunk().is_none());
 }

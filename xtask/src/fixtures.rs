@@ -1,6 +1,7 @@
 //! The pinned real servers and SDK clients, installed from committed lock files.
 //!
-//! `target/fixtures/npm/node_modules` and `target/fixtures/pypi/bin` hold them. A stamp with the
+//! `target/fixtures/npm/node_modules` and `target/fixtures/pypi/bin` hold them, and
+//! `target/fixtures/conformance` the public conformance suite. A stamp with the
 //! digest of the locks and of the runtimes makes a second run instant.
 
 use crate::say::{say, step};
@@ -31,14 +32,18 @@ pub(crate) fn set_up(root: &Path) -> Result<PathBuf, String> {
         "the packages `python3 python3-venv`",
     )?;
 
-    let wanted = digest(
-        &locks,
-        &["npm/package.json", "npm/package-lock.json"],
-        &[&node, &npm],
-    )?;
-    if stale(&home.join("npm.stamp"), &wanted) {
-        install_npm(&locks.join("npm"), &home.join("npm"))?;
-        write(&home.join("npm.stamp"), &wanted)?;
+    for name in ["npm", "conformance"] {
+        let files = ["package.json", "package-lock.json"].map(|file| format!("{name}/{file}"));
+        let wanted = digest(
+            &locks,
+            &files.each_ref().map(String::as_str),
+            &[&node, &npm],
+        )?;
+        let stamp = home.join(format!("{name}.stamp"));
+        if stale(&stamp, &wanted) {
+            install_npm(&locks.join(name), &home.join(name))?;
+            write(&stamp, &wanted)?;
+        }
     }
     let wanted = digest(&locks, &["pypi/requirements.txt"], &[&python])?;
     if stale(&home.join("pypi.stamp"), &wanted) {

@@ -16,7 +16,10 @@ use crate::mcp::{Direction, Envelope, Era, Id, Kind, Revision, parse};
 use crate::proxy::{Outbox, Party};
 use crate::transport::http::{HeaderMap, StatusCode, resume_from, value};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A session without a stream that nobody used for so long makes room for a new one.
+const LEFT: Duration = Duration::from_secs(60);
 
 /// Where a GET or a POST of a session may go on.
 type Found = Result<Party, Reply>;
@@ -35,7 +38,7 @@ impl State {
             .listen
             .as_ref()
             .map_or((false, 0), |listen| (listen.share, listen.sessions));
-        if self.visits.len() >= most {
+        if self.visits.len() >= most && !self.make_room(post.caller, now) {
             return no_server(id.raw, NoServer::Full);
         }
         // The number of a session's own server is known only once there is one.
@@ -60,6 +63,24 @@ impl State {
             Some(()) => Reply::Wait(seat),
             None => no_server(id.raw, NoServer::Unavailable),
         }
+    }
+
+    /// Ends the session of this caller that was left longest ago; false when none was left.
+    fn make_room(&mut self, caller: Option<&Caller>, now: Instant) -> bool {
+        let left = self.visits.iter().filter(|(party, visit)| {
+            visit.caller.as_ref() == caller
+                && visit.is_left(LEFT, now)
+                && !self.works_for(**party, visit.cell)
+        });
+        let oldest = left.min_by_key(|(_, visit)| visit.used);
+        let Some((party, cell, serial)) = oldest.map(|(p, v)| (*p, v.cell, v.serial)) else {
+            return false;
+        };
+        self.with_same(cell, serial, |state, server| {
+            state.leave(server, party, now);
+        });
+        self.close_visit(party);
+        true
     }
 
     /// The first client's `initialize` is the server's; the others get the same result.

@@ -23,6 +23,7 @@ mod tick;
 mod visit;
 mod who;
 
+use super::seldom::Alarm;
 use crate::admin::Health;
 use crate::audit::Log;
 use crate::cell::spawn::Spawner;
@@ -52,6 +53,7 @@ pub(super) struct Front {
     bound: Bound,
     listen: Listen,
     signals: SignalFd,
+    alarm: Alarm,
 }
 
 /// What a run works with.
@@ -78,6 +80,7 @@ impl Front {
             bound: Bound::listen(&listen.http)?,
             listen: listen.clone(),
             signals: super::stdio::open_signals()?,
+            alarm: Alarm::new()?,
         })
     }
 
@@ -93,6 +96,7 @@ impl Front {
             bound,
             listen,
             signals,
+            alarm,
         } = self;
         let names = who::Names::of(&listen, &bound.address);
         let local = LocalSet::new();
@@ -119,8 +123,8 @@ impl Front {
                 metrics,
                 health,
                 state: RefCell::new(state),
-                due: Cell::new(None),
-                bell: Notify::new(),
+                alarm: RefCell::new(alarm),
+                unsent: Notify::new(),
                 over: Notify::new(),
                 busy: Cell::new(0),
                 connections: Cell::new(0),
@@ -140,7 +144,13 @@ impl Front {
 async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8> {
     let listener = bound.open()?;
     drop(spawn_local(tasks::accept(Rc::clone(&gate), listener)));
-    drop(spawn_local(tasks::clock(Rc::clone(&gate))));
+    let alarm = gate.alarm.borrow().as_fd().try_clone_to_owned()?;
+    let ringing = Rc::clone(&gate);
+    drop(spawn_local(tasks::watch(alarm, move || {
+        ringing.alarm.borrow_mut().ring();
+        ringing.tick(Instant::now());
+    })));
+    drop(spawn_local(tasks::flush(Rc::clone(&gate))));
 
     let spawner = gate
         .state

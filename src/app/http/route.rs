@@ -31,7 +31,7 @@ impl State {
     /// Lines of our own go where the server's would go.
     pub(super) fn send(&mut self, server: &mut Server, out: Outbox, now: Instant) {
         if !out.to_server.is_empty() {
-            server.inlet.send(&out.to_server);
+            server.inlet.send(&out.to_server, true);
         }
         for line in out.to_client.split(|byte| *byte == b'\n') {
             if !line.is_empty() {
@@ -51,6 +51,10 @@ impl State {
         match address.to {
             To::Answer(number) => {
                 if let Some(exchange) = server.exchanges.close(number) {
+                    let address = match exchange.place.kind {
+                        PlaceKind::Listen => Address::of_listen(envelope),
+                        _ => address,
+                    };
                     self.finish(server, exchange, envelope, &address, now);
                 }
             }

@@ -157,7 +157,8 @@ impl Server {
             Passage::Stop => return,
         }
         line.push(b'\n');
-        self.inlet.send(&line);
+        // One request is written at once; those that come together leave together.
+        self.inlet.send(&line, self.exchanges.len() <= 1);
         let took = Instant::now().saturating_duration_since(now);
         self.session.tally().overhead(Direction::ToServer, took, 1);
     }
@@ -244,13 +245,14 @@ impl Inlet {
         self.outlet.is_some() && self.waiting() > 0 && !self.pumped
     }
 
-    /// Sends whole lines.
-    pub(super) fn send(&mut self, lines: &[u8]) {
+    /// Sends whole lines, `at_once` or with those that follow.
+    pub(super) fn send(&mut self, lines: &[u8], at_once: bool) {
         if self.closed {
             return;
         }
         let mut rest = lines;
-        if self.waiting() == 0
+        if at_once
+            && self.waiting() == 0
             && let Some(outlet) = &mut self.outlet
         {
             match outlet.write(lines) {

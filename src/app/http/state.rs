@@ -5,6 +5,7 @@ use super::server::{Role, Server};
 use super::visit::Visit;
 use super::who::{Caller, Names};
 use crate::admin::Health;
+use crate::app::seldom::Alarm;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::Spawner;
 use crate::config::{Config, Listen};
@@ -36,10 +37,11 @@ pub(super) struct Gate {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) state: RefCell<State>,
-    /// The next thing that is due.
-    pub(super) due: Cell<Option<Instant>>,
-    /// Rings when something is due earlier than was known.
-    pub(super) bell: Notify,
+    /// Rings when something is due. A descriptor rather than a timer of the runtime: that would be set
+    /// around every message (see [`Alarm`]).
+    pub(super) alarm: RefCell<Alarm>,
+    /// Rings when something waits to be written to a server.
+    pub(super) unsent: Notify,
     /// Rings when everything is over.
     pub(super) over: Notify,
     /// Requests that are being answered.
@@ -59,7 +61,8 @@ pub(super) struct State {
     pub(super) spawner: Option<Spawner>,
     /// By the number of their cell. Boxed, because each is taken out while it is worked on.
     pub(super) servers: Vec<Option<Box<Server>>>,
-    pub(super) visits: HashMap<Party, Visit>,
+    /// Boxed: a table keeps room for as many again.
+    pub(super) visits: HashMap<Party, Box<Visit>>,
     pub(super) by_id: HashMap<SmolStr, Party>,
     parties: Party,
     serial: u64,
@@ -73,8 +76,8 @@ pub(super) struct State {
     pub(super) code: Option<u8>,
     /// The spawner is gone.
     pub(super) orphaned: bool,
-    /// Servers whose input waits for a task to write it.
-    pub(super) clogged: Vec<u32>,
+    /// Servers whose input waits to be written.
+    pub(super) unsent: Vec<u32>,
     limit: usize,
 }
 
@@ -119,7 +122,7 @@ impl State {
             ran: false,
             code: None,
             orphaned: false,
-            clogged: Vec::new(),
+            unsent: Vec::new(),
             limit: limit.saturating_mul(2).saturating_add(READER),
             config,
         };
@@ -222,8 +225,8 @@ impl State {
 
     /// What follows from any work on a server.
     fn settle(&mut self, server: &mut Server) {
-        if server.inlet.wants_pump() && !self.clogged.contains(&server.cell) {
-            self.clogged.push(server.cell);
+        if server.inlet.wants_pump() && !self.unsent.contains(&server.cell) {
+            self.unsent.push(server.cell);
         }
         if server.inlet.deaf && server.ended.is_none() {
             server.inlet.deaf = false;
@@ -268,7 +271,7 @@ impl State {
         let party = self.parties;
         let visit = Visit::new(id.clone(), caller, server.cell, server.serial, now);
         self.by_id.insert(id, party);
-        self.visits.insert(party, visit);
+        self.visits.insert(party, Box::new(visit));
         self.metrics.http_sessions.inc();
         Some(party)
     }
@@ -281,7 +284,7 @@ impl State {
     }
 
     /// Forgets a session. Its requests, if any are open, are answered when its server is gone.
-    pub(super) fn close_visit(&mut self, party: Party) -> Option<Visit> {
+    pub(super) fn close_visit(&mut self, party: Party) -> Option<Box<Visit>> {
         let visit = self.visits.remove(&party)?;
         self.by_id.remove(&visit.id);
         self.metrics.http_sessions.dec();
@@ -320,10 +323,9 @@ impl Gate {
     /// Sees to it that the clock task runs at `when`, or earlier.
     pub(super) fn wake_by(&self, when: Option<Instant>) {
         if let Some(when) = when
-            && self.due.get().is_none_or(|due| when < due)
+            && let Err(error) = self.alarm.borrow_mut().set(when)
         {
-            self.due.set(Some(when));
-            self.bell.notify_one();
+            tracing::error!("no timer can be set: {error}");
         }
     }
 
@@ -333,10 +335,8 @@ impl Gate {
         let done = work(&mut state);
         self.wake_by(state.rest_at);
         self.wake_by(state.sweep_at);
-        let clogged = std::mem::take(&mut state.clogged);
-        drop(state);
-        for cell in clogged {
-            super::tasks::pump(self, cell);
+        if !state.unsent.is_empty() {
+            self.unsent.notify_one();
         }
         done
     }

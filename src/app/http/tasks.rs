@@ -10,7 +10,7 @@ use crate::mcp::Direction;
 use crate::proxy::Outbox;
 use crate::telemetry::logs::SERVER;
 use crate::transport::frame::{Frame, FrameBuf};
-use crate::transport::http::{Bounds, Listener, Stream, connection, refuse};
+use crate::transport::http::{Bounds, Door, Listener, Stream, connection, refuse};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_local;
-use tokio::time::timeout_at;
 
 /// A connection that sends nothing is closed after so long.
 const IDLE: Duration = Duration::from_secs(75);
@@ -30,11 +29,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Accepts connections until the gate closes.
 pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
-    let bounds = Bounds {
+    let door = Rc::new(Door::new(Bounds {
         header: gate.listen.header_timeout,
         idle: IDLE,
         stall: STALL,
-    };
+    }));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -47,7 +46,7 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
         };
         let full = gate.connections.get() >= gate.listen.connections;
         let slot = Slot::take(&gate);
-        let gate = Rc::clone(&gate);
+        let (gate, door) = (Rc::clone(&gate), Rc::clone(&door));
         drop(match (stream, full) {
             (Stream::Tcp(stream), true) => spawn_local(async move {
                 refuse(stream).await;
@@ -58,11 +57,11 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
                 drop(slot);
             }),
             (Stream::Tcp(stream), false) => spawn_local(async move {
-                connection(stream, peer, bounds, gate).await;
+                connection(stream, peer, door, gate).await;
                 drop(slot);
             }),
             (Stream::Unix(stream), false) => spawn_local(async move {
-                connection(stream, peer, bounds, gate).await;
+                connection(stream, peer, door, gate).await;
                 drop(slot);
             }),
         });
@@ -84,21 +83,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
         self.0.metrics.http_connections.dec();
-    }
-}
-
-/// Runs what is due, when it is due.
-pub(super) async fn clock(gate: Rc<Gate>) {
-    loop {
-        match gate.due.get() {
-            None => gate.bell.notified().await,
-            Some(due) => drop(timeout_at(due.into(), gate.bell.notified()).await),
-        }
-        let now = Instant::now();
-        if gate.due.get().is_some_and(|due| due <= now) {
-            gate.due.set(None);
-            gate.tick(now);
-        }
     }
 }
 
@@ -136,6 +120,8 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
             match frames.read_now(from.get_ref().as_fd()) {
                 Ok(0) => break 'server,
                 Ok(_) => {
+                    // A pipe that gave less than it could is empty; what comes then is news (epoll(7)).
+                    let more = frames.is_brimful();
                     let Some(clogged) = gate.take(cell, serial, &mut frames) else {
                         return;
                     };
@@ -145,6 +131,10 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
                         if tokio::time::timeout(PAUSE, room).await.is_err() {
                             seat.cut();
                         }
+                    }
+                    if !more {
+                        guard.clear_ready();
+                        break;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -197,8 +187,33 @@ pub(super) async fn drain(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd)
     }
 }
 
+/// Writes what requests that came together have left for their servers: one write for all of them.
+pub(super) async fn flush(gate: Rc<Gate>) {
+    loop {
+        gate.unsent.notified().await;
+        let mut state = gate.state.borrow_mut();
+        let cells = std::mem::take(&mut state.unsent);
+        let mut full = Vec::new();
+        for cell in cells {
+            let left = state.with(cell, |_, server| {
+                server.inlet.flush();
+                server.inlet.wants_pump()
+            });
+            if left == Some(true) {
+                full.push(cell);
+            }
+        }
+        // Nobody needs to be told of those again.
+        state.unsent.clear();
+        drop(state);
+        for cell in full {
+            pump(&gate, cell);
+        }
+    }
+}
+
 /// Writes what a server has not taken yet, as it takes it.
-pub(super) fn pump(gate: &Rc<Gate>, cell: u32) {
+fn pump(gate: &Rc<Gate>, cell: u32) {
     let begun = gate.state.borrow_mut().with(cell, |_, server| {
         let outlet = server.inlet.outlet()?;
         let fd = outlet.as_fd().try_clone_to_owned().ok()?;

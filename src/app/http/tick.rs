@@ -136,7 +136,7 @@ impl State {
         }
     }
 
-    fn works_for(&self, party: Party, cell: u32) -> bool {
+    pub(super) fn works_for(&self, party: Party, cell: u32) -> bool {
         let server = self.servers.get(cell as usize).and_then(Option::as_ref);
         server.is_some_and(|server| match server.role {
             Role::Own(_) => !server.exchanges.is_empty(),

@@ -8,7 +8,7 @@ use crate::transport::http::{Bytes, numbered, prime};
 use smol_str::SmolStr;
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Events that are kept, and their bytes; the latest one always.
 const KEPT: usize = 256;
@@ -30,6 +30,8 @@ pub(super) struct Visit {
     /// `None` until `initialize` is answered.
     pub(super) revision: Option<Revision>,
     pub(super) get: Option<Rc<Seat>>,
+    /// It has had a stream for what belongs to no request.
+    listened: bool,
     /// Resources that it watches, of a server that is shared.
     watched: HashSet<Box<str>>,
     pub(super) used: Instant,
@@ -64,6 +66,7 @@ impl Visit {
             serial,
             revision: None,
             get: None,
+            listened: false,
             watched: HashSet::new(),
             used: now,
             kept: VecDeque::new(),
@@ -131,6 +134,7 @@ impl Visit {
         if let Some(old) = self.get.replace(Rc::clone(seat)) {
             old.end();
         }
+        self.listened = true;
         seat.open();
         if let Some(opening) = self.opening(GET) {
             seat.push(opening, now);
@@ -139,6 +143,14 @@ impl Visit {
             seat.push(event, now);
         }
         self.sent = self.last;
+    }
+
+    /// True when its client seems to be gone: its stream is closed, or nothing came for `idle`.
+    pub(super) fn is_left(&self, idle: Duration, now: Instant) -> bool {
+        match &self.get {
+            Some(get) if !get.gone.get() => false,
+            _ => self.listened || self.used + idle <= now,
+        }
     }
 
     /// Notes that it watches a resource, or does no longer.

@@ -43,10 +43,10 @@ pub async fn read_body(mut body: Incoming, cap: usize, time: Duration) -> Result
     if body.is_end_stream() && first.len() <= cap {
         return Ok(first);
     }
-    let rest = collect(&mut body, first, cap);
-    tokio::time::timeout(time, rest)
-        .await
-        .unwrap_or(Err(BodyError::Slow))
+    // Boxed, because few bodies come in pieces and every request has room for what it may wait for.
+    let rest = async move { collect(&mut body, first, cap).await };
+    let rest = Box::pin(tokio::time::timeout(time, rest));
+    rest.await.unwrap_or(Err(BodyError::Slow))
 }
 
 async fn collect(body: &mut Incoming, first: Bytes, cap: usize) -> Result<Bytes, BodyError> {

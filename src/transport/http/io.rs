@@ -5,6 +5,7 @@
 //! rings, and then the connection is looked at.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -39,10 +40,7 @@ impl Meter {
     /// A request begins; the header that it came with goes to `look`.
     pub(super) fn begin<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         self.serving.set(self.serving.get() + 1);
-        let mut head = self.head.borrow_mut();
-        let seen = look(&head);
-        head.clear();
-        seen
+        look(&self.head.take())
     }
 
     /// It is answered.
@@ -72,7 +70,12 @@ pub(super) struct Patient<T> {
     fresh: bool,
     alarm: Option<(Instant, Pin<Box<Sleep>>)>,
     stall: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were looked at and are still to be read.
+    first: ([u8; PREFACE.len()], u8),
 }
+
+/// What a client that speaks HTTP/2 without being asked begins with (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl<T> Patient<T> {
     pub(super) fn new(inner: T, meter: Rc<Meter>, patience: Patience) -> Self {
@@ -83,6 +86,7 @@ impl<T> Patient<T> {
             fresh: true,
             alarm: None,
             stall: None,
+            first: ([0; PREFACE.len()], 0),
         }
     }
 
@@ -136,12 +140,38 @@ impl<T> Patient<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+impl<T: AsyncRead + Unpin> Patient<T> {
+    /// Looks at the first bytes, which are read again afterwards.
+    ///
+    /// # Errors
+    /// Those of reading; nothing came, or nothing in time.
+    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
+        loop {
+            let (bytes, count) = &self.first;
+            let seen = bytes.get(..usize::from(*count)).unwrap_or_default();
+            if !PREFACE.starts_with(seen) {
+                return Ok(false);
+            }
+            if seen.len() == PREFACE.len() {
+                return Ok(true);
+            }
+            let (mut piece, left) = ([0; PREFACE.len()], PREFACE.len() - seen.len());
+            let mut buf = ReadBuf::new(piece.get_mut(..left).unwrap_or_default());
+            poll_fn(|cx| self.poll_inner(cx, &mut buf)).await?;
+            if buf.filled().is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let (bytes, count) = &mut self.first;
+            for byte in buf.filled() {
+                if let Some(place) = bytes.get_mut(usize::from(*count)) {
+                    *place = *byte;
+                    *count += 1;
+                }
+            }
+        }
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let done = Pin::new(&mut self.inner).poll_read(cx, buf);
         if done.is_pending() {
@@ -162,6 +192,24 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
             self.fresh = false;
         }
         done
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (bytes, count) = &mut self.first;
+        let room = buf.remaining().min((*count).into());
+        if let (1.., Some(seen)) = (room, bytes.get(..room)) {
+            buf.put_slice(seen);
+            bytes.rotate_left(room);
+            *count -= u8::try_from(room).unwrap_or(*count);
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_inner(cx, buf)
     }
 }
 
@@ -196,5 +244,71 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let done = Pin::new(&mut self.inner).poll_shutdown(cx);
         self.stalled(cx, done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const PATIENCE: Patience = Patience {
+        header: Duration::from_millis(100),
+        idle: Duration::from_millis(100),
+        stall: Duration::from_millis(100),
+    };
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(work)
+    }
+
+    fn pair(
+        text: &[u8],
+    ) -> (
+        std::os::unix::net::UnixStream,
+        Patient<tokio::net::UnixStream>,
+    ) {
+        use std::io::Write;
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.write_all(text).unwrap();
+        let near = tokio::net::UnixStream::from_std(near).unwrap();
+        let meter = Rc::new(Meter::new(Instant::now()));
+        (far, Patient::new(near, meter, PATIENCE))
+    }
+
+    #[test]
+    fn the_first_bytes_are_looked_at_and_read_again() {
+        run(async {
+            for (text, second) in [
+                (&b"POST /mcp HTTP/1.1\r\n\r\n and a body"[..], false),
+                (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nframes", true),
+                (b"PRI * HTTP/1.1\r\n\r\n", false),
+                (b"G", false),
+            ] {
+                let (far, mut stream) = pair(text);
+                assert_eq!(stream.speaks_http2().await.unwrap(), second);
+                drop(far);
+                let mut all = Vec::new();
+                let mut few = [0; 5];
+                let got = stream.read(&mut few).await.unwrap();
+                all.extend_from_slice(&few[..got]);
+                stream.read_to_end(&mut all).await.unwrap();
+                assert_eq!(all, text);
+            }
+        });
+    }
+
+    #[test]
+    fn who_says_nothing_or_reads_nothing_is_given_up() {
+        run(async {
+            let (_far, mut stream) = pair(b"PRI");
+            let error = stream.speaks_http2().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let (_far, mut stream) = pair(b"");
+            let error = stream.write_all(&vec![b'x'; 8 << 20]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
     }
 }

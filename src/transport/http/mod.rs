@@ -15,5 +15,5 @@ pub use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub use hyper::http::request::Parts;
 pub use hyper::{Method, Request, Response, StatusCode};
 pub use listener::{Bound, Listener, Peer, Stream, UnixPeer, local_name};
-pub use serve::{Bounds, Handler, connection, refuse};
+pub use serve::{Bounds, Door, Handler, connection, refuse};
 pub use sse::{COMMENT, event, numbered, prime, resume_from};

@@ -6,9 +6,9 @@ use super::{
 };
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -43,27 +43,65 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = Response<Outgoing<Self::Source>>> + 'static;
 }
 
+/// What is the same for all connections.
+#[derive(Debug)]
+pub struct Door {
+    bounds: Bounds,
+    one: http1::Builder,
+    two: http2::Builder<Local>,
+}
+
+impl Door {
+    /// Connections within these bounds.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        let mut one = http1::Builder::new();
+        one.timer(TokioTimer::new())
+            // `Patient` does it without a timer for each request.
+            .header_read_timeout(None)
+            .max_headers(HEADERS)
+            .max_buf_size(HEADER_BYTES.into());
+        let mut two = http2::Builder::new(Local);
+        two.timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADER_BYTES.into())
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(20));
+        Self { bounds, one, two }
+    }
+}
+
 /// Serves one connection until either end closes it, or it is too slow.
 pub async fn connection<H: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: Peer,
-    bounds: Bounds,
+    door: Rc<Door>,
     handler: Rc<H>,
 ) {
     let meter = Rc::new(Meter::new(Instant::now()));
+    let Bounds {
+        header,
+        idle,
+        stall,
+    } = door.bounds;
     let patience = Patience {
-        header: bounds.header,
-        idle: bounds.idle,
-        stall: bounds.stall,
+        header,
+        idle,
+        stall,
     };
-    let stream = TokioIo::new(Patient::new(stream, Rc::clone(&meter), patience));
+    let mut stream = Patient::new(stream, Rc::clone(&meter), patience);
+    let Ok(second) = stream.speaks_http2().await else {
+        return;
+    };
+    let stream = TokioIo::new(stream);
     let peer = Rc::new(peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
         let ambiguous = meter.begin(|head| chunked && ambiguous(head));
         let serving = Serving(Rc::clone(&meter));
         let (handler, peer) = (Rc::clone(&handler), Rc::clone(&peer));
-        async move {
+        // Boxed, because a connection keeps the room that its service's future takes while it is idle.
+        Box::pin(async move {
             let mut response = match ambiguous {
                 true => two_lengths(),
                 false => handler.answer(request, peer).await,
@@ -77,24 +115,15 @@ pub async fn connection<H: Handler>(
                 body,
                 _serving: serving,
             }))
-        }
+        })
     });
-    let mut builder = Builder::new(Local);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        // `Patient` does it without a timer for each request.
-        .header_read_timeout(None)
-        .max_headers(HEADERS)
-        .max_buf_size(HEADER_BYTES.into())
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADER_BYTES.into())
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(20));
     // A client that breaks off, or is too slow, is its own problem.
-    drop(builder.serve_connection(stream, service).await);
+    if second {
+        // Boxed, so that the many connections of HTTP/1.1 have no room for it.
+        drop(Box::pin(door.two.serve_connection(stream, service)).await);
+    } else {
+        drop(door.one.serve_connection(stream, service).await);
+    }
 }
 
 /// Tells a client that there is no room for its connection, without reading what it wants.

