@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::resource::Resource;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
@@ -177,7 +177,9 @@ pub(super) fn default_action(signal: libc::c_int) -> Result<(), Errno> {
 pub(super) fn die_by(signal: i32) -> ExitCode {
     nix::sys::resource::setrlimit(Resource::RLIMIT_CORE, 0, 0).ok();
     default_action(signal).ok();
-    SigSet::empty().thread_set_mask().ok();
+    // This one alone: another that waits (a late SIGTERM for a server that is dead) would win.
+    let only = Signal::try_from(signal).ok();
+    only.map(|signal| SigSet::from_iter([signal]).thread_unblock());
     let us = libc::c_ulong::try_from(nix::unistd::getpid().as_raw());
     if let (Ok(us), Ok(number)) = (us, libc::c_ulong::try_from(signal)) {
         scalar(libc::SYS_kill, [us, number, 0, 0, 0]).ok();
