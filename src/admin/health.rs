@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! Starting ──server up──▶ Serving ──end of input or signal──▶ Draining ──▶ (gone)
+//!                          ▲   └──server lost──▶ Restarting ──crash loop──▶ Parked
+//!                          └────── server up ────────┴─────────────────────────┘
 //! ```
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
@@ -21,6 +23,8 @@ pub enum Phase {
     Starting = 0,
     Serving = 1,
     Draining = 2,
+    Restarting = 3,
+    Parked = 4,
 }
 
 /// What does not change while the server runs.
@@ -122,6 +126,8 @@ impl Health {
         let phase = match self.phase.load(Ordering::Relaxed) {
             0 => "starting",
             1 => "serving",
+            3 => "restarting",
+            4 => "parked",
             _ => "draining",
         };
         json!({

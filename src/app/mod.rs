@@ -7,6 +7,7 @@ mod drain;
 mod ending;
 mod exec;
 mod lane;
+mod revive;
 mod seldom;
 mod slice;
 mod spawner;

@@ -13,10 +13,10 @@ use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
 use crate::cell::{Layer, LayerState};
-use crate::config::Config;
+use crate::config::{Config, Restart};
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
-use crate::supervise::{Act, Life};
+use crate::supervise::{Act, Life, Restarts};
 use crate::telemetry::logs::SERVER;
 use crate::telemetry::{Metrics, Tally};
 use crate::transport::terminal::sanitize;
@@ -27,10 +27,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The one cell of a stdio server.
-const CELL: u32 = 0;
+pub(super) const CELL: u32 = 0;
+
+/// From the start of a server until it has answered the handshake.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the loop ended before its time; each is ours or the machine's, never a peer's.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,9 @@ pub(super) struct Loop {
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) life: Life,
+    pub(super) restarts: Restarts,
+    /// The exit code of the last server that was lost.
+    pub(super) last_exit: Option<u8>,
     pub(super) to_server: Lane,
     pub(super) to_client: Lane,
     pub(super) client_in: Option<OwnedFd>,
@@ -95,6 +101,7 @@ impl Loop {
         seldom
             .watch_client_out(client_out.as_fd())
             .map_err(system("watch stdout"))?;
+        let restarts = config.server.restart == Restart::Always;
         Ok(Self {
             to_server: Lane::new(config.limits.request.0),
             to_client: Lane::new(config.limits.response.0),
@@ -104,6 +111,8 @@ impl Loop {
             health,
             metrics,
             life: Life::default(),
+            restarts: Restarts::new(restarts, START_LIMIT, begun),
+            last_exit: None,
             client_in: Some(client_in),
             client_out: Some(client_out),
             server_in: None,
@@ -152,7 +161,8 @@ impl Loop {
                 self.followed.read(Direction::ToServer);
                 self.read_client();
             }
-            if ready.server_out {
+            // The dead one's may have been heard out just now.
+            if ready.server_out && self.server_out.is_some() {
                 self.followed.read(Direction::ToClient);
                 self.read_server();
                 if self.server_out.is_none() {
@@ -172,6 +182,9 @@ impl Loop {
             }
             self.timers(now)?;
             self.turn(now)?;
+            if let Some(code) = self.nobody_left() {
+                return Ok(code);
+            }
         }
     }
 
@@ -194,9 +207,13 @@ impl Loop {
     /// Decides on what has been read, and writes what may leave.
     pub(super) fn turn(&mut self, now: Instant) -> Result<(), LoopError> {
         let mut out = Outbox::default();
+        let hears_client = !self.keeps_client_waiting() && !self.to_client.is_clogged();
+        if self.restarts.absent() {
+            self.answer_while_away(now);
+        }
         let session = &mut self.session;
         let mut clock = Stopwatch::start(now);
-        if self.started && !self.to_client.is_clogged() {
+        if self.started && hears_client {
             let ended = self.client_in.is_none() && !self.to_server.ended();
             let mut lines = 0;
             let ask = |incoming: Incoming<'_>| {
@@ -237,6 +254,9 @@ impl Loop {
             clock.lap(session.tally(), Direction::ToClient, lines);
         }
         self.send(out);
+        if self.restarts.down() {
+            self.settle_restart(now)?;
+        }
         self.write(now)?;
         if self.rest_at.is_none() && self.session.restless() {
             self.rest_at = Some(clock.last + FLUSH_AFTER);
@@ -305,12 +325,17 @@ impl Loop {
         if self.session.next_due().is_some_and(|due| due <= now) {
             let mut out = Outbox::default();
             self.session.tick(now, &mut out);
+            if self.restarts.down() {
+                // Whoever comes next was never asked what is cancelled here.
+                out.to_server.clear();
+            }
             self.send(out);
         }
         if self.rest_at.is_some_and(|due| due <= now) {
             self.rest_at = None;
             self.rest(now);
         }
+        self.step_restart(now)?;
         let act = self.life.step(now);
         self.act(act)
     }
@@ -341,7 +366,7 @@ impl Loop {
         self.rest_at = Some(now + FLUSH_AFTER);
     }
 
-    fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
+    pub(super) fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
         let Some(act) = act else { return Ok(()) };
         self.health.enter(Phase::Draining);
         let asked = match act {
@@ -417,7 +442,9 @@ impl Loop {
                 Event::Exited {
                     exit, cause, limit, ..
                 } => {
-                    return Ok(Some(self.end(exit, &cause, limit.as_deref())));
+                    if let Some(code) = self.end(exit, &cause, limit.as_deref(), now) {
+                        return Ok(Some(code));
+                    }
                 }
                 Event::Rotated { log } => {
                     let log = log.map(|(file, size)| (file.into(), size));
@@ -427,7 +454,11 @@ impl Loop {
                     exit_code, message, ..
                 } => {
                     tracing::error!("{}", sanitize(message.as_bytes()));
-                    self.life.exited(Exit::Code(exit_code));
+                    let exit = Exit::Code(exit_code);
+                    if self.restarts.down() && self.replace_lost("it does not start", exit, now) {
+                        continue;
+                    }
+                    self.life.exited(exit);
                     self.leave();
                     return Ok(Some(exit_code));
                 }
@@ -496,6 +527,7 @@ impl Loop {
             facts.cell = report.clone();
         });
         self.health.enter(Phase::Serving);
+        self.greet(now);
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl Loop {
     }
 
     fn reads_client(&self) -> bool {
-        self.started && self.to_server.wants_input() && !self.to_client.is_clogged()
+        !self.keeps_client_waiting() && self.to_server.wants_input() && !self.to_client.is_clogged()
     }
 
     fn reads_server(&self) -> bool {
@@ -165,7 +165,12 @@ impl Loop {
 
     /// The next deadline; none when there is none, so that an idle pair never wakes up.
     fn due(&self) -> Option<Instant> {
-        let due = [self.session.next_due(), self.life.due(), self.rest_at];
+        let due = [
+            self.session.next_due(),
+            self.life.due(),
+            self.restarts.due(),
+            self.rest_at,
+        ];
         due.into_iter().flatten().min()
     }
 }

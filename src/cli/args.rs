@@ -7,7 +7,7 @@
 use super::exit::{Exit, Failure};
 use crate::config::{
     self, AdminAddr, AuditTo, ByteSize, Config, Cores, EgressRule, EntryError, EnvRule, File,
-    Origins, Overrides, Preset, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
+    Origins, Overrides, Preset, Restart, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -200,6 +200,9 @@ pub struct PolicyArgs {
     /// Silence after which a request expires [default: 300s]
     #[arg(long, value_name = "DURATION", value_parser = unit::<TimeSpan>, help_heading = POLICY)]
     pub timeout: Option<TimeSpan>,
+    /// Whether another server takes the place of one that has ended unasked [default: always]
+    #[arg(long, value_name = "WHEN", value_parser = word::<Restart>(), help_heading = POLICY)]
+    pub restart: Option<Restart>,
     /// What happens to credentials in messages [default: redact]
     #[arg(long, value_name = "MODE", value_parser = word::<SecretsMode>(), help_heading = POLICY)]
     pub scrub: Option<SecretsMode>,
@@ -360,6 +363,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         request: policy.request_limit,
         response: policy.response_limit,
         timeout: policy.timeout,
+        restart: policy.restart,
         scrub: policy.scrub,
         allow_tools: policy.allow_tool,
         deny_tools: policy.deny_tool,

@@ -132,6 +132,8 @@ impl Rows<'_> {
             None => self.one("server.cwd", "where cofferdam is started", Value::Null),
         }
         self.one("server.transport", "stdio", "stdio");
+        let restart = server.restart.as_str();
+        self.one("server.restart", restart, restart);
         if let Some(owner) = &server.owner {
             self.one("server.owner", owner, owner.as_str());
         }
@@ -334,6 +336,18 @@ impl Rows<'_> {
                 "output",
                 rule.output
                     .map(|c| (format!("output {}", c.as_str()), json!(c.as_str()))),
+            ),
+            (
+                "effect",
+                rule.effect
+                    .map(|e| (format!("effect {}", e.as_str()), json!(e.as_str()))),
+            ),
+            (
+                "idempotent",
+                rule.idempotent.map(|yes| {
+                    let shown = if yes { "idempotent" } else { "not idempotent" };
+                    (shown.to_owned(), json!(yes))
+                }),
             ),
         ];
         for (field, found) in fields {

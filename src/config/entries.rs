@@ -1,6 +1,8 @@
 //! The small texts inside lists and flags: variables, hosts, listener addresses, fixed words.
 
-use super::{AdminAddr, Check, EgressRule, EnvRule, Payloads, Preset, SecretsMode};
+use super::{
+    AdminAddr, Check, Effect, EgressRule, EnvRule, Payloads, Preset, Restart, SecretsMode,
+};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -70,6 +72,15 @@ impl Word for Check {
         ("warn", Self::Warn),
         ("off", Self::Off),
     ];
+}
+
+impl Word for Restart {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("always", Self::Always), ("never", Self::Never)];
+}
+
+impl Word for Effect {
+    const WORDS: &'static [(&'static str, Self)] = &[("read", Self::Read), ("write", Self::Write)];
 }
 
 impl Word for Payloads {

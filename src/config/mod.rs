@@ -82,6 +82,16 @@ pub struct Server {
     pub review_by: Option<String>,
     /// Absolute. `None`: the directory that cofferdam was started in.
     pub cwd: Option<PathBuf>,
+    pub restart: Restart,
+}
+
+/// Whether another server takes the place of one that has ended unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Restart {
+    #[default]
+    Always,
+    Never,
 }
 
 /// Where `/health` and `/metrics` listen.
@@ -207,6 +217,17 @@ pub struct ToolRule {
     pub timeout_total: Option<Duration>,
     pub arguments: Option<Check>,
     pub output: Option<Check>,
+    pub effect: Option<Effect>,
+    /// A second call with the same arguments changes nothing more.
+    pub idempotent: Option<bool>,
+}
+
+/// What a tool does to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    Read,
+    Write,
 }
 
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 //! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
 
 use super::units::{ByteSize, Cores, TimeSpan};
-use super::{Check, Payloads, Preset, SecretsMode};
+use super::{Check, Effect, Payloads, Preset, Restart, SecretsMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -88,6 +88,8 @@ pub(super) struct Server {
     pub(super) review_by: Option<At<toml::value::Datetime>>,
     /// Working directory of the server.
     pub(super) cwd: Option<At<String>>,
+    /// Whether another server takes the place of one that has ended unasked; default always.
+    pub(super) restart: Option<At<Restart>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -205,6 +207,10 @@ pub(super) struct Tool {
     pub(super) arguments: Option<At<Check>>,
     /// Results against the tool's outputSchema.
     pub(super) output: Option<At<Check>>,
+    /// What it does to the world; one that only reads may be called twice when the server is lost.
+    pub(super) effect: Option<At<Effect>>,
+    /// A second call with the same arguments changes nothing more: it may be made when the server is lost.
+    pub(super) idempotent: Option<At<bool>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

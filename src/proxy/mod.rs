@@ -2,10 +2,12 @@
 //! the event loop hands in lines and the hour, and carries out what comes back.
 
 mod asks;
+mod handshake;
 mod listing;
 mod pending;
 mod pipeline;
 mod reply;
+mod revival;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! The path of a message, top to bottom: prove, decide, apply. `transport` has framed the line; the
 //! event loop writes what comes back.
 
+use super::asks::Asked;
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
-use crate::mcp::method::{CANCELLED, INITIALIZE, PROGRESS};
+use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
 use crate::policy::{Decision, Origin, Verdict};
 use crate::telemetry::{Kind as MessageKind, Outcome};
@@ -12,6 +13,9 @@ use std::time::Instant;
 
 /// An error result of at most this many bytes is searched for complaints about the cell.
 const COMPLAINT: usize = 16 * 1024;
+
+/// A request of at most this many bytes is kept while it is open, when it may safely be asked again.
+const REPEATED: usize = 64 * 1024;
 
 impl Session {
     /// One line of the client.
@@ -28,8 +32,10 @@ impl Session {
                 self.client_request(&envelope, *id, *params, now, out)
             }
             Kind::Notification { method, params } => {
-                if method == CANCELLED {
-                    self.client_cancels(*params);
+                match &**method {
+                    CANCELLED => self.client_cancels(*params),
+                    INITIALIZED => self.handshake.initialized(line),
+                    _ => {}
                 }
                 let subject = Subject::of(&envelope);
                 let decision =
@@ -43,19 +49,23 @@ impl Session {
                 )
             }
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
-                if !self.server.close(&id.key()) {
+                let Some(asked) = self.server.close(&id.key()) else {
                     return self.nobody_waits(Direction::ToServer, line);
-                }
+                };
                 self.client.excuse_all(now);
                 let decision = self
                     .policy
                     .client(&envelope, None, self.era, &mut self.tools);
-                self.apply(
+                let passage = self.apply(
                     Direction::ToServer,
                     MessageKind::Response,
                     &envelope,
                     decision,
-                )
+                );
+                match asked {
+                    Asked::AsIs => passage,
+                    Asked::Renamed(raw) => rename(passage, line, Direction::ToServer, &raw),
+                }
             }
             Kind::Error { id: None, .. } => self.nobody_waits(Direction::ToServer, line),
         }
@@ -130,6 +140,15 @@ impl Session {
             }
         };
         count(self, outcome);
+        let line = match &passage {
+            Passage::Replace(line) => line,
+            _ => envelope.line,
+        };
+        let line =
+            (line.len() <= REPEATED && self.policy.repeatable(&subject)).then(|| line.into());
+        if subject.capability != mcp::Capability::Tool {
+            self.handshake.passed_on(&subject, envelope.line);
+        }
         let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
@@ -139,6 +158,7 @@ impl Session {
             arguments,
             limit,
         );
+        open.line = line;
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
@@ -221,6 +241,10 @@ impl Session {
     ) -> Passage {
         let key = id.key();
         if self.listing.is_ours(&key) {
+            if self.handshake.closes(&key) {
+                self.replayed(envelope, now, out);
+                return Passage::Stop;
+            }
             let done = self
                 .listing
                 .answered(&key, envelope, &mut self.tools, &mut out.to_server);
@@ -238,6 +262,7 @@ impl Session {
         if open.state == State::Expired {
             return self.nobody_waits(Direction::ToClient, envelope.line);
         }
+        self.answered = true;
 
         let decision = self
             .policy
@@ -265,6 +290,11 @@ impl Session {
             // An answer is never dropped and needs no list: it closes a request that waits.
             _ => (Passage::Pass, Outcome::Forward, "forward"),
         };
+        if open.origin.subject.method == INITIALIZE
+            && let Kind::Result { result, .. } = &envelope.kind
+        {
+            self.handshake.told(result.text);
+        }
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
@@ -315,7 +345,7 @@ impl Session {
             );
             return Passage::Stop;
         }
-        if !self.server.open(id.key()) {
+        let Some(asked) = self.server.open(id, || self.listing.own_id()) else {
             let refused = own::duplicate_id();
             reply::refusal(&mut out.to_server, id.raw, &refused, self.era);
             self.tally.message(
@@ -325,8 +355,12 @@ impl Session {
                 envelope.line.len(),
             );
             return Passage::Stop;
+        };
+        let passage = self.apply(Direction::ToClient, kind, envelope, decision);
+        match asked {
+            Asked::AsIs => passage,
+            Asked::Renamed(raw) => rename(passage, envelope.line, Direction::ToClient, &raw),
         }
-        self.apply(Direction::ToClient, kind, envelope, decision)
     }
 
     /// Carries out a decision on a message that nobody here waits for.
@@ -428,5 +462,25 @@ impl Session {
         if let Some(info) = info {
             self.name_client(info);
         }
+    }
+}
+
+/// The same message with another id (raw).
+fn rename(passage: Passage, line: &[u8], direction: Direction, raw: &[u8]) -> Passage {
+    let line = match &passage {
+        Passage::Pass => line,
+        Passage::Replace(line) => line,
+        Passage::Stop => return Passage::Stop,
+    };
+    // What came out of policy is a message with an id, or it would not have been passed.
+    let Ok(envelope) = mcp::parse(line, direction) else {
+        return Passage::Stop;
+    };
+    match &envelope.kind {
+        Kind::Request { id, .. } | Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
+            let (before, after) = (&line[..id.start], &line[id.start + id.raw.len()..]);
+            Passage::Replace([before, raw, after].concat())
+        }
+        Kind::Notification { .. } | Kind::Error { id: None, .. } => Passage::Stop,
     }
 }

@@ -6,9 +6,11 @@
 //! ```
 
 use super::asks::Asks;
-use super::listing::Listing;
+use super::handshake::Handshake;
+use super::listing::{Listing, Parked};
 use super::pending::{Open, Pending};
 use super::reply::{self, own};
+use super::revival::Kept;
 use crate::audit::{Arguments, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
@@ -63,6 +65,13 @@ pub struct Session {
     pub(super) denials: Denials,
     pub(super) scratch: Vec<Finding>,
     pub(super) client_named: bool,
+    pub(super) handshake: Handshake,
+    /// Requests and calls that wait for the next server.
+    pub(super) kept: Vec<Kept>,
+    pub(super) parked: Vec<Parked>,
+    pub(super) estranged: Option<String>,
+    /// The server has answered its client since it was started.
+    pub(super) answered: bool,
     audit: Log,
     payloads: Payloads,
     caps: Caps,
@@ -92,6 +101,11 @@ impl Session {
             denials: Denials::new(Grants::from(&config.cell)),
             scratch: Vec::new(),
             client_named: false,
+            handshake: Handshake::default(),
+            kept: Vec::new(),
+            parked: Vec::new(),
+            estranged: None,
+            answered: false,
             audit,
             payloads: config.audit.payloads,
             caps: Caps {
@@ -250,13 +264,25 @@ impl Session {
             let refused = own::server_gone(&open.origin.subject, how);
             self.answer_for_server(&open, &refused, "unavailable", now, out);
         }
-        for parked in self.listing.drain() {
+        self.kept.clear();
+        let waiting: Vec<Parked> = self.parked.drain(..).chain(self.listing.drain()).collect();
+        for parked in waiting {
             self.after_the_end(&parked.line, out);
         }
     }
 
     /// A line of the client that came when the server was not there (any more).
     pub fn after_the_end(&mut self, line: &[u8], out: &mut Outbox) {
+        self.answer_without(line, None, out);
+    }
+
+    /// Answers a line in the place of a server that is not there; `wait`: when it may be back.
+    pub(super) fn answer_without(
+        &mut self,
+        line: &[u8],
+        wait: Option<std::time::Duration>,
+        out: &mut Outbox,
+    ) {
         use crate::mcp::{Kind, parse};
         let envelope = match parse(line, Direction::ToServer) {
             Ok(envelope) => envelope,
@@ -269,7 +295,7 @@ impl Session {
             return;
         };
         let era = Era::of(&envelope).unwrap_or(self.era);
-        let refused = own::unavailable(&subject);
+        let refused = own::unavailable(&subject, wait);
         reply::refusal(&mut out.to_client, id.raw, &refused, era);
         self.metrics.refusal(Direction::ToServer, refused.rule);
         self.unread(

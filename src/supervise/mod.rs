@@ -9,6 +9,10 @@
 //! was measured), so the server gets [`EXIT_GRACE`] to end by itself, [`TERM_GRACE`] after SIGTERM,
 //! and the whole tree is gone before the 2 s are over.
 
+mod restart;
+
+pub use restart::{Due, Next, Restarts};
+
 use crate::cell::spawn::Exit;
 use std::time::{Duration, Instant};
 

@@ -58,6 +58,8 @@ pub struct Metrics {
     pub audit_lost: IntCounter,
     pub child_up: IntGauge,
     pub child_starts: IntCounter,
+    pub child_parked: IntGauge,
+    pub retries: IntCounter,
     child_exits: IntCounterVec,
     enforced: IntGaugeVec,
     own: IntGaugeVec,
@@ -185,6 +187,14 @@ impl Metrics {
             )?,
             child_up: gauge("cofferdam_child_up", "1 while the server runs")?,
             child_starts: counter("cofferdam_child_starts_total", "Starts of the server")?,
+            child_parked: gauge(
+                "cofferdam_child_parked",
+                "1 while a server that crashes in a loop is left alone",
+            )?,
+            retries: counter(
+                "cofferdam_retries_total",
+                "Requests asked again of another server, because the first was lost",
+            )?,
             child_exits: counters(
                 "cofferdam_child_exits_total",
                 "Ends of the server",

@@ -343,7 +343,7 @@ fn command_not_executable() {
 #[test]
 fn check_warns_of_what_run_would_stop_at() {
     let rig = Rig::new();
-    insta::assert_snapshot!(rig.run(&["check", "--read", "data", "--allow-env", "NOT_SET", "--optional", "seccomp", "--", "nosuch"]), @r#"
+    insta::assert_snapshot!(rig.run(&["check", "--read", "data", "--allow-env", "NOT_SET", "--optional", "seccomp", "--", "nosuch"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -351,6 +351,7 @@ fn check_warns_of_what_run_would_stop_at() {
       command           nosuch                                        command
       cwd               where cofferdam is started                    default
       transport         stdio                                         default
+      restart           always                                        default
 
     Cell
       preset            chosen by the command                         default
@@ -401,13 +402,13 @@ fn check_warns_of_what_run_would_stop_at() {
                `run` would end with exit code 78
       warning: the variable `NOT_SET` is passed on, but is not set here
       warning: the server starts also where `seccomp` cannot be enforced
-    "#);
+    ");
 }
 
 #[test]
 fn check_shows_the_whole_file() {
     let rig = Rig::new().file("server.toml", FULL);
-    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml"]), @r#"
+    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -415,6 +416,7 @@ fn check_shows_the_whole_file() {
       command           [DIR]/server --stdio  file, line 3
       cwd               [DIR]file, line 7
       transport         stdio                                         file, line 4
+      restart           always                                        default
       owner             platform@example.com                          file, line 5
       review by         2027-02-01                                    file, line 6
 
@@ -473,13 +475,13 @@ fn check_shows_the_whole_file() {
                `run` would end with exit code 78
       warning: the variable `LANG` is passed on, but is not set here
       warning: the server starts also where `landlock-scopes` cannot be enforced
-    "#);
+    ");
 }
 
 #[test]
 fn flags_win_over_the_file() {
     let rig = Rig::new().file("server.toml", FULL);
-    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml", "--name", "mine", "--preset", "python", "--read", "more", "--allow-env", "MODE", "--require", "landlock-scopes", "--response-limit", "1MiB", "--scrub", "flag", "--allow-tool", "get_*", "--deny-tool", "create_issue", "--admin", "unix:sock", "--audit", "off", "--", "./other"]), @r#"
+    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml", "--name", "mine", "--preset", "python", "--read", "more", "--allow-env", "MODE", "--require", "landlock-scopes", "--response-limit", "1MiB", "--scrub", "flag", "--allow-tool", "get_*", "--deny-tool", "create_issue", "--admin", "unix:sock", "--audit", "off", "--", "./other"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -487,6 +489,7 @@ fn flags_win_over_the_file() {
       command           [DIR]/other  command
       cwd               [DIR]file, line 7
       transport         stdio                                         file, line 4
+      restart           always                                        default
       owner             platform@example.com                          file, line 5
       review by         2027-02-01                                    file, line 6
 
@@ -550,13 +553,13 @@ fn flags_win_over_the_file() {
                `run` would end with exit code 78
       warning: the variable `LANG` is passed on, but is not set here
       warning: the variable `MODE` is passed on, but is not set here
-    "#);
+    ");
 }
 
 #[test]
 fn dry_run_prints_the_plan() {
     let rig = Rig::new().file("server.toml", "[server]\ncommand = [\"node\", \"x.js\"]\n");
-    insta::assert_snapshot!(rig.run(&["run", "--dry-run", "--config", "server.toml"]), @r#"
+    insta::assert_snapshot!(rig.run(&["run", "--dry-run", "--config", "server.toml"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -564,6 +567,7 @@ fn dry_run_prints_the_plan() {
       command           node x.js                                     file, line 2
       cwd               where cofferdam is started                    default
       transport         stdio                                         default
+      restart           always                                        default
 
     Cell
       preset            chosen by the command                         default
@@ -605,7 +609,7 @@ fn dry_run_prints_the_plan() {
       audit             [DIR]/home/.local/state/cofferdam/node/audit.jsonl  default
       payloads          digest                                        default
       listen            no listener                                   default
-    "#);
+    ");
 }
 
 #[test]
@@ -639,6 +643,11 @@ fn check_as_json() {
         {
           "key": "server.transport",
           "value": "stdio",
+          "origin": "default"
+        },
+        {
+          "key": "server.restart",
+          "value": "always",
           "origin": "default"
         },
         {
@@ -824,7 +833,7 @@ fn mistakes_as_json() {
           "label": "not a key of [server]",
           "hints": [
             "did you mean `command`?",
-            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`"
+            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`"
           ],
           "line": 2,
           "column": 1
@@ -900,6 +909,8 @@ fn help_of_run() {
           --request-limit <SIZE>   Largest message of the client [default: 1MiB]
           --response-limit <SIZE>  Largest message of the server [default: 1MiB]
           --timeout <DURATION>     Silence after which a request expires [default: 300s]
+          --restart <WHEN>         Whether another server takes the place of one that has ended unasked
+                                   [default: always] [possible values: always, never]
           --scrub <MODE>           What happens to credentials in messages [default: redact] [possible
                                    values: redact, refuse, flag, off]
           --allow-tool <GLOB>      Allow these tools and deny the rest; `*` matches any run of

@@ -26,7 +26,7 @@ fn unknown_key() {
       | ^^^^^^ not a key of [server]
       |
       = help: did you mean `command`?
-      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`
+      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`
     "#);
 }
 
@@ -49,7 +49,7 @@ fn unknown_table() {
 
 #[test]
 fn unknown_key_of_a_tool() {
-    insta::assert_snapshot!(check("[tools.\"create_issue\"]\nalow = false\n"), @r#"
+    insta::assert_snapshot!(check("[tools.\"create_issue\"]\nalow = false\n"), @r"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
@@ -60,8 +60,8 @@ fn unknown_key_of_a_tool() {
       | ^^^^ not a key of [tools.create_issue]
       |
       = help: did you mean `allow`?
-      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`
-    "#);
+      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`, `effect`, `idempotent`
+    ");
 }
 
 #[test]
@@ -86,13 +86,9 @@ fn key_of_a_later_version() {
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
-    error: `effect` is not in this version
-     --> server.toml:2:1
-      |
-    2 | effect = "write"
-      | ^^^^^^ this version cannot do it, so it does not accept it
-      |
-      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`
+    error: `server.command` is missing
+     |
+     = help: write the program and its arguments, as in `command = ["npx", "-y", "SERVER"]`, or put them after `--`
     "#);
 }
 

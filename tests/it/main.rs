@@ -31,6 +31,7 @@ mod package_cell;
 mod package_install;
 mod policy_corpus;
 mod policy_props;
+mod revive;
 mod rig;
 mod smuggling;
 mod spawn_cells;

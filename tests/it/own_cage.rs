@@ -200,7 +200,14 @@ fn admin(wire: &Wire) -> String {
 
 #[test]
 fn every_thread_is_caged_and_a_session_does_not_notice() {
-    let flags = ["--admin", "127.0.0.1:0", "--audit", "{dir}/audit.jsonl"];
+    let flags = [
+        "--restart",
+        "never",
+        "--admin",
+        "127.0.0.1:0",
+        "--audit",
+        "{dir}/audit.jsonl",
+    ];
     let rig = Rig::new();
     // Old lines, and room for none more: the first flush asks for a rotation.
     let audit = rig.path().join("audit.jsonl");

@@ -12,6 +12,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use super::Restart;
 use super::diagnose::{self, Place, Problem};
 use super::load::{Error, File};
 use super::origin::Origins;
@@ -44,6 +45,7 @@ pub struct Overrides {
     pub request: Option<ByteSize>,
     pub response: Option<ByteSize>,
     pub timeout: Option<TimeSpan>,
+    pub restart: Option<Restart>,
     pub scrub: Option<SecretsMode>,
     /// Tools that may be called; when there is one, the rest is denied.
     pub allow_tools: Vec<String>,

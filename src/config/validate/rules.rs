@@ -178,6 +178,8 @@ impl Builder<'_> {
             timeout_total: total.map(|total| total.0),
             arguments: self.only(key("arguments"), raw.arguments.as_ref()),
             output: self.only(key("output"), raw.output.as_ref()),
+            effect: self.only(key("effect"), raw.effect.as_ref()),
+            idempotent: self.only(key("idempotent"), raw.idempotent.as_ref()),
         }
     }
 }

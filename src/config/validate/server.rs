@@ -83,6 +83,14 @@ impl Builder<'_> {
             owner,
             review_by,
             cwd: self.file_path("server.cwd", raw.cwd.as_ref()),
+            restart: self
+                .pick(
+                    "server.restart",
+                    raw.restart.as_ref(),
+                    flags.restart,
+                    "--restart",
+                )
+                .unwrap_or_default(),
         }
     }
 
