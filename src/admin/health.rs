@@ -8,6 +8,7 @@
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
 
+use crate::cell::spawn::CredentialState;
 use crate::cell::{LayerReport, LayerState};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde_json::{Value, json};
@@ -38,6 +39,7 @@ pub struct Facts {
     /// What confines the message process itself.
     pub own: LayerReport,
     pub pid: Option<i32>,
+    pub credentials: Vec<CredentialState>,
 }
 
 /// Shared by the message path, which writes, and the admin listener, which reads.
@@ -141,10 +143,20 @@ impl Health {
             "policy": facts.policy,
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
+            "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
+}
+
+fn credential(state: &CredentialState) -> Value {
+    json!({
+        "name": state.name,
+        "generation": state.generation,
+        "fingerprint": state.fingerprint,
+        "problem": state.problem,
+    })
 }
 
 fn layers(report: &LayerReport) -> Value {

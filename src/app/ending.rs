@@ -49,7 +49,9 @@ impl Loop {
         if !orderly {
             tracing::warn!("the server has ended: {how}");
         }
-        if !orderly && self.replace_lost(&how, exit, now) {
+        if orderly && self.replace_ended(exit, now)
+            || !orderly && self.replace_lost(&how, exit, now)
+        {
             return None;
         }
         self.life.exited(exit);

@@ -193,8 +193,8 @@ impl<'a> Session<'a> {
     fn hear(&mut self) -> Result<Option<u8>, ExecError> {
         match self.spawner.next_event()? {
             None => Ok(None),
-            // There is no audit log here.
-            Some(Event::Rotated { .. }) => Ok(None),
+            // There is no audit log here, and nothing that is said is read.
+            Some(Event::Rotated { .. } | Event::Credentials { .. }) => Ok(None),
             Some(Event::Progress { text, .. }) => {
                 if !self.options.quiet {
                     say(&text);

@@ -3,10 +3,12 @@
 //! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the cage around
 //! ourselves, the loop.
 
+mod credentials;
 mod drain;
 mod ending;
 mod exec;
 mod lane;
+mod replace;
 mod revive;
 mod seldom;
 mod slice;

@@ -47,7 +47,7 @@ impl Loop {
     }
 
     /// What the dead server has said is passed on; its half line is no message.
-    fn settle_output(&mut self, now: Instant) {
+    pub(super) fn settle_output(&mut self, now: Instant) {
         self.server_in = None;
         self.started = false;
         self.hear_out(now + LAST_WORDS);
@@ -113,6 +113,7 @@ impl Loop {
         }
         if self.started && self.restarts.down() && !self.session.reviving() {
             self.restarts.ready(now);
+            self.replaced(now);
             self.metrics.child_parked.set(0);
             self.health.enter(Phase::Serving);
         }
@@ -133,7 +134,9 @@ impl Loop {
 
     /// True while lines of the client wait in their pipe for a server that is on its way.
     pub(super) fn keeps_client_waiting(&self) -> bool {
-        !self.started && !self.restarts.absent() || self.session.reviving()
+        !self.started && !self.restarts.absent()
+            || self.session.reviving()
+            || self.replacing.is_some() && !self.session.asks_client()
     }
 
     /// Answers the client in the place of a server that will not be there soon.

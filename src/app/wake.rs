@@ -1,5 +1,6 @@
 //! What the loop waits for.
 
+use super::replace::Replacing;
 use super::stdio::{Loop, LoopError};
 use crate::mcp::Direction;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -169,6 +170,7 @@ impl Loop {
             self.session.next_due(),
             self.life.due(),
             self.restarts.due(),
+            self.replacing.as_ref().and_then(Replacing::due),
             self.rest_at,
         ];
         due.into_iter().flatten().min()

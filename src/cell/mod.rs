@@ -25,7 +25,7 @@ mod sys;
 mod witness;
 
 pub use account::Account;
-pub use descriptors::{SpecError, read_spec, seal_spec};
+pub use descriptors::{SpecError, read_spec, seal, seal_spec};
 pub use launcher::enter;
 pub use own::{close_inherited, confine};
 pub use plan::{PlanError, plan};

@@ -6,8 +6,9 @@
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, Cores, EgressRule, EntryError, EnvRule, File,
-    Origins, Overrides, Preset, Restart, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, Cores, CredentialRule, EgressRule, EntryError,
+    EnvRule, File, Origins, Overrides, Preset, Restart, SecretsMode, Surroundings, TimeSpan,
+    UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -147,6 +148,9 @@ pub struct SharedArgs {
     /// Pass a variable to the server, or set one
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = entry::<EnvRule>, help_heading = CELL)]
     pub allow_env: Vec<EnvRule>,
+    /// Give the server a secret from a file that is watched: another value is another process
+    #[arg(long, value_name = "VARIABLE=FILE", value_parser = entry::<CredentialRule>, help_heading = CELL)]
+    pub credential: Vec<CredentialRule>,
     /// Let the server connect to the TCP port of a host [default port: 443]
     #[arg(long, value_name = "HOST[:PORT]", value_parser = entry::<EgressRule>, help_heading = CELL)]
     pub allow_host: Vec<EgressRule>,
@@ -373,6 +377,7 @@ fn overrides(args: &RunArgs) -> Overrides {
             _ => AuditTo::File(text),
         }),
         allow_scripts: shared.allow_scripts,
+        credentials: shared.credential,
     }
 }
 

@@ -78,6 +78,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
     rows.server();
     rows.cell();
     rows.packages();
+    rows.credentials();
     rows.policy();
     rows.limits();
     rows.outside();
@@ -134,6 +135,8 @@ impl Rows<'_> {
         self.one("server.transport", "stdio", "stdio");
         let restart = server.restart.as_str();
         self.one("server.restart", restart, restart);
+        let replace = server.replace.as_str();
+        self.one("server.replace", replace, replace);
         if let Some(owner) = &server.owner {
             self.one("server.owner", owner, owner.as_str());
         }
@@ -230,6 +233,27 @@ impl Rows<'_> {
             cache.display().to_string(),
             cache.to_string_lossy(),
         );
+    }
+
+    fn credentials(&mut self) {
+        self.section = "Credentials";
+        let time = |time: Duration| TimeSpan(time).to_string();
+        for credential in &self.resolved.config.credentials {
+            let key = |field: &str| format!("credentials.{}.{field}", credential.name);
+            let file = credential.file.display().to_string();
+            let part = credential.key.as_ref();
+            let part = part.map_or_else(String::new, |part| format!(", its `{part}`"));
+            let shown = format!("{file}{part}, as ${}", credential.variable);
+            let value = json!({
+                "file": file,
+                "key": credential.key,
+                "env": credential.variable,
+                "environment": credential.environment,
+                "overlap": time(credential.overlap),
+            });
+            let origin = self.resolved.origins.of(&key("file"));
+            self.row(&key("file"), credential.name.clone(), shown, value, origin);
+        }
     }
 
     fn policy(&mut self) {

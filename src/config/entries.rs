@@ -1,7 +1,7 @@
 //! The small texts inside lists and flags: variables, hosts, listener addresses, fixed words.
 
 use super::{
-    AdminAddr, Check, Effect, EgressRule, EnvRule, Payloads, Preset, Restart, SecretsMode,
+    AdminAddr, Check, Effect, EgressRule, EnvRule, Payloads, Preset, Replace, Restart, SecretsMode,
 };
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -77,6 +77,10 @@ impl Word for Check {
 impl Word for Restart {
     const WORDS: &'static [(&'static str, Self)] =
         &[("always", Self::Always), ("never", Self::Never)];
+}
+
+impl Word for Replace {
+    const WORDS: &'static [(&'static str, Self)] = &[("swap", Self::Swap), ("never", Self::Never)];
 }
 
 impl Word for Effect {

@@ -17,7 +17,7 @@ pub use entries::{EntryError, Word};
 pub use load::{Error, File, load};
 pub use origin::{Origin, Origins};
 pub use units::{ByteSize, Cores, TimeSpan, UnitError};
-pub use validate::{AuditTo, Effective, Overrides, Surroundings, build};
+pub use validate::{AuditTo, CredentialRule, Effective, Overrides, Surroundings, build};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -66,6 +66,8 @@ pub struct Config {
     pub tools: Tools,
     pub audit: Audit,
     pub packages: Packages,
+    /// In the order of their names.
+    pub credentials: Vec<Credential>,
     /// Where state lives: audit by default. `$STATE_DIRECTORY` or `$XDG_STATE_HOME/cofferdam/NAME`.
     pub state_dir: PathBuf,
 }
@@ -83,6 +85,35 @@ pub struct Server {
     /// Absolute. `None`: the directory that cofferdam was started in.
     pub cwd: Option<PathBuf>,
     pub restart: Restart,
+    pub replace: Replace,
+}
+
+/// How a server is replaced while its session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Replace {
+    /// One ends, the next starts, and calls wait meanwhile.
+    #[default]
+    Swap,
+    /// Not while the session lasts.
+    Never,
+}
+
+/// A secret of the server that comes from a file, and changes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// What people call it.
+    pub name: String,
+    /// Absolute.
+    pub file: PathBuf,
+    /// Member of a JSON object, or name in a file of KEY=value lines. `None`: the whole file.
+    pub key: Option<String>,
+    /// The server's variable that gets the value.
+    pub variable: String,
+    /// What the file must say that it is for, if it says so at all.
+    pub environment: Option<String>,
+    /// How long a value that was replaced may still be in use.
+    pub overlap: Duration,
 }
 
 /// Whether another server takes the place of one that has ended unasked.

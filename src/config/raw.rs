@@ -4,7 +4,7 @@
 //! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
 
 use super::units::{ByteSize, Cores, TimeSpan};
-use super::{Check, Effect, Payloads, Preset, Restart, SecretsMode};
+use super::{Check, Effect, Payloads, Preset, Replace, Restart, SecretsMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -70,6 +70,30 @@ pub(super) struct Raw {
     pub(super) audit: Audit,
     /// How packages of npx, uvx and pipx are installed.
     pub(super) packages: Packages,
+    /// Secrets of the server that come from files, by name.
+    pub(super) credentials: BTreeMap<At<String>, Credential>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Credential {
+    /// The file that holds it, and is watched.
+    pub(super) file: Option<At<String>>,
+    /// One member of a JSON object or of KEY=value lines; default: the whole file.
+    pub(super) key: Option<At<String>>,
+    /// Where the server finds it.
+    pub(super) inject: Option<At<Inject>>,
+    /// What the member `environment` of the file must say, where there is one.
+    pub(super) environment: Option<At<String>>,
+    /// How long a replaced value may still be in use; it is taken out of messages for so long. Default 10m.
+    pub(super) overlap: Option<At<TimeSpan>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Inject {
+    /// A variable of the server; another value is another process.
+    pub(super) env: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -90,6 +114,8 @@ pub(super) struct Server {
     pub(super) cwd: Option<At<String>>,
     /// Whether another server takes the place of one that has ended unasked; default always.
     pub(super) restart: Option<At<Restart>>,
+    /// How it is replaced while the session goes on; default swap.
+    pub(super) replace: Option<At<Replace>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

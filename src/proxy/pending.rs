@@ -251,6 +251,12 @@ impl Pending {
         expired
     }
 
+    /// True while a request waits that ends by itself: a listen stream does not.
+    pub(super) fn busy(&self) -> bool {
+        let mut all = self.open.iter();
+        all.any(|(_, open)| open.state == State::Open && open.limit.is_some())
+    }
+
     /// True when an answer with this id is still wanted.
     pub(super) fn is_open(&self, id: &RequestId) -> bool {
         let at = self.requests.get(id);

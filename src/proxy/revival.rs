@@ -12,7 +12,9 @@ use super::reply::{self, own};
 use super::session::{Outbox, Session};
 use crate::mcp::method::{CANCELLED, INITIALIZED};
 use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
+use crate::policy::Policy;
 use foldhash::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What waits for the next server.
@@ -118,6 +120,23 @@ impl Session {
     #[must_use]
     pub fn has_answered(&self) -> bool {
         self.answered
+    }
+
+    /// True while the server waits for its client, perhaps for a person.
+    #[must_use]
+    pub fn asks_client(&self) -> bool {
+        self.server.any()
+    }
+
+    /// True while the server works on something that the next one could not be asked without harm.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.client.busy() || self.listing.holds_any() || self.server.any()
+    }
+
+    /// Messages are decided by this policy from here on.
+    pub fn adopt(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
     }
 
     /// True while an answer is owed.

@@ -21,6 +21,9 @@ pub const EXIT_GRACE: Duration = Duration::from_millis(1200);
 /// From SIGTERM until the whole tree is killed.
 pub const TERM_GRACE: Duration = Duration::from_millis(400);
 
+/// From the end of its input until SIGTERM, for a server whose place another one waits to take.
+pub const REPLACE_GRACE: Duration = Duration::from_millis(300);
+
 /// What the loop has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
@@ -81,6 +84,13 @@ impl Life {
         self.state = State::Ending;
         self.due = Some(now + EXIT_GRACE);
         Some(Act::CloseInput)
+    }
+
+    /// Another one is to take its place, and everything it was asked is answered.
+    pub fn replaced(&mut self, now: Instant) -> Option<Act> {
+        let act = self.end_of_input(now);
+        self.due = self.due.map(|_| now + REPLACE_GRACE);
+        act
     }
 
     /// Somebody asked us to stop (SIGTERM, SIGINT), or the client does not read any more.

@@ -119,6 +119,14 @@ impl Restarts {
         Next::Start(wait)
     }
 
+    /// The server has ended because it is replaced: the next one starts at once.
+    pub fn planned(&mut self, now: Instant) {
+        self.state = State::Waiting {
+            until: now,
+            kept: true,
+        };
+    }
+
     /// When [`Restarts::step`] has something to do.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

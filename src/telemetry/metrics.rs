@@ -60,6 +60,9 @@ pub struct Metrics {
     pub child_starts: IntCounter,
     pub child_parked: IntGauge,
     pub retries: IntCounter,
+    pub replacements: IntCounter,
+    credential_generation: IntGaugeVec,
+    credential_broken: IntGaugeVec,
     child_exits: IntCounterVec,
     enforced: IntGaugeVec,
     own: IntGaugeVec,
@@ -195,6 +198,20 @@ impl Metrics {
                 "cofferdam_retries_total",
                 "Requests asked again of another server, because the first was lost",
             )?,
+            replacements: counter(
+                "cofferdam_child_replacements_total",
+                "Planned replacements of the server",
+            )?,
+            credential_generation: gauges(
+                "cofferdam_credential_generation",
+                "Generation of a credential that is in force, counted from 1",
+                &["name"],
+            )?,
+            credential_broken: gauges(
+                "cofferdam_credential_broken",
+                "1 while the file of a credential gives no value and the last one stays in force",
+                &["name"],
+            )?,
             child_exits: counters(
                 "cofferdam_child_exits_total",
                 "Ends of the server",
@@ -247,6 +264,16 @@ impl Metrics {
     }
 
     /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.
+    pub fn credential(&self, name: &str, generation: u32, broken: bool) {
+        let generations = &self.credential_generation;
+        generations
+            .with_label_values(&[name])
+            .set(generation.into());
+        let gauge = self.credential_broken.with_label_values(&[name]);
+        gauge.set(broken.into());
+    }
+
+    /// Counts an end of the server by its cause.
     pub fn child_exit(&self, cause: &str) {
         self.child_exits.with_label_values(&[cause]).inc();
     }

@@ -2,7 +2,7 @@
 //!
 //! `mortal MARK DIR`: in `DIR`, `log` gets `LIFE<TAB>LINE` for each line it reads, `ledger` one line for
 //! each call that it runs, `lives` counts its processes, `offer.json` replaces its answer to
-//! `initialize`, and `stillborn` holds how many of the next processes end before they read anything.
+//! `initialize` (after `slow=MS`, a start that takes time), and `stillborn` holds how many of the next processes end before they read anything.
 
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
@@ -18,6 +18,10 @@ fn main() -> ExitCode {
     if stillborn > 0 {
         put(&dir.join("stillborn"), stillborn - 1);
         return ExitCode::from(5);
+    }
+    let token = std::env::var("TOKEN").unwrap_or_default();
+    if let Some(wait) = std::env::args().find_map(|arg| arg.strip_prefix("slow=")?.parse().ok()) {
+        std::thread::sleep(std::time::Duration::from_millis(wait));
     }
     let (mut greeted, mut asked) = (false, None);
     for line in io::stdin().lock().lines() {
@@ -43,7 +47,9 @@ fn main() -> ExitCode {
                 );
             }
             "tools/list" => {
-                let tools = ["work", "look", "hang", "gaze", "die", "exit", "ask"];
+                let tools = [
+                    "work", "look", "hang", "gaze", "die", "exit", "ask", "token", "leak",
+                ];
                 let tools =
                     tools.map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
                 reply(id, &json!({ "tools": tools }));
@@ -59,6 +65,9 @@ fn main() -> ExitCode {
                     // Never in its first life; afterwards at once.
                     "hang" | "gaze" if life == 1 => {}
                     "hang" | "gaze" => reply(id, &text(&format!("in life {life}"))),
+                    // Like most servers it reads its token once, when it starts.
+                    "token" => reply(id, &text(&fingerprint(&token))),
+                    "leak" => reply(id, &text(&format!("the token is {token}."))),
                     "ask" => {
                         asked = Some(id.clone());
                         say(&json!({"jsonrpc": "2.0", "id": 0, "method": "roots/list"}));
@@ -81,6 +90,14 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Which token it is, in a form that nobody takes for the token.
+fn fingerprint(token: &str) -> String {
+    let sum = token.bytes().fold(7_u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    format!("token {sum}")
 }
 
 fn offer(dir: &Path, params: &Value) -> Value {

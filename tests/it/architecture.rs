@@ -119,6 +119,7 @@ const OWNERS: [(&str, &[&str]); 28] = [
             "app/",
             "audit/",
             "cell/",
+            "secret/watch",
             "supervise/",
             "telemetry/",
             "transport/",
@@ -128,7 +129,7 @@ const OWNERS: [(&str, &[&str]); 28] = [
     // Denials are read out of what servers write to stderr.
     ("regex_automata", &["policy/", "cell/denial"]),
     ("regex_syntax", &["policy/"]),
-    ("ring", &["policy/", "audit/", "cell/package"]),
+    ("ring", &["policy/", "audit/", "cell/package", "secret/"]),
     ("schemars", &["config/", "cli/"]),
     ("seccompiler", &["cell/"]),
     ("tokio", &["admin/", "transport/"]),
@@ -140,7 +141,10 @@ const OWNERS: [(&str, &[&str]); 28] = [
     ("toml", &["config/", "cell/", "policy/scrub/table_tests.rs"]),
     ("tracing_subscriber", &["telemetry/"]),
     ("unicode_normalization", &["policy/"]),
-    ("zeroize", &["secret/", "policy/", "cell/"]),
+    (
+        "zeroize",
+        &["secret/", "policy/", "cell/", "app/credentials"],
+    ),
 ];
 
 /// Small crates that any room may use.

@@ -352,6 +352,7 @@ fn check_warns_of_what_run_would_stop_at() {
       cwd               where cofferdam is started                    default
       transport         stdio                                         default
       restart           always                                        default
+      replace           swap                                          default
 
     Cell
       preset            chosen by the command                         default
@@ -417,6 +418,7 @@ fn check_shows_the_whole_file() {
       cwd               [DIR]file, line 7
       transport         stdio                                         file, line 4
       restart           always                                        default
+      replace           swap                                          default
       owner             platform@example.com                          file, line 5
       review by         2027-02-01                                    file, line 6
 
@@ -490,6 +492,7 @@ fn flags_win_over_the_file() {
       cwd               [DIR]file, line 7
       transport         stdio                                         file, line 4
       restart           always                                        default
+      replace           swap                                          default
       owner             platform@example.com                          file, line 5
       review by         2027-02-01                                    file, line 6
 
@@ -568,6 +571,7 @@ fn dry_run_prints_the_plan() {
       cwd               where cofferdam is started                    default
       transport         stdio                                         default
       restart           always                                        default
+      replace           swap                                          default
 
     Cell
       preset            chosen by the command                         default
@@ -648,6 +652,11 @@ fn check_as_json() {
         {
           "key": "server.restart",
           "value": "always",
+          "origin": "default"
+        },
+        {
+          "key": "server.replace",
+          "value": "swap",
           "origin": "default"
         },
         {
@@ -833,7 +842,7 @@ fn mistakes_as_json() {
           "label": "not a key of [server]",
           "hints": [
             "did you mean `command`?",
-            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`"
+            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `replace`"
           ],
           "line": 2,
           "column": 1
@@ -878,32 +887,34 @@ fn help_of_run() {
       -h, --help                 Print help
 
     Cell:
-          --preset <PRESET>           What the runtime needs [default: chosen by looking at the command]
-                                      [possible values: node, python, none]
-          --read <PATH>               Let the server read a file or directory
-          --write <PATH>              Let the server read and write a file or directory
-          --allow-exec <PROGRAM>      Let the server execute a program, by path or by name
-          --allow-env <NAME[=VALUE]>  Pass a variable to the server, or set one
-          --allow-host <HOST[:PORT]>  Let the server connect to the TCP port of a host [default port:
-                                      443]
-          --memory <SIZE>             Largest data segment of each process, as in 1GiB
-          --processes <N>             Largest number of processes and threads
-          --user <USER>               Whom root's server runs as: a name, a number, or `root` [default:
-                                      a number nobody else has]
-          --cpu <CORES>               Processors that all of the server may use together, as in 1.5;
-                                      needs a delegated cgroup
-          --syscalls <FILE>           Let the server make only the system calls that FILE lists, one
-                                      `name = "why"` on a line
-          --optional <LAYER>          Start although this layer cannot be enforced [possible values:
-                                      no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
-                                      capabilities, rlimits, environment, descriptors, namespaces,
-                                      namespace-net, cgroup]
-          --off <LAYER>               Do not use this layer [possible values: namespaces, cgroup]
-          --require <LAYER>           Do not start without this layer, whatever the file says [possible
-                                      values: no-new-privs, landlock, landlock-net, landlock-scopes,
-                                      seccomp, capabilities, rlimits, environment, descriptors,
-                                      namespaces, namespace-net, cgroup]
-          --allow-scripts             Let install scripts of packages run, inside the install cell
+          --preset <PRESET>             What the runtime needs [default: chosen by looking at the
+                                        command] [possible values: node, python, none]
+          --read <PATH>                 Let the server read a file or directory
+          --write <PATH>                Let the server read and write a file or directory
+          --allow-exec <PROGRAM>        Let the server execute a program, by path or by name
+          --allow-env <NAME[=VALUE]>    Pass a variable to the server, or set one
+          --credential <VARIABLE=FILE>  Give the server a secret from a file that is watched: another
+                                        value is another process
+          --allow-host <HOST[:PORT]>    Let the server connect to the TCP port of a host [default port:
+                                        443]
+          --memory <SIZE>               Largest data segment of each process, as in 1GiB
+          --processes <N>               Largest number of processes and threads
+          --user <USER>                 Whom root's server runs as: a name, a number, or `root`
+                                        [default: a number nobody else has]
+          --cpu <CORES>                 Processors that all of the server may use together, as in 1.5;
+                                        needs a delegated cgroup
+          --syscalls <FILE>             Let the server make only the system calls that FILE lists, one
+                                        `name = "why"` on a line
+          --optional <LAYER>            Start although this layer cannot be enforced [possible values:
+                                        no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
+                                        capabilities, rlimits, environment, descriptors, namespaces,
+                                        namespace-net, cgroup]
+          --off <LAYER>                 Do not use this layer [possible values: namespaces, cgroup]
+          --require <LAYER>             Do not start without this layer, whatever the file says
+                                        [possible values: no-new-privs, landlock, landlock-net,
+                                        landlock-scopes, seccomp, capabilities, rlimits, environment,
+                                        descriptors, namespaces, namespace-net, cgroup]
+          --allow-scripts               Let install scripts of packages run, inside the install cell
 
     Policy:
           --request-limit <SIZE>   Largest message of the client [default: 1MiB]

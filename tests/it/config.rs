@@ -26,13 +26,13 @@ fn unknown_key() {
       | ^^^^^^ not a key of [server]
       |
       = help: did you mean `command`?
-      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`
+      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `replace`
     "#);
 }
 
 #[test]
 fn unknown_table() {
-    insta::assert_snapshot!(check("[sever]\nname = \"x\"\n"), @r#"
+    insta::assert_snapshot!(check("[sever]\nname = \"x\"\n"), @r"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
@@ -43,8 +43,8 @@ fn unknown_table() {
       |  ^^^^^ not a key of the top level
       |
       = help: did you mean `server`?
-      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
-    "#);
+      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`, `credentials`
+    ");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn unknown_key_of_a_tool() {
 
 #[test]
 fn table_of_a_later_version() {
-    insta::assert_snapshot!(check("[listen]\nhttp = \"0.0.0.0:8443\"\n"), @r#"
+    insta::assert_snapshot!(check("[listen]\nhttp = \"0.0.0.0:8443\"\n"), @r"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
@@ -76,8 +76,8 @@ fn table_of_a_later_version() {
     1 | [listen]
       |  ^^^^^^ this version cannot do it, so it does not accept it
       |
-      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`
-    "#);
+      = help: the top level takes `server`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`, `credentials`
+    ");
 }
 
 #[test]

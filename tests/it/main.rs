@@ -33,6 +33,7 @@ mod policy_corpus;
 mod policy_props;
 mod revive;
 mod rig;
+mod rotation;
 mod smuggling;
 mod spawn_cells;
 mod spawn_tree;

@@ -109,6 +109,14 @@ impl Spawner {
         self.channel.send(&Request::Rotate.encode(), &[])
     }
 
+    /// Asks for the credential files to be read now; `Credentials` follows if something has changed.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn reread(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::Reread.encode(), &[])
+    }
+
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
     ///
     /// # Errors

@@ -38,7 +38,7 @@ mod trial;
 pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
 pub use client::{SpawnError, Spawner};
 pub use guardian::{Role, guard};
-pub use protocol::{Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
+pub use protocol::{CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
 pub use server::{Duties, Ended, Planned, serve};
 pub use stdio::{Terminals, adopt};
 pub use trial::try_namespaces;

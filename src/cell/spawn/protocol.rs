@@ -74,6 +74,8 @@ pub enum Request {
     /// The audit log has grown to its limit: move it aside and open a new one. Its path is in the
     /// configuration.
     Rotate,
+    /// The credential files may have changed: read them now.
+    Reread,
 }
 
 /// Why bytes are not a message.
@@ -108,6 +110,7 @@ impl Request {
                 },
             ),
             Self::Rotate => (3, 0, 0),
+            Self::Reread => (4, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -224,6 +227,27 @@ pub enum Event {
         /// The audit log, opened for appending, and its size in bytes; or why there is none.
         log: Result<(OwnedFd, u64), String>,
     },
+    /// The credentials that the server is given, before its first start and whenever one of them
+    /// has changed or cannot be read any more.
+    Credentials {
+        states: Vec<CredentialState>,
+        /// A sealed memfd with the values, in the same order, each after its length in bytes (32 bits,
+        /// little endian): the message process takes them out of what the server says.
+        values: OwnedFd,
+    },
+}
+
+/// One credential, without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialState {
+    pub name: String,
+    pub generation: u32,
+    pub fingerprint: String,
+    /// Another value than the last event said.
+    pub changed: bool,
+    /// Why its file gives no value now.
+    pub problem: Option<String>,
 }
 
 /// The bodies, as JSON after the header.
@@ -262,6 +286,7 @@ const PROGRESS: u32 = 2;
 const EXITED: u32 = 3;
 const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
+const CREDENTIALS: u32 = 6;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -323,6 +348,16 @@ impl Event {
                 };
                 (ROTATED, 0, json(&RotatedBody { size, failed })?, fds)
             }
+            Self::Credentials { states, values } => {
+                let states: Vec<CredentialState> = states
+                    .into_iter()
+                    .map(|state| CredentialState {
+                        problem: state.problem.map(|problem| cut(problem, 256)),
+                        ..state
+                    })
+                    .collect();
+                (CREDENTIALS, 0, json(&states)?, vec![values])
+            }
         };
         if body.len() > MAX_BODY {
             return Err(ProtocolError::Length { bytes: body.len() });
@@ -359,7 +394,7 @@ impl Event {
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
-            ROTATED => 1,
+            ROTATED | CREDENTIALS => 1,
             _ => 0,
         };
         if announced != fds.len() || announced > most {
@@ -413,6 +448,15 @@ impl Event {
                     }
                 };
                 Ok(Self::Rotated { log })
+            }
+            CREDENTIALS => {
+                let states = parse(body)?;
+                let none = ProtocolError::Descriptors {
+                    found: 0,
+                    expected: 1,
+                };
+                let values = fds.into_iter().next().ok_or(none)?;
+                Ok(Self::Credentials { states, values })
             }
             value => Err(ProtocolError::Field {
                 field: "kind",

@@ -22,7 +22,7 @@ use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
 };
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -54,6 +54,16 @@ pub trait Duties {
     /// # Errors
     /// What the file system says, or that there is no log.
     fn rotate(&mut self) -> io::Result<(OwnedFd, u64)>;
+
+    /// What becomes readable when a credential file may have changed, if any is watched.
+    fn watched(&self) -> Option<BorrowedFd<'_>>;
+
+    /// When [`Duties::look`] has something to do without that.
+    fn due(&self) -> Option<Instant>;
+
+    /// Reads the credential files where that is due, or `now` in any case; what the message process
+    /// is to know of it.
+    fn look(&mut self, now: bool) -> Option<Event>;
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -150,10 +160,14 @@ impl Server {
         for pipe in self.cells.iter().filter_map(|cell| cell.launched.status()) {
             fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
         }
+        if let Some(watched) = duties.watched() {
+            fds.push(PollFd::from_borrowed_fd(watched, PollFlags::IN));
+        }
         let deadline = self
             .cells
             .iter()
             .filter_map(|cell| cell.launched.deadline())
+            .chain(duties.due())
             .min();
         let left = deadline.map(|d| timespec(d.saturating_duration_since(Instant::now())));
         match poll(&mut fds, left.as_ref()) {
@@ -169,6 +183,9 @@ impl Server {
             let mut reaped = Vec::new();
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
+        }
+        if let Some(event) = duties.look(false) {
+            self.tell(event)?;
         }
         if asked { self.answer(duties) } else { Ok(()) }
     }
@@ -205,6 +222,10 @@ impl Server {
                 self.stop(cell, how);
                 Ok(())
             }
+            Request::Reread => match duties.look(true) {
+                Some(event) => self.tell(event),
+                None => Ok(()),
+            },
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
                 self.tell(Event::Rotated { log })

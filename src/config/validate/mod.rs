@@ -4,6 +4,7 @@
 //! about a tool, a variable or a layer replaces what the file says about that same one.
 
 mod cell;
+mod credentials;
 mod outside;
 mod pieces;
 mod rules;
@@ -53,6 +54,14 @@ pub struct Overrides {
     pub admin: Option<AdminAddr>,
     pub audit: Option<AuditTo>,
     pub allow_scripts: bool,
+    pub credentials: Vec<CredentialRule>,
+}
+
+/// `--credential VARIABLE=FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRule {
+    pub variable: String,
+    pub file: String,
 }
 
 /// Where `--audit` sends the log.
@@ -159,6 +168,7 @@ impl Builder<'_> {
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
+        let credentials = self.credentials(&raw.credentials, &cell, flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,
@@ -173,6 +183,7 @@ impl Builder<'_> {
             tools,
             audit,
             packages,
+            credentials,
             state_dir,
         }
     }

@@ -91,6 +91,9 @@ impl Builder<'_> {
                     "--restart",
                 )
                 .unwrap_or_default(),
+            replace: self
+                .only("server.replace", raw.replace.as_ref())
+                .unwrap_or_default(),
         }
     }
 
