@@ -29,6 +29,8 @@ enum Kind {
     Execute,
     /// The shell's words for both: a program when the name looks like one.
     OpenOrExecute,
+    /// Code would have been mapped from where a grant to write alone allows none.
+    Load,
     /// A connection or a name lookup.
     Connect,
 }
@@ -171,6 +173,11 @@ const RULES: &[Rule] = &[
         "strerror(EROFS) after a path",
     ),
     rule(
+        r"(?P<p>/[^\s:'\u{2018}]+): failed to map segment from shared object",
+        Kind::Load,
+        "glibc's loader, for every runtime: what may only be written holds no code",
+    ),
+    rule(
         r"AccessDeniedException: (?P<p>/\S+)",
         Kind::Open,
         "java.nio: the message is the path alone",
@@ -212,6 +219,7 @@ const TRIGGERS: &[&str] = &[
     "Failed to fetch",
     "unable to access",
     "request to",
+    "failed to map",
 ];
 
 /// What the cell grants already, so that nothing is suggested that is in force.
@@ -397,6 +405,12 @@ fn judge(
         });
     }
     let below = |granted: &[PathBuf]| granted.iter().any(|g| path.starts_with(g));
+    if kind == Kind::Load {
+        let directory = path.parent().unwrap_or(&path).to_owned();
+        return path
+            .is_absolute()
+            .then_some(Denial::Read { path: directory });
+    }
     // Relative paths depend on a directory that we do not know; a writable place that refuses
     // refuses for reasons of its own.
     if !path.is_absolute() || below(&grants.write) {
@@ -646,6 +660,10 @@ mod tests {
             (
                 "Error: failed to open /srv/a/x: Permission denied (os error 13)",
                 "--read /srv/a/x",
+            ),
+            (
+                "ImportError: /srv/v/lib/x.so: failed to map segment from shared object",
+                "--read /srv/v/lib",
             ),
             (
                 "java.io.FileNotFoundException: /srv/a (Permission denied)",

@@ -29,7 +29,7 @@ const THROUGH_THE_FLOOR: [(&str, &str); 7] = [
     ("whether_it_is_there", "numbers of processes are the host's"),
 ];
 /// And in the cell with namespaces.
-const THROUGH_NAMESPACES: [(&str, &str); 1] = [("run_by_the_loader", LOADER)];
+const THROUGH_NAMESPACES: [(&str, &str); 0] = [];
 const LOADER: &str = "the loader must be executable, and maps what can be read";
 /// The kernel does not apply RLIMIT_NPROC to uid 0, which root keeps on the floor when told to.
 const THROUGH_AS_ROOT: [(&str, &str); 2] = [
