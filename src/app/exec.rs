@@ -195,6 +195,13 @@ impl<'a> Session<'a> {
             None => Ok(None),
             // There is no audit log here.
             Some(Event::Rotated { .. }) => Ok(None),
+            Some(Event::Denied { text, .. }) => {
+                self.denials.told(&text);
+                if !self.options.quiet {
+                    say(&text);
+                }
+                Ok(None)
+            }
             Some(Event::Progress { text, .. }) => {
                 if !self.options.quiet {
                     say(&text);

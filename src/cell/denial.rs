@@ -484,6 +484,8 @@ pub struct Denials {
     shown: HashSet<Denial>,
     /// Directories of files that were shown.
     directories: HashSet<PathBuf>,
+    /// What was told with certainty, about paths that the server's words need not explain again.
+    told: Vec<String>,
 }
 
 impl Denials {
@@ -513,8 +515,21 @@ impl Denials {
         self.shown.insert(denial.clone()).then_some(denial)
     }
 
+    /// Remembers a line that whoever refused has told himself.
+    pub fn told(&mut self, line: &str) {
+        if self.told.len() < REMEMBERED {
+            self.told.push(line.to_owned());
+        }
+    }
+
     /// Whether what was suggested before would allow this too.
     fn covered(&self, denial: &Denial) -> bool {
+        if let Denial::Read { path } | Denial::Write { path } = denial {
+            let name = format!(" {} by ", path.display());
+            if self.told.iter().any(|line| line.contains(&name)) {
+                return true;
+            }
+        }
         self.shown.iter().any(|shown| match (shown, denial) {
             (Denial::Read { path: dir }, Denial::Read { path }) => path.starts_with(dir),
             (Denial::Write { path: dir }, Denial::Write { path }) => {
@@ -739,6 +754,15 @@ mod tests {
             Some(second)
         );
         assert_eq!(note("cat: /srv/data/c: Permission denied"), None);
+    }
+
+    #[test]
+    fn what_was_told_with_certainty_needs_no_words_of_the_server() {
+        let mut denials = Denials::default();
+        denials.told("denied: change the mode of /srv/a by x (pid 7), layer supervision: …");
+        let words = |name: &str| format!("[Errno 1] Operation not permitted: '{name}'");
+        assert_eq!(denials.note(words("/srv/a").as_bytes()), None);
+        assert!(denials.note(words("/srv/b").as_bytes()).is_some());
     }
 
     #[test]
