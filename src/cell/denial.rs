@@ -469,7 +469,7 @@ fn address(host: &str, port: u16) -> String {
 }
 
 /// As a shell reads it back.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+@:,%".contains(&b);
     if word.bytes().all(plain) {
         return word.to_owned();

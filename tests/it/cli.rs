@@ -897,12 +897,13 @@ fn help_of_run() {
           --optional <LAYER>          Start although this layer cannot be enforced [possible values:
                                       no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
                                       capabilities, rlimits, environment, descriptors, namespaces,
-                                      namespace-net, cgroup]
-          --off <LAYER>               Do not use this layer [possible values: namespaces, cgroup]
+                                      namespace-net, cgroup, supervision]
+          --off <LAYER>               Do not use this layer [possible values: namespaces, cgroup,
+                                      supervision]
           --require <LAYER>           Do not start without this layer, whatever the file says [possible
                                       values: no-new-privs, landlock, landlock-net, landlock-scopes,
                                       seccomp, capabilities, rlimits, environment, descriptors,
-                                      namespaces, namespace-net, cgroup]
+                                      namespaces, namespace-net, cgroup, supervision]
           --allow-scripts             Let install scripts of packages run, inside the install cell
 
     Policy:
@@ -1060,12 +1061,14 @@ fn doctor_tells_what_the_exit_code_tells() {
     let enforceable = report["enforceable"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(if enforceable { 0 } else { 77 }));
     let layers = report["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 12);
-    let around =
-        |layer: &serde_json::Value| layer["layer"].as_str().unwrap().starts_with("namespace");
+    assert_eq!(layers.len(), 13);
+    fn name(layer: &serde_json::Value) -> &str {
+        layer["layer"].as_str().unwrap()
+    }
+    let around = |layer: &serde_json::Value| name(layer).starts_with("namespace");
     let mut floor = layers
         .iter()
-        .filter(|layer| !around(layer) && layer["layer"] != "cgroup");
+        .filter(|layer| !around(layer) && !["cgroup", "supervision"].contains(&name(layer)));
     assert_eq!(floor.all(|layer| layer["enforceable"] == true), enforceable);
     // Tried, and so the same as what a cell gets.
     let inside = crate::support::namespaces_work();

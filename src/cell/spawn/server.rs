@@ -150,6 +150,10 @@ impl Server {
         for pipe in self.cells.iter().filter_map(|cell| cell.launched.status()) {
             fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
         }
+        for cell in &self.cells {
+            let refuses = cell.launched.refusals.as_fd().into_iter();
+            fds.extend(refuses.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         let deadline = self
             .cells
             .iter()
@@ -170,7 +174,20 @@ impl Server {
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
         }
+        self.pass_on_refusals();
         if asked { self.answer(duties) } else { Ok(()) }
+    }
+
+    /// Lost when the message process does not read: the server must not wait for it.
+    fn pass_on_refusals(&mut self) {
+        for cell in &mut self.cells {
+            for (what, text) in cell.launched.refusals.hear() {
+                let (cell, what) = (cell.number, what.to_owned());
+                if let Ok((bytes, fds)) = (Event::Denied { cell, what, text }).encode() {
+                    drop(self.control.send(&bytes, &fds));
+                }
+            }
+        }
     }
 
     /// Reads one request; more of them keep the descriptor readable.
@@ -307,6 +324,7 @@ impl Server {
                 .deadline()
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
+                self.pass_on_refusals();
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the
                 // report does not wait for it.
