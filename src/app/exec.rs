@@ -195,6 +195,13 @@ impl<'a> Session<'a> {
             None => Ok(None),
             // There is no audit log here, and nothing that is said is read.
             Some(Event::Rotated { .. } | Event::Credentials { .. }) => Ok(None),
+            Some(Event::Denied { text, .. }) => {
+                self.denials.told(&text);
+                if !self.options.quiet {
+                    say(&text);
+                }
+                Ok(None)
+            }
             Some(Event::Progress { text, .. }) => {
                 if !self.options.quiet {
                     say(&text);

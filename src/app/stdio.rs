@@ -453,6 +453,7 @@ impl Loop {
                 } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
+                Event::Denied { what, text, .. } => self.session.denied(&what, text.as_bytes()),
                 Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {
                     exit, cause, limit, ..

@@ -226,6 +226,32 @@ impl Record<'_> {
     }
 }
 
+/// What the cell refused to the server: no message, and so a direction and members of its own.
+#[derive(Debug)]
+pub struct Denial<'a> {
+    /// `read`, `write`, `execute`, `connect`.
+    pub what: &'static str,
+    /// Who says so: `refused` by the cell, or `reported` by the server, which may lie.
+    pub status: &'static str,
+    /// The line for people.
+    pub text: &'a str,
+}
+
+impl Denial<'_> {
+    /// Appends the line, LF included.
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.start(line, now);
+        line.extend_from_slice(br#"cell","decision":"refuse","status":"#);
+        quoted(line, self.status);
+        line.extend_from_slice(br#","rule":"cell."#);
+        line.extend_from_slice(self.what.as_bytes());
+        line.extend_from_slice(br#"","detail":"#);
+        // Strings always serialise, and a Vec takes every byte.
+        drop(serde_json::to_writer(&mut *line, self.text));
+        line.extend_from_slice(&context.tail);
+    }
+}
+
 /// The longest name that a line repeats; names come from peers.
 const NAME_CAP: usize = 256;
 
@@ -319,6 +345,23 @@ mod tests {
             "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
         );
         assert!(value["target"].as_str().unwrap().len() <= NAME_CAP);
+    }
+
+    #[test]
+    fn what_the_cell_refused_is_a_line_too() {
+        let denial = Denial {
+            what: "write",
+            status: "refused",
+            text: &"\"\n\u{1b}".repeat(200),
+        };
+        let mut line = Vec::new();
+        denial.write(&mut line, Instant::now(), &mut Context::new("s", "p"));
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value["direction"], "cell");
+        assert_eq!(value["rule"], "cell.write");
+        assert_eq!(value["status"], "refused");
+        assert_eq!(value["detail"], denial.text);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod report;
 mod seccomp;
 pub mod spawn;
 mod spec;
+pub mod supervise;
 mod sys;
 mod witness;
 

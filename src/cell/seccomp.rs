@@ -8,6 +8,7 @@
 //! (`seccomp_cache_prepare`, Linux 5.11) and no longer runs the filter for those that are allowed.
 
 pub(in crate::cell) mod allow;
+pub(super) mod notify;
 pub(super) mod own;
 mod table;
 

@@ -52,6 +52,12 @@ pub struct CellSpec {
     /// Namespaces of the cell's own, where the kernel gives them; else they are reported as missing.
     #[serde(default)]
     pub namespaces: bool,
+    /// A supervisor above the server, where it has no namespaces; else it is reported as missing.
+    #[serde(default)]
+    pub supervision: bool,
+    /// The descriptor on which the supervisor tells what it refused; the spawner fills it in.
+    #[serde(default)]
+    pub refusals: Option<i32>,
     /// Whom a launcher that is root becomes; `None`, and for every other launcher: nobody else.
     #[serde(default)]
     pub user: Option<Account>,

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Names of the layers of the cell, as `cell.require` and `cell.optional` write them.
-pub const LAYERS: [&str; 12] = [
+pub const LAYERS: [&str; 13] = [
     "no-new-privs",
     "landlock",
     "landlock-net",
@@ -40,10 +40,11 @@ pub const LAYERS: [&str; 12] = [
     "namespaces",
     "namespace-net",
     "cgroup",
+    "supervision",
 ];
 
 /// Layers that `cell.off` can switch off.
-pub const SWITCHES: [&str; 2] = ["namespaces", "cgroup"];
+pub const SWITCHES: [&str; 3] = ["namespaces", "cgroup", "supervision"];
 
 /// The JSON Schema of the configuration file, for editors; ends with a line feed.
 #[must_use]

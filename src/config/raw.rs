@@ -178,7 +178,7 @@ pub(super) struct Cell {
     pub(super) require: Vec<At<String>>,
     /// Layers that may be missing.
     pub(super) optional: Vec<At<String>>,
-    /// Layers that are not used: `namespaces`, `cgroup`.
+    /// Layers that are not used: `namespaces`, `cgroup`, `supervision`.
     pub(super) off: Vec<At<String>>,
 }
 

@@ -11,7 +11,7 @@ use super::listing::{Listing, Parked};
 use super::pending::{Open, Pending};
 use super::reply::{self, own};
 use super::revival::Kept;
-use crate::audit::{Arguments, Log, Record};
+use crate::audit::{Arguments, Denial, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::mcp::{Direction, Era, OversizeId, Raw, RequestId, Subject};
@@ -517,9 +517,24 @@ impl Session {
     /// If the server complains of something that the cell denies, says which flag would allow it.
     pub(super) fn explain_denial(&mut self, text: &[u8]) {
         if let Some(denial) = self.denials.note(text) {
-            self.metrics.denial(denial.kind());
-            tracing::warn!("{}", one_line(&denial.to_string()));
+            self.note_denial(denial.kind(), "reported", denial.to_string().as_bytes());
         }
+    }
+
+    /// One line about what the cell refused; `what` is of our own processes.
+    pub fn denied(&mut self, what: &str, text: &[u8]) {
+        let known = ["read", "write", "execute", "connect"];
+        let what = known.into_iter().find(|known| *known == what);
+        self.denials.told(&String::from_utf8_lossy(text));
+        self.note_denial(what.unwrap_or("other"), "refused", text);
+    }
+
+    fn note_denial(&mut self, what: &'static str, status: &'static str, text: &[u8]) {
+        let text = &sanitize(text).replace('\n', " ");
+        self.metrics.denial(what);
+        let denial = Denial { what, status, text };
+        self.audit.denial(&denial, Instant::now());
+        tracing::warn!("{text}");
     }
 
     /// Names the client in audit lines, once.

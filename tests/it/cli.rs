@@ -1071,12 +1071,14 @@ fn doctor_tells_what_the_exit_code_tells() {
     let enforceable = report["enforceable"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(if enforceable { 0 } else { 77 }));
     let layers = report["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 12);
-    let around =
-        |layer: &serde_json::Value| layer["layer"].as_str().unwrap().starts_with("namespace");
+    assert_eq!(layers.len(), 13);
+    fn name(layer: &serde_json::Value) -> &str {
+        layer["layer"].as_str().unwrap()
+    }
+    let around = |layer: &serde_json::Value| name(layer).starts_with("namespace");
     let mut floor = layers
         .iter()
-        .filter(|layer| !around(layer) && layer["layer"] != "cgroup");
+        .filter(|layer| !around(layer) && !["cgroup", "supervision"].contains(&name(layer)));
     assert_eq!(floor.all(|layer| layer["enforceable"] == true), enforceable);
     // Tried, and so the same as what a cell gets.
     let inside = crate::support::namespaces_work();

@@ -15,6 +15,7 @@ mod cell_refusal;
 mod cell_resources;
 mod cell_runtimes;
 mod cell_strict;
+mod cell_supervision;
 mod cell_user;
 mod chaos;
 mod cli;

@@ -72,6 +72,9 @@ pub(super) enum Item {
     Bind {
         write: bool,
         directory: bool,
+        /// Whether code can be mapped from it. No grant of ours says so of what can be written, and
+        /// landlock does not see a loader map what it reads; a mount does.
+        run: bool,
     },
     /// A file of ours in the place of the host's.
     Copy(PathBuf),
@@ -125,6 +128,7 @@ impl Layout<'_> {
                 tree.bind(path, write);
             }
         }
+        tree.forbid_code(spec);
         for path in spec.names.iter().chain([&spec.program, &spec.cwd]) {
             tree.walk(path);
         }
@@ -176,6 +180,7 @@ fn settle(items: BTreeMap<PathBuf, Item>) -> Vec<(PathBuf, Item)> {
             Item::Bind {
                 write,
                 directory: true,
+                ..
             } => around.push((path.clone(), write)),
             _ => {}
         }
@@ -207,7 +212,37 @@ impl Tree {
         let directory = found == Found::Directory;
         match self.items.get_mut(&real) {
             Some(Item::Bind { write: known, .. }) => *known |= write,
-            _ => drop(self.items.insert(real, Item::Bind { write, directory })),
+            _ => {
+                let run = true;
+                let item = Item::Bind {
+                    write,
+                    directory,
+                    run,
+                };
+                self.items.insert(real, item);
+            }
+        }
+    }
+
+    /// What can be written holds no code, unless a grant says that it does: to execute something in
+    /// it or around it, or to read it or something in it, which to write it includes already.
+    fn forbid_code(&mut self, spec: &CellSpec) {
+        let mut real = |paths: &[PathBuf]| -> Vec<PathBuf> {
+            let found = paths.iter().filter_map(|path| self.walk(path));
+            found.map(|(path, _)| path).collect()
+        };
+        let (execute, read) = (real(&spec.execute), real(&spec.read));
+        for (path, item) in &mut self.items {
+            if let Item::Bind {
+                write: true, run, ..
+            } = item
+            {
+                *run = execute.iter().any(|code| path.starts_with(code))
+                    || execute
+                        .iter()
+                        .chain(&read)
+                        .any(|code| code.starts_with(path));
+            }
         }
     }
 
@@ -317,7 +352,12 @@ mod tests {
     }
 
     fn bind(write: bool, directory: bool) -> Item {
-        Item::Bind { write, directory }
+        let run = true;
+        Item::Bind {
+            write,
+            directory,
+            run,
+        }
     }
 
     #[test]
@@ -370,10 +410,41 @@ mod tests {
             .collect();
         let expected = [
             ("a", bind(false, true)),
-            ("a/w", bind(true, true)),
+            ("a/w", bind(true, true)), // a/w/r is read
             ("ab", bind(false, true)),
         ];
         assert_eq!(below, expected);
+    }
+
+    #[test]
+    fn what_can_be_written_holds_no_code_unless_a_grant_says_so() {
+        let host = tempfile::tempdir().unwrap();
+        let host = host.path().canonicalize().unwrap();
+        for name in ["data", "code", "venv/lib", "app/bin", "tools/w"] {
+            fs::create_dir_all(host.join(name)).unwrap();
+        }
+        fs::write(host.join("app/bin/run"), "x").unwrap();
+        symlink("app", host.join("link")).unwrap();
+        let at = |names: &[&str]| names.iter().map(|name| host.join(name)).collect();
+        let found = steps(&CellSpec {
+            read: at(&["code", "venv/lib"]),
+            execute: at(&["link/bin/run", "tools"]),
+            write: at(&["data", "code", "venv", "app", "tools/w"]),
+            ..CellSpec::default()
+        });
+        for (name, expected) in [
+            ("data", false),
+            ("code", true),
+            ("venv", true),
+            ("app", true),
+            ("tools/w", true),
+        ] {
+            let Some(Item::Bind { run, write, .. }) = found.get(&host.join(name)) else {
+                panic!("{name} is not bound")
+            };
+            assert!(*write);
+            assert_eq!(*run, expected, "{name}");
+        }
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl<'a> Planner<'a> {
         let required = named(&self.config.require)?;
         let off = named(&self.config.off)?;
         self.spec.namespaces = !off.contains(&Layer::Namespaces);
+        self.spec.supervision = !off.contains(&Layer::Supervision);
         if off.contains(&Layer::Cgroup) {
             self.spec.cgroup = Some(CellCgroup::off());
         }

@@ -1,4 +1,5 @@
-//! The filter of our own message process: an allow list, because we know what we call.
+//! The filters of our own processes that read what hostile peers write: allow lists, because we know
+//! what we call.
 
 use super::{
     RETURN, SeccompError, host_arch, load, parse_clause, piece, prologue, search, step, table,
@@ -9,20 +10,38 @@ use std::collections::BTreeMap;
 
 const OWN: &str = include_str!("../../../policy/seccomp/own.toml");
 
-/// Compiles and installs the filter for this thread and those that it starts; `no_new_privs` is set.
+const SUPERVISOR: &str = include_str!("../../../policy/seccomp/supervisor.toml");
+
+/// Compiles and installs the filter of the message process, for this thread and those that it starts;
+/// `no_new_privs` is set.
 ///
 /// # Errors
 /// When the table does not compile or the kernel refuses.
 pub(in crate::cell) fn install() -> Result<(), SeccompError> {
-    load(&compile(host_arch()?, std::process::id())?)
+    let own = std::process::id().to_string();
+    load(&compile(OWN, host_arch()?, &[("SELF", &own)])?)
 }
 
-/// The filter of the process `own`. What is allowed without conditions needs no look at the arguments,
-/// so the kernel remembers it.
-fn compile(arch: TargetArch, own: u32) -> Result<BpfProgram, SeccompError> {
+/// The same for the supervisor, whose child the server is.
+///
+/// # Errors
+/// When the table does not compile or the kernel refuses.
+pub(in crate::cell) fn install_supervisor(child: u32) -> Result<(), SeccompError> {
+    let (own, child) = (std::process::id().to_string(), child.to_string());
+    let numbers = [("SELF", own.as_str()), ("CHILD", child.as_str())];
+    load(&compile(SUPERVISOR, host_arch()?, &numbers)?)
+}
+
+/// The filter of a table, in which words stand for numbers. What is allowed without conditions needs
+/// no look at the arguments, so the kernel remembers it.
+fn compile(
+    text: &str,
+    arch: TargetArch,
+    numbers: &[(&str, &str)],
+) -> Result<BpfProgram, SeccompError> {
     let refused = SeccompAction::Errno(Errno::EPERM as u32);
     let mut calls: BTreeMap<u32, BpfProgram> = BTreeMap::new();
-    for entry in table::parse(OWN).map_err(|reason| SeccompError::Table { reason })? {
+    for entry in table::parse(text).map_err(|reason| SeccompError::Table { reason })? {
         let number = match arch {
             TargetArch::aarch64 => entry.aarch64,
             _ => entry.x86_64,
@@ -38,7 +57,11 @@ fn compile(arch: TargetArch, own: u32) -> Result<BpfProgram, SeccompError> {
         }
         let mut rules = Vec::new();
         for clause in &entry.when {
-            let clause = clause.replace("SELF", &own.to_string());
+            let clause = numbers
+                .iter()
+                .fold((*clause).to_owned(), |text, (word, n)| {
+                    text.replace(word, n)
+                });
             rules.extend(parse_clause(&clause).map_err(&wrong)?);
         }
         let piece = piece(number, rules, (verdict, refused.clone()), arch).map_err(&wrong)?;
@@ -77,8 +100,17 @@ mod tests {
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
+    fn message(arch: TargetArch) -> BpfProgram {
+        compile(OWN, arch, &[("SELF", &SELF.to_string())]).unwrap()
+    }
+
+    fn supervisor(arch: TargetArch) -> BpfProgram {
+        let numbers = [("SELF", "4711"), ("CHILD", "4712")];
+        compile(SUPERVISOR, arch, &numbers).unwrap()
+    }
+
     fn x86(number: libc::c_long, args: &[u64]) -> u32 {
-        let filter = compile(TargetArch::x86_64, SELF).unwrap();
+        let filter = message(TargetArch::x86_64);
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
         run(&filter, X86_64, u32::try_from(number).unwrap(), all)
@@ -96,7 +128,7 @@ mod tests {
             (TargetArch::aarch64, AARCH64, column(|entry| entry.aarch64)),
         ];
         for (arch, token, listed) in sides {
-            let filter = compile(arch, SELF).unwrap();
+            let filter = message(arch);
             assert!(filter.len() < 4096);
             for number in 0..600u32 {
                 for args in [[0; 6], [u64::MAX; 6], [1; 6], [u64::from(SELF); 6]] {
@@ -172,7 +204,7 @@ mod tests {
     /// (`seccomp_is_const_allow` in kernel/seccomp.c).
     #[test]
     fn the_path_of_a_message_needs_no_argument() {
-        let filter = compile(TargetArch::x86_64, SELF).unwrap();
+        let filter = message(TargetArch::x86_64);
         for call in [
             libc::SYS_read,
             libc::SYS_preadv2,
@@ -205,24 +237,72 @@ mod tests {
             when: Vec<String>,
             why: String,
         }
-        let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(OWN).unwrap();
-        let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
-        let fast = table::parse(OWN).unwrap();
-        assert_eq!(fast.len(), slow.len());
-        for entry in fast {
-            let there = slow[&entry.call.to_owned()];
-            assert_eq!((entry.x86_64, entry.aarch64), (there.x86_64, there.aarch64));
-            assert_eq!(entry.errno, there.errno);
-            assert_eq!(entry.when, there.when);
-            assert!(!there.why.is_empty());
-            for (arch, ours) in [
-                (TargetArch::x86_64, entry.x86_64),
-                (TargetArch::aarch64, entry.aarch64),
-            ] {
-                let theirs = allow::number(entry.call, arch);
-                // Some are called on one architecture only.
-                assert!(ours.is_none() || ours == theirs, "{}", entry.call);
+        for text in [OWN, SUPERVISOR] {
+            let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
+            let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
+            let fast = table::parse(text).unwrap();
+            assert_eq!(fast.len(), slow.len());
+            for entry in fast {
+                let there = slow[&entry.call.to_owned()];
+                assert_eq!((entry.x86_64, entry.aarch64), (there.x86_64, there.aarch64));
+                assert_eq!(entry.errno, there.errno);
+                assert_eq!(entry.when, there.when);
+                assert!(!there.why.is_empty());
+                for (arch, ours) in [
+                    (TargetArch::x86_64, entry.x86_64),
+                    (TargetArch::aarch64, entry.aarch64),
+                ] {
+                    let theirs = allow::number(entry.call, arch);
+                    // Some are called on one architecture only.
+                    assert!(ours.is_none() || ours == theirs, "{}", entry.call);
+                }
             }
         }
+    }
+
+    #[test]
+    fn the_supervisor_starts_nothing_connects_to_nothing_and_signals_two() {
+        let filter = supervisor(TargetArch::x86_64);
+        let ask = |number: libc::c_long, args: [u64; 6]| {
+            run(&filter, X86_64, u32::try_from(number).unwrap(), args)
+        };
+        for call in [
+            libc::SYS_execve,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_writev,
+        ] {
+            assert_eq!(ask(call, [0; 6]), KILL, "{call}");
+        }
+        for call in [
+            libc::SYS_clone,
+            libc::SYS_fork,
+            libc::SYS_open,
+            libc::SYS_write,
+            libc::SYS_unlinkat,
+            libc::SYS_renameat2,
+            libc::SYS_fchownat,
+            libc::SYS_setxattr,
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_mount,
+            libc::SYS_tgkill,
+            libc::SYS_pidfd_send_signal,
+            libc::SYS_mprotect,
+        ] {
+            assert_eq!(ask(call, [0; 6]), EPERM, "{call}");
+        }
+        let chmod = |mode| ask(libc::SYS_fchmodat, [0, 0, mode, 0, 0, 0]);
+        assert_eq!(
+            (chmod(0o755), chmod(0o4755), chmod(0o2755)),
+            (ALLOW, EPERM, EPERM)
+        );
+        let kill = |pid| ask(libc::SYS_kill, [pid, 15, 0, 0, 0, 0]);
+        assert_eq!((kill(4711), kill(4712), kill(1)), (ALLOW, ALLOW, EPERM));
+        let request = |number| ask(libc::SYS_ioctl, [3, number, 0, 0, 0, 0]);
+        assert_eq!((request(0xc050_2100), request(0x4018_2103)), (ALLOW, ALLOW));
+        assert_eq!(request(0x4008_2104), EPERM, "SECCOMP_IOCTL_NOTIF_SET_FLAGS");
+        assert_eq!(request(0x5412), EPERM, "TIOCSTI");
+        assert_eq!(ask(libc::SYS_mmap, [0, 4096, 7, 0, 0, 0]), EPERM);
+        assert!(supervisor(TargetArch::aarch64).len() < 4096);
     }
 }

@@ -3,6 +3,7 @@
 use super::channel::Channel;
 use super::into::spawn_into;
 use super::protocol::{Event, Exit, Facts};
+use super::refusals::Refusals;
 use super::server::{ancestors, parent_is_gone};
 use super::signals::Signals;
 use super::stdio::{Ends, pass_on};
@@ -70,6 +71,8 @@ pub(super) struct Launched {
     status: Option<io::PipeReader>,
     heard: Vec<u8>,
     deadline: Instant,
+    /// Where a supervisor tells what it refused.
+    pub(super) refusals: Refusals,
 }
 
 fn spawn(command: &mut Command) -> io::Result<Pid> {
@@ -91,7 +94,9 @@ impl Launched {
         leaf: Option<&Leaf>,
     ) -> Result<Self, StartError> {
         let os = |doing| move |source| StartError::Os { doing, source };
-        let sealed = seal_spec(spec).map_err(os("seal the spec of the cell"))?;
+        let mut spec = spec.clone();
+        let (refusals, told) = Refusals::of(&mut spec).map_err(os("make a socket pair"))?;
+        let sealed = seal_spec(&spec).map_err(os("seal the spec of the cell"))?;
         let (status, theirs) = io::pipe().map_err(os("make a pipe"))?;
         let theirs = OwnedFd::from(theirs);
         rustix::io::ioctl_fionbio(&status, true).map_err(|e| os("set up a pipe")(e.into()))?;
@@ -113,12 +118,14 @@ impl Launched {
             None => spawn(&mut command),
         };
         let pid = pid.map_err(os("start the launcher"))?;
+        drop(told);
         let deadline = Instant::now() + START_LIMIT;
         Ok(Self {
             pid,
             status: Some(status),
             heard: Vec::new(),
             deadline,
+            refusals,
         })
     }
 
@@ -269,10 +276,10 @@ fn limit_tree(spec: &mut CellSpec) -> Option<Leaf> {
     }
     let limits = cgroup::Limits {
         memory: spec.memory,
-        // Pid 1 and the launcher are in there too.
-        processes: spec.processes.map(|most| match spec.namespaces {
-            true => most.saturating_add(2),
-            false => most,
+        // The launcher is in there too, and pid 1 or the supervisor.
+        processes: spec.processes.map(|most| {
+            let ours = u64::from(spec.namespaces) + u64::from(spec.namespaces || spec.supervision);
+            most.saturating_add(ours)
         }),
         cpu: spec.cpu,
     };

@@ -206,6 +206,13 @@ pub enum Event {
     },
     /// One line for people, while something takes long.
     Progress { cell: u32, text: String },
+    /// One line about what the cell refused, with the setting that would allow it.
+    Denied {
+        cell: u32,
+        /// As `cofferdam_cell_denials_total` counts it: `read`, `write`, `execute`, `connect`.
+        what: String,
+        text: String,
+    },
     /// The main process ended, and after it everything that it had started.
     Exited {
         cell: u32,
@@ -269,6 +276,13 @@ struct ExitedBody {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct DeniedBody {
+    what: String,
+    text: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct FailedBody {
     exit_code: u8,
     message: String,
@@ -287,6 +301,7 @@ const EXITED: u32 = 3;
 const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
 const CREDENTIALS: u32 = 6;
+const DENIED: u32 = 7;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -314,6 +329,10 @@ impl Event {
                     json(&StartedBody { pid, report, facts })?,
                     fds,
                 )
+            }
+            Self::Denied { cell, what, text } => {
+                let (what, text) = (cut(what, 16), cut(text, TEXT));
+                (DENIED, cell, json(&DeniedBody { what, text })?, vec![])
             }
             Self::Progress { cell, text } => (PROGRESS, cell, json(&cut(text, TEXT))?, vec![]),
             Self::Exited {
@@ -414,6 +433,10 @@ impl Event {
                     facts,
                     fds,
                 })
+            }
+            DENIED => {
+                let DeniedBody { what, text } = parse(body)?;
+                Ok(Self::Denied { cell, what, text })
             }
             PROGRESS => Ok(Self::Progress {
                 cell,

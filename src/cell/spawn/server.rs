@@ -163,6 +163,10 @@ impl Server {
         if let Some(watched) = duties.watched() {
             fds.push(PollFd::from_borrowed_fd(watched, PollFlags::IN));
         }
+        for cell in &self.cells {
+            let refuses = cell.launched.refusals.as_fd().into_iter();
+            fds.extend(refuses.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         let deadline = self
             .cells
             .iter()
@@ -187,7 +191,20 @@ impl Server {
         if let Some(event) = duties.look(false) {
             self.tell(event)?;
         }
+        self.pass_on_refusals();
         if asked { self.answer(duties) } else { Ok(()) }
+    }
+
+    /// Lost when the message process does not read: the server must not wait for it.
+    fn pass_on_refusals(&mut self) {
+        for cell in &mut self.cells {
+            for (what, text) in cell.launched.refusals.hear() {
+                let (cell, what) = (cell.number, what.to_owned());
+                if let Ok((bytes, fds)) = (Event::Denied { cell, what, text }).encode() {
+                    drop(self.control.send(&bytes, &fds));
+                }
+            }
+        }
     }
 
     /// Reads one request; more of them keep the descriptor readable.
@@ -328,6 +345,7 @@ impl Server {
                 .deadline()
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
+                self.pass_on_refusals();
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the
                 // report does not wait for it.
