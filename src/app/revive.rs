@@ -5,6 +5,7 @@ use super::lane::Incoming;
 use super::stdio::{CELL, Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{Exit, Stop};
+use crate::config::Restart;
 use crate::proxy::{Outbox, Passage};
 use crate::supervise::{Due, Life, Next};
 use std::os::fd::AsFd;
@@ -85,6 +86,20 @@ impl Loop {
             doing: "reach the spawner",
             source,
         })
+    }
+
+    /// A server that has stopped answering altogether is ended, so that another can take its place.
+    pub(super) fn end_stopped(&mut self, now: Instant) -> Result<(), LoopError> {
+        let idle = !self.started || self.restarts.down();
+        if idle || self.config.server.restart == Restart::Never || !self.session.has_stopped(now) {
+            return Ok(());
+        }
+        tracing::warn!(
+            "the server let a call expire and has said nothing since, not even to a ping: it is killed"
+        );
+        // A process that is stopped (SIGSTOP) would not see SIGTERM.
+        let act = self.life.stuck();
+        self.act(act)
     }
 
     /// The next server runs: it is told what its client knows.

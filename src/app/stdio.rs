@@ -341,6 +341,7 @@ impl Loop {
             self.rest_at = None;
             self.rest(now);
         }
+        self.end_stopped(now)?;
         self.step_restart(now)?;
         self.step_replacement(now)?;
         let act = self.life.step(now);

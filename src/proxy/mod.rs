@@ -6,6 +6,7 @@ mod handshake;
 mod listing;
 mod pending;
 mod pipeline;
+mod pulse;
 mod reply;
 mod revival;
 mod session;

@@ -233,6 +233,7 @@ impl Pending {
             expired.push(Expiry {
                 raw_id: open.raw_id.clone(),
                 origin: open.origin.clone(),
+                since: open.since,
                 waited: now.saturating_duration_since(open.since),
                 bytes: open.bytes,
                 arguments: open.arguments.clone(),
@@ -305,6 +306,7 @@ impl Pending {
 pub(super) struct Expiry {
     pub(super) raw_id: RawId,
     pub(super) origin: Origin,
+    pub(super) since: Instant,
     pub(super) waited: Duration,
     pub(super) bytes: usize,
     pub(super) arguments: Arguments,

@@ -191,6 +191,7 @@ impl Session {
 
     /// One line of the server.
     pub fn server_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
+        self.pulse.beat(now);
         let envelope = match mcp::parse(line, Direction::ToClient) {
             Ok(envelope) => envelope,
             Err(malformed) => {

@@ -96,6 +96,7 @@ impl Session {
     /// Another server runs: it is told what the lost one knew, or asked at once what waits.
     pub fn server_back(&mut self, now: Instant, out: &mut Outbox) {
         self.answered = false;
+        self.pulse.beat(now);
         let id = self.listing.own_id();
         match self.handshake.ask(id) {
             Some(question) => out.to_server.extend_from_slice(&question),
@@ -120,6 +121,12 @@ impl Session {
     #[must_use]
     pub fn has_answered(&self) -> bool {
         self.answered
+    }
+
+    /// True when the server has let a call expire and does not even say that it is there.
+    #[must_use]
+    pub fn has_stopped(&self, now: Instant) -> bool {
+        self.pulse.has_stopped(now)
     }
 
     /// True while the server waits for its client, perhaps for a person.

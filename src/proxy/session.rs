@@ -9,6 +9,7 @@ use super::asks::Asks;
 use super::handshake::Handshake;
 use super::listing::{Listing, Parked};
 use super::pending::{Open, Pending};
+use super::pulse::Pulse;
 use super::reply::{self, own};
 use super::revival::Kept;
 use crate::audit::{Arguments, Denial, Log, Record};
@@ -72,6 +73,7 @@ pub struct Session {
     pub(super) estranged: Option<String>,
     /// The server has answered its client since it was started.
     pub(super) answered: bool,
+    pub(super) pulse: Pulse,
     audit: Log,
     payloads: Payloads,
     caps: Caps,
@@ -106,6 +108,7 @@ impl Session {
             parked: Vec::new(),
             estranged: None,
             answered: false,
+            pulse: Pulse::new(Instant::now()),
             audit,
             payloads: config.audit.payloads,
             caps: Caps {
@@ -142,10 +145,12 @@ impl Session {
     /// When [`Session::tick`] has work at the earliest.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        match (self.client.next_due(), self.listing.next_due()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let due = [
+            self.client.next_due(),
+            self.listing.next_due(),
+            self.pulse.due(),
+        ];
+        due.into_iter().flatten().min()
     }
 
     /// Answers what has waited too long, and tells the server to stop working on it.
@@ -156,6 +161,11 @@ impl Session {
         }
         for expired in self.client.expire(now) {
             self.metrics.timeouts.inc();
+            if self.pulse.doubt(expired.since, now) {
+                let id = self.listing.own_id();
+                let ping = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"ping\"}}\n");
+                out.to_server.extend_from_slice(ping.as_bytes());
+            }
             out.to_server.extend_from_slice(
                 br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
             );

@@ -113,6 +113,16 @@ impl Life {
         }
     }
 
+    /// It does not do anything any more: nothing milder would reach it.
+    pub fn stuck(&mut self) -> Option<Act> {
+        if matches!(self.state, State::Killing | State::Gone) {
+            return None;
+        }
+        self.state = State::Killing;
+        self.due = None;
+        Some(Act::Kill)
+    }
+
     fn terminate(&mut self, now: Instant) -> Option<Act> {
         if matches!(
             self.state,

@@ -311,3 +311,32 @@ fn a_modern_session_needs_no_handshake() {
     assert!(!notes(&wire, "log").contains("initialize"));
     assert_eq!(wire.finish().code, 0);
 }
+
+#[test]
+fn a_server_that_stands_still_is_killed_and_replaced_and_one_that_is_only_slow_is_not() {
+    let mut wire = session(Rig::new(), &["--timeout", "1s"]);
+    works(&mut wire, 1);
+    // Slow at one thing: it says nothing of that call, and answers the ping.
+    refused_by(&wire.call("2", "hang", &json!({})), "limits.timeout");
+    std::thread::sleep(Duration::from_secs(6));
+    works(&mut wire, 3);
+    assert_eq!(notes(&wire, "lives"), "1");
+
+    let server = nix::unistd::Pid::from_raw(wire.server());
+    nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    refused_by(
+        &wire.call("4", "work", &json!({"key": 4})),
+        "limits.timeout",
+    );
+    let begun = Instant::now();
+    wire.until_stderr("not even to a ping");
+    wire.until_stderr("the server has ended");
+    works(&mut wire, 5);
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(notes(&wire, "lives"), "2");
+    assert_eq!(wire.finish().code, 0);
+}
