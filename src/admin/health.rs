@@ -4,6 +4,7 @@
 //! Starting ──server up──▶ Serving ──end of input or signal──▶ Draining ──▶ (gone)
 //!                          ▲   └──server lost──▶ Restarting ──crash loop──▶ Parked
 //!                          └────── server up ────────┴─────────────────────────┘
+//! any ── switched off ──▶ Off ── switched on ──▶ Restarting
 //! ```
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
@@ -26,6 +27,7 @@ pub enum Phase {
     Draining = 2,
     Restarting = 3,
     Parked = 4,
+    Off = 5,
 }
 
 /// What does not change while the server runs.
@@ -130,6 +132,7 @@ impl Health {
             1 => "serving",
             3 => "restarting",
             4 => "parked",
+            5 => "off",
             _ => "draining",
         };
         json!({

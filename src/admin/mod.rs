@@ -5,6 +5,7 @@
 
 mod health;
 mod server;
+pub mod switch;
 
 pub use health::{Facts, Health, Phase};
 pub use server::{AdminError, Server, remove_socket};

@@ -5,7 +5,7 @@ use crate::cell;
 use crate::cell::spawn::{CredentialState, Event};
 use crate::config::Credential;
 use crate::secret::source::{MAX_BYTES, SourceError};
-use crate::secret::{News, Secret, Vault, Watch};
+use crate::secret::{News, SETTLE, Secret, Vault, Watch};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +30,7 @@ impl Keeper {
         let watch = match files.is_empty() {
             true => None,
             // Without it a change is found by SIGHUP and by the next start.
-            false => Watch::new(files, Instant::now()).ok(),
+            false => Watch::new(files, SETTLE, Instant::now()).ok(),
         };
         Ok(Self {
             untold: !sources.is_empty(),

@@ -14,10 +14,12 @@ mod seldom;
 mod slice;
 mod spawner;
 mod stdio;
+mod switch;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
 pub use spawner::spawner;
+pub(crate) use switch::{change as change_switch, path as switch_path};
 
 use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};

@@ -31,7 +31,10 @@ impl Loop {
         let unsent = self.to_server.recall();
         let mut out = Outbox::default();
         self.session.server_lost(how, &unsent, now, &mut out);
-        if next == Next::Park {
+        if next == Next::Park && self.restarts.off() {
+            self.session
+                .give_up_waiting("it was switched off", now, &mut out);
+        } else if next == Next::Park {
             tracing::error!(
                 "the server is left alone: it ended again and again without an answer, the last time because {how}; it is tried again when somebody asks after a minute"
             );
@@ -40,6 +43,7 @@ impl Loop {
         }
         self.send(out);
         self.health.enter(match next {
+            Next::Park if self.restarts.off() => Phase::Off,
             Next::Park => Phase::Parked,
             _ => Phase::Restarting,
         });
@@ -126,7 +130,7 @@ impl Loop {
             }
             return self.act(act);
         }
-        if self.started && self.restarts.down() && !self.session.reviving() {
+        if self.started && self.restarts.starting() && !self.session.reviving() {
             self.restarts.ready(now);
             self.replaced(now);
             self.metrics.child_parked.set(0);
@@ -144,6 +148,10 @@ impl Loop {
             return None;
         }
         self.leave();
+        if self.restarts.off() {
+            // Its end was ours, and its client's is orderly.
+            return Some(0);
+        }
         Some(self.last_exit.unwrap_or_else(|| self.life.exit_code()))
     }
 
@@ -160,6 +168,7 @@ impl Loop {
         let (session, restarts) = (&mut self.session, &mut self.restarts);
         self.to_server.process(|incoming| {
             match incoming {
+                Incoming::Line(line) if restarts.off() => session.while_off(line, &mut out),
                 Incoming::Line(line) => session.while_away(line, restarts.asked(now), &mut out),
                 Incoming::TooLong { id, bytes } => {
                     session.oversize_from_client(id, bytes, &mut out);

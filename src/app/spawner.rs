@@ -2,6 +2,7 @@
 
 use super::audit_path;
 use super::credentials::Keeper;
+use super::switch::Guarded;
 use crate::admin;
 use crate::audit;
 use crate::cell;
@@ -33,7 +34,13 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
         }
         Ok(Role::Spawner(control)) => {
             let keeper = Keeper::open(&config.credentials);
-            serve(control, mode, &mut Office { config, keeper })
+            let guarded = (mode == Mode::Run).then(|| Guarded::open(config));
+            let mut office = Office {
+                config,
+                keeper,
+                guarded,
+            };
+            serve(control, mode, &mut office)
         }
         Err(error) => Err(error),
     };
@@ -52,6 +59,8 @@ struct Office<'a> {
     config: &'a Config,
     /// Or why there is no start.
     keeper: Result<Keeper, SourceError>,
+    /// `exec` is for looking around, and has none.
+    guarded: Option<Guarded>,
 }
 
 impl Duties for Office<'_> {
@@ -75,16 +84,32 @@ impl Duties for Office<'_> {
         Ok((file.into(), size))
     }
 
-    fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.keeper.as_ref().ok()?.watched()
+    fn watched(&self) -> Vec<BorrowedFd<'_>> {
+        let keeper = self.keeper.as_ref().ok().and_then(Keeper::watched);
+        let guarded = self.guarded.as_ref().and_then(Guarded::watched);
+        keeper.into_iter().chain(guarded).collect()
     }
 
     fn due(&self) -> Option<Instant> {
-        self.keeper.as_ref().ok()?.due()
+        let keeper = self.keeper.as_ref().ok().and_then(Keeper::due);
+        let guarded = self.guarded.as_ref().and_then(Guarded::due);
+        keeper.into_iter().chain(guarded).min()
     }
 
-    fn look(&mut self, now: bool) -> Option<Event> {
-        self.keeper.as_mut().ok()?.look(now)
+    fn look(&mut self, now: bool) -> Vec<Event> {
+        let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
+        let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
+        guarded.into_iter().chain(keeper).collect()
+    }
+
+    fn is_off(&self) -> bool {
+        self.guarded.as_ref().is_some_and(Guarded::is_off)
+    }
+
+    fn switch_off(&mut self) {
+        if let Some(guarded) = &mut self.guarded {
+            guarded.off();
+        }
     }
 }
 

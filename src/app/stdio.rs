@@ -402,6 +402,11 @@ impl Loop {
                 })?;
                 continue;
             }
+            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
+                tracing::warn!("SIGUSR1: everything is switched off");
+                self.switch_off()?;
+                continue;
+            }
             tracing::info!("stopping: signal {}", signal.ssi_signo);
             let act = self.life.stop(now);
             if !self.started {
@@ -466,6 +471,7 @@ impl Loop {
                 Event::Credentials { states, values } => {
                     self.take_credentials(&states, values, now)?;
                 }
+                Event::Switch { off, tools } => self.take_switch(off.as_deref(), tools, now)?,
                 Event::Rotated { log } => {
                     let log = log.map(|(file, size)| (file.into(), size));
                     self.session.audit().replace(log);
@@ -574,7 +580,12 @@ impl Stopwatch {
 
 fn open_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ] {
         set.add(signal);
     }
     set.thread_block()?;

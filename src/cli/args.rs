@@ -40,6 +40,10 @@ pub enum Command {
     Exec(ExecArgs),
     /// Validate a configuration and print what is effective, with the origin of each value
     Check(CheckArgs),
+    /// Switch a server off, or some of its tools: at once, and until `resume`
+    Kill(SwitchArgs),
+    /// Switch on again what `kill` has switched off
+    Resume(SwitchArgs),
     /// Print what this host can enforce, and what is missing
     Doctor(DoctorArgs),
     /// See it work: a small hostile server, built in
@@ -60,6 +64,8 @@ impl Command {
             Self::Run(_) => "run",
             Self::Exec(_) => "exec",
             Self::Check(_) => "check",
+            Self::Kill(_) => "kill",
+            Self::Resume(_) => "resume",
             Self::Doctor(_) => "doctor",
             Self::Demo => "demo",
             Self::Schema => "schema",
@@ -106,6 +112,23 @@ pub struct CheckArgs {
     /// How to print
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
+}
+
+/// Flags of `kill` and `resume`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["name", "config", "file"]))]
+pub struct SwitchArgs {
+    /// Name of the server, as `run` shows it
+    pub name: Option<String>,
+    /// Configuration file of the server, in place of its name
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The switch file itself, in place of its name
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Only this tool, and not the whole server
+    #[arg(long, value_name = "NAME")]
+    pub tool: Vec<String>,
 }
 
 /// Flags of `doctor`.
@@ -330,6 +353,21 @@ pub fn resolve(args: &RunArgs) -> Result<Resolved, Error> {
         dry_run: args.dry_run,
         config_file: shared.config.clone(),
     })
+}
+
+/// The configuration of a server that is named, as far as its places are concerned.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_named(args: &SwitchArgs) -> Result<Config, Error> {
+    let file: Option<File> = args.config.as_deref().map(config::load).transpose()?;
+    let unused = || vec!["true".to_owned()];
+    let flags = Overrides {
+        name: args.name.clone(),
+        command: file.is_none().then(unused).unwrap_or_default(),
+        ..Overrides::default()
+    };
+    Ok(config::build(file.as_ref(), &flags, &surroundings()?)?.config)
 }
 
 /// [`resolve`] for the flags of `exec`.

@@ -10,6 +10,7 @@ mod preflight;
 mod printable;
 mod run;
 mod show;
+mod switch;
 
 pub use exit::{Exit, Failure, report};
 
@@ -42,6 +43,8 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&args, words),
         Command::Exec(_) => exec::exec(words),
         Command::Check(args) => check::check(&args),
+        Command::Kill(args) => switch::kill(&args),
+        Command::Resume(args) => switch::resume(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
         Command::Demo => demo::run(),
         Command::Schema => Ok(exit::print(&crate::config::json_schema())),

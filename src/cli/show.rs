@@ -135,6 +135,10 @@ impl Rows<'_> {
         self.one("server.transport", "stdio", "stdio");
         let restart = server.restart.as_str();
         self.one("server.restart", restart, restart);
+        if let Some(path) = &server.kill_file {
+            let shown = path.display().to_string();
+            self.one("server.kill_file", &shown, shown.as_str());
+        }
         let replace = server.replace.as_str();
         self.one("server.replace", replace, replace);
         if let Some(owner) = &server.owner {

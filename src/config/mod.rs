@@ -87,6 +87,8 @@ pub struct Server {
     pub cwd: Option<PathBuf>,
     pub restart: Restart,
     pub replace: Replace,
+    /// The kill switch, which must be there; `None`: one in the state directory.
+    pub kill_file: Option<PathBuf>,
 }
 
 /// How a server is replaced while its session goes on.

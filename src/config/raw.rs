@@ -114,6 +114,9 @@ pub(super) struct Server {
     pub(super) cwd: Option<At<String>>,
     /// Whether another server takes the place of one that has ended unasked; default always.
     pub(super) restart: Option<At<Restart>>,
+    /// The kill switch: a file that `cofferdam kill --file` writes. When it is named and not there,
+    /// nothing runs; default: `switch` in the state directory.
+    pub(super) kill_file: Option<At<String>>,
     /// How it is replaced while the session goes on; default swap.
     pub(super) replace: Option<At<Replace>>,
 }

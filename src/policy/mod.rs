@@ -16,6 +16,7 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub(crate) use names::fold;
 pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -7,7 +7,7 @@ use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
-use crate::policy::{Decision, Origin, Verdict};
+use crate::policy::{Decision, Origin, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
 use std::time::Instant;
 
@@ -108,6 +108,13 @@ impl Session {
             count(self, Outcome::Refuse);
             return Passage::Stop;
         }
+        if !self.switched_off.is_empty() && self.is_off(&subject) {
+            let refused = own::tool_off(&subject);
+            reply::refusal(&mut out.to_client, id.raw, &refused, era);
+            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+            count(self, Outcome::Refuse);
+            return Passage::Stop;
+        }
         if !self.client_named {
             self.learn_client(envelope, &subject.method, params);
         }
@@ -163,6 +170,17 @@ impl Session {
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
         passage
+    }
+
+    /// Compared as policy compares denied names: no second spelling passes.
+    fn is_off(&self, subject: &Subject) -> bool {
+        let name = match subject.capability {
+            mcp::Capability::Tool => subject.name.as_deref(),
+            _ => return false,
+        };
+        let folded = name.map(fold);
+        // A call without a readable name may be any.
+        folded.is_none_or(|name| self.switched_off.iter().any(|off| fold(off) == name))
     }
 
     /// A call that has waited for the tool list goes on.

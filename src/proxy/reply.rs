@@ -177,6 +177,26 @@ pub(super) mod own {
         refusal
     }
 
+    /// The operator wants nothing to run.
+    pub(in crate::proxy) fn switched_off(subject: &Subject) -> Refusal {
+        about(
+            subject,
+            "switch.server",
+            5030,
+            "The operator has switched this server off, so nothing was done. Do not retry; ask the operator.".to_owned(),
+        )
+    }
+
+    /// The operator wants this tool not to be called.
+    pub(in crate::proxy) fn tool_off(subject: &Subject) -> Refusal {
+        about(
+            subject,
+            "switch.tool",
+            5030,
+            "The operator has switched this tool off, so nothing was done. Do not retry; ask the operator.".to_owned(),
+        )
+    }
+
     /// An answer that is no JSON-RPC message.
     pub(in crate::proxy) fn broken_answer(subject: &Subject, why: &str) -> Refusal {
         about(

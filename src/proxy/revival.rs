@@ -14,6 +14,7 @@ use crate::mcp::method::{CANCELLED, INITIALIZED};
 use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
 use crate::policy::Policy;
 use foldhash::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -194,6 +195,16 @@ impl Session {
     /// A line of the client that came while the server is away for longer than a line is kept.
     pub fn while_away(&mut self, line: &[u8], wait: Duration, out: &mut Outbox) {
         self.answer_without(line, Some(wait), out);
+    }
+
+    /// A line of the client that came while everything is switched off.
+    pub fn while_off(&mut self, line: &[u8], out: &mut Outbox) {
+        self.answer_as(line, out, own::switched_off);
+    }
+
+    /// These tools may not be called, whatever the policy says.
+    pub fn switch_tools(&mut self, tools: BTreeSet<String>) {
+        self.switched_off = tools;
     }
 
     /// What is kept for a server that will not come (soon) is answered.

@@ -22,7 +22,7 @@ use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::{one_line, sanitize};
 use smol_str::SmolStr;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -74,6 +74,8 @@ pub struct Session {
     /// The server has answered its client since it was started.
     pub(super) answered: bool,
     pub(super) pulse: Pulse,
+    /// Tools that the operator has switched off.
+    pub(super) switched_off: BTreeSet<String>,
     audit: Log,
     payloads: Payloads,
     caps: Caps,
@@ -109,6 +111,7 @@ impl Session {
             estranged: None,
             answered: false,
             pulse: Pulse::new(Instant::now()),
+            switched_off: BTreeSet::new(),
             audit,
             payloads: config.audit.payloads,
             caps: Caps {
@@ -293,6 +296,15 @@ impl Session {
         wait: Option<std::time::Duration>,
         out: &mut Outbox,
     ) {
+        self.answer_as(line, out, |subject| own::unavailable(subject, wait));
+    }
+
+    pub(super) fn answer_as(
+        &mut self,
+        line: &[u8],
+        out: &mut Outbox,
+        refuse: impl FnOnce(&Subject) -> Refusal,
+    ) {
         use crate::mcp::{Kind, parse};
         let envelope = match parse(line, Direction::ToServer) {
             Ok(envelope) => envelope,
@@ -305,7 +317,7 @@ impl Session {
             return;
         };
         let era = Era::of(&envelope).unwrap_or(self.era);
-        let refused = own::unavailable(&subject, wait);
+        let refused = refuse(&subject);
         reply::refusal(&mut out.to_client, id.raw, &refused, era);
         self.metrics.refusal(Direction::ToServer, refused.rule);
         self.unread(

@@ -7,7 +7,7 @@ mod watch;
 
 pub use guess::looks_secret;
 pub use vault::{Held, News, Vault};
-pub use watch::Watch;
+pub use watch::{SETTLE, Watch};
 
 use std::fmt;
 use std::sync::OnceLock;

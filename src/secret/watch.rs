@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// From the last event until the files are read: whoever writes several writes them together.
-const SETTLE: Duration = Duration::from_millis(50);
+pub const SETTLE: Duration = Duration::from_millis(50);
 /// From the first event until they are read in any case.
 const AT_MOST: Duration = Duration::from_millis(400);
 /// How often they are read without an event.
@@ -28,6 +28,7 @@ const LINKS: usize = 16;
 pub struct Watch {
     inotify: Inotify,
     files: Vec<PathBuf>,
+    settle: Duration,
     /// First and last event since the files were read.
     stirred: Option<(Instant, Instant)>,
     look_at: Instant,
@@ -35,14 +36,16 @@ pub struct Watch {
 
 impl Watch {
     /// Watches the directories of these files; one that is not there yet is found when it comes.
+    /// They are to be read `settle` after the last event.
     ///
     /// # Errors
     /// The kernel gives no inotify instance.
-    pub fn new(files: Vec<PathBuf>, now: Instant) -> io::Result<Self> {
+    pub fn new(files: Vec<PathBuf>, settle: Duration, now: Instant) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let mut watch = Self {
             inotify,
             files,
+            settle,
             stirred: None,
             look_at: now + LOOK,
         };
@@ -87,13 +90,18 @@ impl Watch {
         }
     }
 
+    /// When the files are to be read because something has happened.
+    #[must_use]
+    pub fn stirred(&self) -> Option<Instant> {
+        let settled = |(first, last): (Instant, Instant)| (last + self.settle).min(first + AT_MOST);
+        self.stirred.map(settled)
+    }
+
     /// When the files are to be read.
     #[must_use]
     pub fn due(&self) -> Instant {
-        let settled = self
-            .stirred
-            .map(|(first, last)| (last + SETTLE).min(first + AT_MOST));
-        settled.map_or(self.look_at, |due| due.min(self.look_at))
+        self.stirred()
+            .map_or(self.look_at, |due| due.min(self.look_at))
     }
 
     /// True when they are to be read now; notes that they are.
@@ -160,7 +168,7 @@ mod tests {
         let (at, file) = (dir.path().join("d"), dir.path().join("d/token"));
         std::fs::create_dir(&at).unwrap();
         std::fs::write(&file, "1").unwrap();
-        let mut watch = Watch::new(vec![file.clone()], Instant::now()).unwrap();
+        let mut watch = Watch::new(vec![file.clone()], SETTLE, Instant::now()).unwrap();
         std::fs::write(&file, "2").unwrap();
         assert!(stirs(&mut watch), "in place");
         std::fs::write(at.join("new"), "3").unwrap();
@@ -185,7 +193,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("..1", mount.join("..data")).unwrap();
         std::os::unix::fs::symlink("..data/token", mount.join("token")).unwrap();
-        let mut watch = Watch::new(vec![mount.join("token")], Instant::now()).unwrap();
+        let mut watch = Watch::new(vec![mount.join("token")], SETTLE, Instant::now()).unwrap();
         std::os::unix::fs::symlink("..2", mount.join("..data_tmp")).unwrap();
         std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
         assert!(stirs(&mut watch));
@@ -195,7 +203,7 @@ mod tests {
     fn a_burst_is_read_once_and_an_endless_one_in_time() {
         let dir = tempfile::tempdir().unwrap();
         let now = Instant::now();
-        let mut watch = Watch::new(vec![dir.path().join("token")], now).unwrap();
+        let mut watch = Watch::new(vec![dir.path().join("token")], SETTLE, now).unwrap();
         assert_eq!(watch.due(), now + LOOK);
         watch.stirred = Some((now, now + Duration::from_millis(390)));
         assert_eq!(watch.due(), now + AT_MOST);

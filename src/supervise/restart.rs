@@ -7,6 +7,7 @@
 //!  │                    └──────────────────────┤
 //!  └── in a row, too often ──▶ Parked ◀────────┘
 //!                                 └── a request after [`PARKED`] ──▶ Waiting
+//! any ── switched off ──▶ Off ── switched on ──▶ Waiting
 //! ```
 //! A server that answered something, or stayed up for [`HEALTHY`], ends its row: it is worth another
 //! start at once, however often its client makes it crash. One that does neither is started later
@@ -33,6 +34,7 @@ enum State {
     Waiting { until: Instant, kept: bool },
     Starting { until: Instant },
     Parked { until: Instant },
+    Off,
 }
 
 /// What follows an end.
@@ -87,6 +89,9 @@ impl Restarts {
     /// The server has ended unasked. `answered`: it has answered its client since it was ready;
     /// `wanted`: somebody waits for an answer.
     pub fn ended(&mut self, answered: bool, wanted: bool, now: Instant) -> Next {
+        if self.off() {
+            return Next::Park;
+        }
         if !self.allowed {
             return Next::End;
         }
@@ -119,6 +124,17 @@ impl Restarts {
         Next::Start(wait)
     }
 
+    /// Nothing runs until [`Restarts::planned`].
+    pub fn switch_off(&mut self) {
+        self.state = State::Off;
+    }
+
+    /// True while nothing may run.
+    #[must_use]
+    pub fn off(&self) -> bool {
+        self.state == State::Off
+    }
+
     /// The server has ended because it is replaced: the next one starts at once.
     pub fn planned(&mut self, now: Instant) {
         self.state = State::Waiting {
@@ -132,7 +148,7 @@ impl Restarts {
     pub fn due(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until, .. } | State::Starting { until } => Some(until),
-            State::Up { .. } | State::Parked { .. } => None,
+            State::Up { .. } | State::Parked { .. } | State::Off => None,
         }
     }
 
@@ -161,7 +177,7 @@ impl Restarts {
     pub fn absent(&self) -> bool {
         matches!(
             self.state,
-            State::Parked { .. } | State::Waiting { kept: false, .. }
+            State::Off | State::Parked { .. } | State::Waiting { kept: false, .. }
         )
     }
 
@@ -169,6 +185,12 @@ impl Restarts {
     #[must_use]
     pub fn down(&self) -> bool {
         !matches!(self.state, State::Up { .. })
+    }
+
+    /// True from the start of the next server until it can be asked.
+    #[must_use]
+    pub fn starting(&self) -> bool {
+        matches!(self.state, State::Starting { .. })
     }
 
     /// True when it is parked.
@@ -191,7 +213,7 @@ impl Restarts {
                 now + Duration::from_secs(1)
             }
             State::Parked { until } | State::Waiting { until, .. } => until,
-            State::Up { .. } | State::Starting { .. } => now,
+            State::Off | State::Up { .. } | State::Starting { .. } => now,
         };
         until
             .saturating_duration_since(now)

@@ -60,6 +60,7 @@ pub struct Metrics {
     pub child_starts: IntCounter,
     pub child_parked: IntGauge,
     pub retries: IntCounter,
+    pub switched_off: IntGauge,
     pub replacements: IntCounter,
     credential_generation: IntGaugeVec,
     credential_broken: IntGaugeVec,
@@ -197,6 +198,10 @@ impl Metrics {
             retries: counter(
                 "cofferdam_retries_total",
                 "Requests asked again of another server, because the first was lost",
+            )?,
+            switched_off: gauge(
+                "cofferdam_switched_off",
+                "1 while the operator wants nothing to run",
             )?,
             replacements: counter(
                 "cofferdam_child_replacements_total",

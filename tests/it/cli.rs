@@ -77,7 +77,7 @@ cache = "cache"
 #[test]
 fn no_command() {
     let rig = Rig::new();
-    insta::assert_snapshot!(rig.run(&[]), @r#"
+    insta::assert_snapshot!(rig.run(&[]), @r"
     exit: 64
     --- stderr ---
     cofferdam: error: no command was given
@@ -89,6 +89,8 @@ fn no_command() {
       run          Run one MCP server in a cell, with policy on every message
       exec         Run any program in the very same cell, without the protocol
       check        Validate a configuration and print what is effective, with the origin of each value
+      kill         Switch a server off, or some of its tools: at once, and until `resume`
+      resume       Switch on again what `kill` has switched off
       doctor       Print what this host can enforce, and what is missing
       demo         See it work: a small hostile server, built in
       schema       Print the JSON Schema of the configuration file
@@ -101,7 +103,7 @@ fn no_command() {
 
     Example:
       cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
-    "#);
+    ");
 }
 
 #[test]
@@ -842,7 +844,7 @@ fn mistakes_as_json() {
           "label": "not a key of [server]",
           "hints": [
             "did you mean `command`?",
-            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `replace`"
+            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`"
           ],
           "line": 2,
           "column": 1
@@ -908,12 +910,13 @@ fn help_of_run() {
           --optional <LAYER>            Start although this layer cannot be enforced [possible values:
                                         no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
                                         capabilities, rlimits, environment, descriptors, namespaces,
-                                        namespace-net, cgroup]
-          --off <LAYER>                 Do not use this layer [possible values: namespaces, cgroup]
+                                        namespace-net, cgroup, supervision]
+          --off <LAYER>                 Do not use this layer [possible values: namespaces, cgroup,
+                                        supervision]
           --require <LAYER>             Do not start without this layer, whatever the file says
                                         [possible values: no-new-privs, landlock, landlock-net,
                                         landlock-scopes, seccomp, capabilities, rlimits, environment,
-                                        descriptors, namespaces, namespace-net, cgroup]
+                                        descriptors, namespaces, namespace-net, cgroup, supervision]
           --allow-scripts               Let install scripts of packages run, inside the install cell
 
     Policy:

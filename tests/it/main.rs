@@ -39,4 +39,5 @@ mod smuggling;
 mod spawn_cells;
 mod spawn_tree;
 mod support;
+mod switch;
 mod wire;

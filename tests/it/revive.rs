@@ -112,7 +112,7 @@ fn what_a_stopped_server_has_not_read_is_read_by_the_next_and_nothing_runs_twice
         |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), signal).unwrap();
     signal(nix::sys::signal::Signal::SIGSTOP);
     let filler = "x".repeat(50_000);
-    let ids: Vec<u32> = (100..130).collect();
+    let ids: Vec<u32> = (100..180).collect();
     let lines: Vec<String> = ids
         .iter()
         .map(|id| {

@@ -227,6 +227,10 @@ impl Wire {
         self.stdin.take().unwrap()
     }
 
+    pub(crate) fn rig(&self) -> &Rig {
+        &self.rig
+    }
+
     /// The directory of this session.
     pub(crate) fn path(&self) -> &std::path::Path {
         self.rig.path()

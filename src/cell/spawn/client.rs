@@ -117,6 +117,14 @@ impl Spawner {
         self.channel.send(&Request::Reread.encode(), &[])
     }
 
+    /// Asks for everything to be killed, and for nothing to be started until the switch says so.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn switch_off(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::SwitchOff.encode(), &[])
+    }
+
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
     ///
     /// # Errors

@@ -76,6 +76,8 @@ pub enum Request {
     Rotate,
     /// The credential files may have changed: read them now.
     Reread,
+    /// Kill what runs, and start nothing until the switch says so.
+    SwitchOff,
 }
 
 /// Why bytes are not a message.
@@ -111,6 +113,7 @@ impl Request {
             ),
             Self::Rotate => (3, 0, 0),
             Self::Reread => (4, 0, 0),
+            Self::SwitchOff => (5, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -151,7 +154,9 @@ impl Request {
                 how: Stop::Kill,
             }),
             (3, 0) if cell == 0 => Ok(Self::Rotate),
-            (1..=3, value) => Err(ProtocolError::Field {
+            (4, 0) if cell == 0 => Ok(Self::Reread),
+            (5, 0) if cell == 0 => Ok(Self::SwitchOff),
+            (1..=5, value) => Err(ProtocolError::Field {
                 field: "argument",
                 value,
             }),
@@ -242,6 +247,13 @@ pub enum Event {
         /// little endian): the message process takes them out of what the server says.
         values: OwnedFd,
     },
+    /// The operator's switch, when it is not as it was.
+    Switch {
+        /// Why nothing may run, if so.
+        off: Option<String>,
+        /// Tools that may not be called.
+        tools: Vec<String>,
+    },
 }
 
 /// One credential, without its value.
@@ -301,6 +313,7 @@ const EXITED: u32 = 3;
 const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
 const CREDENTIALS: u32 = 6;
+const SWITCH: u32 = 9;
 const DENIED: u32 = 7;
 
 impl Event {
@@ -376,6 +389,10 @@ impl Event {
                     })
                     .collect();
                 (CREDENTIALS, 0, json(&states)?, vec![values])
+            }
+            Self::Switch { off, tools } => {
+                let off = off.map(|reason| cut(reason, TEXT));
+                (SWITCH, 0, json(&(off, tools))?, vec![])
             }
         };
         if body.len() > MAX_BODY {
@@ -471,6 +488,10 @@ impl Event {
                     }
                 };
                 Ok(Self::Rotated { log })
+            }
+            SWITCH => {
+                let (off, tools) = parse(body)?;
+                Ok(Self::Switch { off, tools })
             }
             CREDENTIALS => {
                 let states = parse(body)?;

@@ -55,15 +55,21 @@ pub trait Duties {
     /// What the file system says, or that there is no log.
     fn rotate(&mut self) -> io::Result<(OwnedFd, u64)>;
 
-    /// What becomes readable when a credential file may have changed, if any is watched.
-    fn watched(&self) -> Option<BorrowedFd<'_>>;
+    /// What becomes readable when a file that is watched may have changed.
+    fn watched(&self) -> Vec<BorrowedFd<'_>>;
 
     /// When [`Duties::look`] has something to do without that.
     fn due(&self) -> Option<Instant>;
 
-    /// Reads the credential files where that is due, or `now` in any case; what the message process
-    /// is to know of it.
-    fn look(&mut self, now: bool) -> Option<Event>;
+    /// Reads the files that are watched where that is due, or `now` in any case; what the message
+    /// process is to know of it.
+    fn look(&mut self, now: bool) -> Vec<Event>;
+
+    /// True while the operator wants nothing to run.
+    fn is_off(&self) -> bool;
+
+    /// Somebody wants nothing to run, from now on.
+    fn switch_off(&mut self);
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -160,7 +166,7 @@ impl Server {
         for pipe in self.cells.iter().filter_map(|cell| cell.launched.status()) {
             fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
         }
-        if let Some(watched) = duties.watched() {
+        for watched in duties.watched() {
             fds.push(PollFd::from_borrowed_fd(watched, PollFlags::IN));
         }
         for cell in &self.cells {
@@ -188,9 +194,7 @@ impl Server {
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
         }
-        if let Some(event) = duties.look(false) {
-            self.tell(event)?;
-        }
+        self.look(duties, false)?;
         self.pass_on_refusals();
         if asked { self.answer(duties) } else { Ok(()) }
     }
@@ -226,6 +230,8 @@ impl Server {
             }));
         }
         match Request::decode(&datagram.bytes).map_err(Ended::Malformed)? {
+            // It is told of the switch, and asks again when that is on.
+            Request::Start { .. } if duties.is_off() => Ok(()),
             Request::Start { cell } => match self.start(cell, duties) {
                 Ok(()) => Ok(()),
                 Err(StartError::Abandoned) => Err(Ended::Closed),
@@ -239,15 +245,31 @@ impl Server {
                 self.stop(cell, how);
                 Ok(())
             }
-            Request::Reread => match duties.look(true) {
-                Some(event) => self.tell(event),
-                None => Ok(()),
-            },
+            Request::Reread => self.look(duties, true),
+            Request::SwitchOff => {
+                duties.switch_off();
+                self.look(duties, false)
+            }
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
                 self.tell(Event::Rotated { log })
             }
         }
+    }
+
+    /// Takes notice of the files that are watched; what runs while nothing may is killed at once.
+    fn look(&mut self, duties: &mut dyn Duties, now: bool) -> Result<(), Ended> {
+        for event in duties.look(now) {
+            self.tell(event)?;
+        }
+        if duties.is_off() {
+            let running = self.cells.iter().filter(|cell| cell.exit.is_none());
+            let running: Vec<u32> = running.map(|cell| cell.number).collect();
+            for number in running {
+                self.stop(number, Stop::Kill);
+            }
+        }
+        Ok(())
     }
 
     fn start(&mut self, number: u32, duties: &mut dyn Duties) -> Result<(), StartError> {

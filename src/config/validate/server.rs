@@ -91,6 +91,7 @@ impl Builder<'_> {
                     "--restart",
                 )
                 .unwrap_or_default(),
+            kill_file: self.file_path("server.kill_file", raw.kill_file.as_ref()),
             replace: self
                 .only("server.replace", raw.replace.as_ref())
                 .unwrap_or_default(),
