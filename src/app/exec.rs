@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
             None => Ok(None),
             // There is no audit log here.
             Some(Event::Rotated { .. }) => Ok(None),
-            Some(Event::Progress { text, .. }) => {
+            Some(Event::Progress { text, .. } | Event::Denied { text, .. }) => {
                 if !self.options.quiet {
                     say(&text);
                 }

@@ -438,6 +438,10 @@ impl Loop {
                 } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
+                Event::Denied { text, .. } => {
+                    self.metrics.denial("network");
+                    tracing::warn!("{}", sanitize(text.as_bytes()));
+                }
                 Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {
                     exit, cause, limit, ..

@@ -51,6 +51,13 @@ pub(super) fn kernel_abi() -> u8 {
     sys::landlock_abi().unwrap_or(0)
 }
 
+/// Whether TCP ports are checked. In a network of the cell's own, in which only the relay's sockets
+/// lead anywhere, ports could only keep the server from its own loopback.
+#[must_use]
+pub(super) fn checks_ports(spec: &CellSpec) -> bool {
+    !spec.relayed || spec.ports_always
+}
+
 /// Restricts this process and all its children to what the spec grants.
 ///
 /// Every right of the kernel's own ABI is handled, so all that is not granted is refused; each is a
@@ -67,7 +74,8 @@ pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(level))
         .map_err(kernel)?;
-    if abi >= NET_FROM {
+    let ports = abi >= NET_FROM && checks_ports(spec);
+    if ports {
         ruleset = ruleset
             .handle_access(AccessNet::from_all(level))
             .map_err(kernel)?;
@@ -96,7 +104,7 @@ pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
             .add_rule(beneath(path, device, level)?)
             .map_err(kernel)?;
     }
-    if abi >= NET_FROM {
+    if ports {
         for port in &spec.connect_ports {
             let rule = NetPort::new(*port, AccessNet::ConnectTcp);
             created = created.add_rule(rule).map_err(kernel)?;

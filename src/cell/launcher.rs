@@ -1,4 +1,4 @@
-//! `cofferdam __cell SPEC_FD STATUS_FD`: puts itself into the cell, then becomes the server.
+//! `cofferdam __cell SPEC_FD STATUS_FD [EGRESS_FD]`: puts itself into the cell, then becomes the server.
 //!
 //! This is a fresh process with one thread, so every restriction reaches all of it. The steps of
 //! [`ORDER`] run one after the other; the first that fails is reported on the status descriptor
@@ -85,23 +85,29 @@ const CONFIG: u8 = 78;
 /// Runs the launch. Returns when it failed, and in the processes that only watch over the server;
 /// otherwise this process is the server.
 #[must_use]
-pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
-    let (spec, mut status) = match sys::adopt(spec, status) {
-        Ok((spec, status)) => (spec, File::from(status)),
+pub fn enter(descriptors: &[RawFd]) -> ExitCode {
+    let owned = sys::adopt(descriptors).map(Vec::into_iter);
+    let taken = owned.and_then(|mut fds| match (fds.next(), fds.next(), fds.next()) {
+        (Some(spec), Some(status), egress) => Ok((spec, File::from(status), egress)),
+        _ => Err(Errno::EBADF),
+    });
+    let (spec, mut status, egress) = match taken {
+        Ok(taken) => taken,
         Err(error) => {
             let text = format!("cofferdam: __cell is started by cofferdam itself: {error}\n");
             drop(std::io::stderr().write_all(text.as_bytes()));
             return ExitCode::from(SOFTWARE);
         }
     };
-    let mut spec = match prepare(spec, &status) {
+    let mut spec = match prepare(spec, &status, egress.as_ref()) {
         Ok(spec) => spec,
         Err(failure) => return give_up(&mut status, failure),
     };
     let mut inside = Err("switched off".to_owned());
     let mut heard = Vec::new();
     if spec.namespaces {
-        match namespaces::enter(&spec, status) {
+        spec.relayed = egress.is_some() && !spec.egress.is_empty();
+        match namespaces::enter(&spec, status, egress) {
             Entry::Watched(code) => return code,
             Entry::Inside {
                 status: ours,
@@ -122,6 +128,7 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             } => {
                 status = ours;
                 inside = Err(reason);
+                spec.relayed = false;
             }
         }
     }
@@ -139,13 +146,21 @@ fn give_up(status: &mut File, failure: LaunchFailure) -> ExitCode {
 }
 
 /// What holds for every process of a launch, the watching ones too.
-fn prepare(spec: OwnedFd, status: &File) -> Result<CellSpec, LaunchFailure> {
+fn prepare(
+    spec: OwnedFd,
+    status: &File,
+    egress: Option<&OwnedFd>,
+) -> Result<CellSpec, LaunchFailure> {
     let mut spec = descriptors::read_spec(spec).map_err(|error| failure(CONFIG, &error))?;
     if spec.terminal {
         spec.terminals.push(TERMINAL.into());
     }
     bind_to_parent(&spec)?;
-    sys::close_all_but(status.as_raw_fd()).map_err(|error| failure(SOFTWARE, &error))?;
+    let kept: Vec<RawFd> = [status.as_raw_fd()]
+        .into_iter()
+        .chain(egress.map(AsRawFd::as_raw_fd))
+        .collect();
+    sys::close_all_but(&kept).map_err(|error| failure(SOFTWARE, &error))?;
     Ok(spec)
 }
 
@@ -224,6 +239,7 @@ struct Cell<'a> {
 impl<'a> Cell<'a> {
     fn new(spec: &'a CellSpec, status: RawFd) -> Self {
         let network = match (spec.connect_ports.is_empty(), spec.datagrams) {
+            _ if spec.relayed => Network::Own,
             (true, _) => Network::Off,
             (false, false) => Network::Tcp,
             (false, true) => Network::TcpAndUdp,
@@ -370,7 +386,7 @@ impl<'a> Cell<'a> {
 
     fn close_descriptors(&mut self) -> Result<(), LaunchFailure> {
         let status = self.status;
-        let done = sys::close_all_but(status).and_then(|()| sys::close_on_exec(status));
+        let done = sys::close_all_but(&[status]).and_then(|()| sys::close_on_exec(status));
         self.settle(Layer::Descriptors, done.map_err(|error| error.to_string()))
     }
 
@@ -415,6 +431,10 @@ impl<'a> Cell<'a> {
             }
         }
         for layer in [Layer::Landlock, Layer::LandlockNet, Layer::LandlockScopes] {
+            if layer == Layer::LandlockNet && !landlock::checks_ports(self.spec) {
+                // Neither in force nor missing: the layer namespace-net leaves nothing for it.
+                continue;
+            }
             let lack = missing.iter().find(|(lacking, _)| *lacking == layer);
             self.settle(
                 layer,

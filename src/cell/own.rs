@@ -19,7 +19,7 @@ use std::fs::File;
 /// # Errors
 /// Kernels before 5.9.
 pub fn close_inherited() -> Result<(), Errno> {
-    sys::close_all_but(2)
+    sys::close_all_but(&[])
 }
 
 /// Confines this process for good, as far as the kernel can, and reports what is in force.

@@ -22,38 +22,48 @@ fn scalar(number: libc::c_long, args: [libc::c_ulong; 5]) -> Result<i64, Errno> 
     Errno::result(result)
 }
 
-/// Takes over the two descriptors that the spawner names on our command line.
+/// Takes over the descriptors that the spawner names on our command line.
 ///
 /// # Errors
-/// `EBADF` when one of them is not open, or when they are the same or a standard stream.
+/// `EBADF` when one of them is not open, or when two are the same or one is a standard stream.
 #[expect(
     unsafe_code,
     reason = "a descriptor that arrives as a number has no owner yet"
 )]
-pub(super) fn adopt(spec: RawFd, status: RawFd) -> Result<(OwnedFd, OwnedFd), Errno> {
-    if spec < 3 || status < 3 || spec == status {
-        return Err(Errno::EBADF);
-    }
-    for fd in [spec, status] {
-        let arg = libc::c_ulong::try_from(fd).map_err(|_| Errno::EBADF)?;
+pub(super) fn adopt(fds: &[RawFd]) -> Result<Vec<OwnedFd>, Errno> {
+    for (at, fd) in fds.iter().enumerate() {
+        if *fd < 3 || fds.iter().skip(at + 1).any(|other| other == fd) {
+            return Err(Errno::EBADF);
+        }
+        let arg = libc::c_ulong::try_from(*fd).map_err(|_| Errno::EBADF)?;
         scalar(
             libc::SYS_fcntl,
             [arg, libc::F_GETFD as libc::c_ulong, 0, 0, 0],
         )?;
     }
-    // SAFETY: both are open (just asked), distinct, not a standard stream, and nothing else in this
+    // SAFETY: all are open (just asked), distinct, not a standard stream, and nothing else in this
     // fresh single-threaded process owns a descriptor that it did not open itself.
-    Ok(unsafe { (OwnedFd::from_raw_fd(spec), OwnedFd::from_raw_fd(status)) })
+    let own = |fd: &RawFd| unsafe { OwnedFd::from_raw_fd(*fd) };
+    Ok(fds.iter().map(own).collect())
 }
 
-/// Closes every descriptor from 3 on but one (`close_range(2)`, Linux 5.9).
-pub(super) fn close_all_but(keep: RawFd) -> Result<(), Errno> {
-    let keep = libc::c_ulong::try_from(keep).map_err(|_| Errno::EBADF)?;
-    let last = libc::c_ulong::from(u32::MAX);
-    if keep > 3 {
-        scalar(libc::SYS_close_range, [3, keep - 1, 0, 0, 0])?;
+/// Closes every descriptor from 3 on but these (`close_range(2)`, Linux 5.9).
+pub(super) fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
+    let mut keep: Vec<libc::c_ulong> = keep
+        .iter()
+        .filter_map(|fd| libc::c_ulong::try_from(*fd).ok())
+        .filter(|fd| *fd >= 3)
+        .collect();
+    keep.sort_unstable();
+    let mut from = 3;
+    for fd in keep {
+        if fd > from {
+            scalar(libc::SYS_close_range, [from, fd - 1, 0, 0, 0])?;
+        }
+        from = fd + 1;
     }
-    scalar(libc::SYS_close_range, [keep.max(2) + 1, last, 0, 0, 0]).map(drop)
+    let last = libc::c_ulong::from(u32::MAX);
+    scalar(libc::SYS_close_range, [from, last, 0, 0, 0]).map(drop)
 }
 
 /// Keeps a descriptor out of the program that is executed next.

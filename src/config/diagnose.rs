@@ -61,7 +61,6 @@ const NOT_YET: &[&str] = &[
     "credentials",
     "server.url",
     "server.replace",
-    "cell.egress_private",
     "limits.rate",
     "limits.concurrency",
     "scrub.pii",

@@ -137,6 +137,8 @@ pub(super) struct Cell {
     pub(super) env: Vec<At<String>>,
     /// Hosts that may be reached: `host` or `host:port` (443 by default).
     pub(super) egress: Vec<At<String>>,
+    /// Ranges that are not public, to which the names of `egress` may lead: `10.1.0.0/16`.
+    pub(super) egress_private: Vec<At<String>>,
     /// Largest data segment of each process.
     pub(super) memory: Option<At<ByteSize>>,
     /// Largest number of processes and threads.

@@ -3,6 +3,7 @@
 use super::channel::Channel;
 use super::into::spawn_into;
 use super::protocol::{Event, Exit, Facts};
+use super::relay::{self, Relay};
 use super::server::{ancestors, parent_is_gone};
 use super::signals::Signals;
 use super::stdio::{Ends, pass_on};
@@ -10,7 +11,8 @@ use super::tempdir::{TempDir, random_name};
 use super::tree;
 use crate::cell::cgroup::{self, Leaf};
 use crate::cell::{
-    CellCgroup, CellSpec, LaunchFailure, LaunchMessage, LayerReport, MESSAGE_LIMIT, seal_spec,
+    CellCgroup, CellSpec, LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState,
+    MESSAGE_LIMIT, seal_spec,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitStatus, getpid};
@@ -82,13 +84,15 @@ fn spawn(command: &mut Command) -> io::Result<Pid> {
 pub(super) type Verdict = Result<LayerReport, LaunchFailure>;
 
 impl Launched {
-    /// Starts `cofferdam __cell` on a sealed copy of `spec`.
+    /// Starts `cofferdam __cell` on a sealed copy of `spec`; `egress` is where it hands out the
+    /// sockets of its network.
     pub(super) fn start(
         spec: &CellSpec,
         stdin: Stdio,
         stdout: Stdio,
         stderr: Stdio,
         leaf: Option<&Leaf>,
+        egress: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
         let os = |doing| move |source| StartError::Os { doing, source };
         let sealed = seal_spec(spec).map_err(os("seal the spec of the cell"))?;
@@ -97,12 +101,17 @@ impl Launched {
         rustix::io::ioctl_fionbio(&status, true).map_err(|e| os("set up a pipe")(e.into()))?;
         pass_on(&sealed).map_err(os("pass on a descriptor"))?;
         pass_on(&theirs).map_err(os("pass on a descriptor"))?;
+        egress
+            .iter()
+            .try_for_each(pass_on)
+            .map_err(os("pass on a descriptor"))?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("cofferdam")
             .arg("__cell")
             .arg(sealed.as_raw_fd().to_string())
             .arg(theirs.as_raw_fd().to_string())
+            .args(egress.iter().map(|fd| fd.as_raw_fd().to_string()))
             .env_clear()
             .stdin(stdin)
             .stdout(stdout)
@@ -213,11 +222,51 @@ pub(super) struct Cell {
     memory_kills: u64,
     /// The ends for the message process, until `Started` takes them.
     pub(super) ours: Vec<OwnedFd>,
+    /// Makes its connections, if it has a network of its own from which any lead out.
+    pub(super) relay: Option<Relay>,
+    /// For the operator, if it turns out to have the host's network.
+    pub(super) floor_warnings: Vec<String>,
     /// Removed with the cell, after its last process.
     pub(super) _directory: TempDir,
 }
 
 impl Cell {
+    /// The processes that are the cell's own from the start.
+    pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
+        let relay = self.relay.as_ref().map(|relay| relay.pid);
+        [self.launched.pid].into_iter().chain(relay)
+    }
+
+    /// Whether its network is its own.
+    fn is_apart(&self) -> bool {
+        let apart = (Layer::NamespaceNet, LayerState::Enforced);
+        matches!(&self.verdict, Some(Ok(report)) if report.layers.contains(&apart))
+    }
+
+    /// What the operator should hear about the network that it has come to have.
+    pub(super) fn network_warnings(&mut self) -> Vec<String> {
+        let warnings = std::mem::take(&mut self.floor_warnings);
+        if self.is_apart() {
+            Vec::new()
+        } else {
+            warnings
+        }
+    }
+
+    /// What its relay has told, and that it has ended before the cell.
+    pub(super) fn hear(&mut self) -> Vec<String> {
+        let apart = self.is_apart();
+        let Some(relay) = &mut self.relay else {
+            return Vec::new();
+        };
+        let mut lines = relay.hear();
+        if apart && self.exit.is_none() && relay.events().is_none() {
+            lines.push("the process that makes connections has ended: no host is reachable".into());
+            self.relay = None;
+        }
+        lines
+    }
+
     pub(super) fn start(
         number: u32,
         mut spec: CellSpec,
@@ -227,11 +276,22 @@ impl Cell {
     ) -> Result<Self, StartError> {
         spec.terminal = ends.terminal;
         spec.parent = getpid().as_raw_nonzero().get();
+        let os = |doing| move |source| StartError::Os { doing, source };
+        let (control, inside) = relay::way_out(&spec)
+            .map_err(os("make a way out of the cell"))?
+            .unzip();
         let leaf = limit_tree(&mut spec);
         let memory_kills = cgroup::memory_kills_around(Path::new("/proc/self"));
         let (stdin, stdout, stderr) = (ends.stdin, ends.stdout, ends.stderr);
-        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref())?;
+        // The launcher first: it is what the server waits for.
+        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref(), inside)?;
+        let relay = control
+            .map(|control| Relay::start(&spec, control))
+            .transpose()
+            .map_err(os("start the process that makes connections"))?;
         Ok(Self {
+            relay,
+            floor_warnings: spec.floor_warnings,
             number,
             launched,
             verdict: None,
@@ -392,7 +452,7 @@ pub fn run_to_completion(
     let mut spec = spec.clone();
     spec.parent = getpid().as_raw_nonzero().get();
     let (stdin, stdout) = (Stdio::null(), Stdio::from(write));
-    let mut launched = Launched::start(&spec, stdin, stdout, stderr.into(), None)?;
+    let mut launched = Launched::start(&spec, stdin, stdout, stderr.into(), None, None)?;
     let deadline = Instant::now() + limit;
     let mut verdict = None;
     let outcome = loop {

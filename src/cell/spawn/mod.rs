@@ -28,6 +28,7 @@ mod client;
 mod guardian;
 mod into;
 mod protocol;
+mod relay;
 mod server;
 mod signals;
 mod stdio;

@@ -203,6 +203,8 @@ pub enum Event {
     },
     /// One line for people, while something takes long.
     Progress { cell: u32, text: String },
+    /// One line about what the cell's network refused, with the setting that would allow it.
+    Denied { cell: u32, text: String },
     /// The main process ended, and after it everything that it had started.
     Exited {
         cell: u32,
@@ -262,6 +264,7 @@ const PROGRESS: u32 = 2;
 const EXITED: u32 = 3;
 const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
+const DENIED: u32 = 6;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -290,6 +293,7 @@ impl Event {
                     fds,
                 )
             }
+            Self::Denied { cell, text } => (DENIED, cell, json(&cut(text, TEXT))?, vec![]),
             Self::Progress { cell, text } => (PROGRESS, cell, json(&cut(text, TEXT))?, vec![]),
             Self::Exited {
                 cell,
@@ -380,6 +384,10 @@ impl Event {
                     fds,
                 })
             }
+            DENIED => Ok(Self::Denied {
+                cell,
+                text: parse(body)?,
+            }),
             PROGRESS => Ok(Self::Progress {
                 cell,
                 text: parse(body)?,

@@ -150,6 +150,10 @@ impl Server {
         for pipe in self.cells.iter().filter_map(|cell| cell.launched.status()) {
             fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
         }
+        for relay in self.cells.iter().filter_map(|cell| cell.relay.as_ref()) {
+            let events = relay.events().into_iter();
+            fds.extend(events.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         let deadline = self
             .cells
             .iter()
@@ -170,7 +174,26 @@ impl Server {
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
         }
+        self.hear_relays();
         if asked { self.answer(duties) } else { Ok(()) }
+    }
+
+    /// Passes on what relays refused; lost when the message process does not read.
+    fn hear_relays(&mut self) {
+        let mut told = Vec::new();
+        for cell in &mut self.cells {
+            let number = cell.number;
+            told.extend(
+                cell.hear()
+                    .into_iter()
+                    .map(|text| Event::Denied { cell: number, text }),
+            );
+        }
+        for event in told {
+            if let Ok((bytes, fds)) = event.encode() {
+                drop(self.control.send(&bytes, &fds));
+            }
+        }
     }
 
     /// Reads one request; more of them keep the descriptor readable.
@@ -227,7 +250,7 @@ impl Server {
             control: &self.control,
             signals: &self.signals,
             cell: number,
-            others: self.cells.iter().map(|cell| cell.launched.pid).collect(),
+            others: self.cells.iter().flat_map(Cell::processes).collect(),
             reaped: Vec::new(),
         };
         let planned = duties.plan(directory.path(), &mut watch);
@@ -270,7 +293,7 @@ impl Server {
             .cells
             .iter()
             .filter(|cell| cell.number != number && cell.exit.is_none())
-            .map(|cell| cell.launched.pid)
+            .flat_map(Cell::processes)
             .collect();
         let mut reaped = Vec::new();
         let felled = tree::kill_all_but(&spare, &mut |pid, status| reaped.push((pid, status)));
@@ -296,6 +319,13 @@ impl Server {
                 let started = started(cell, &verdict);
                 cell.verdict = Some(verdict);
                 if let Some(event) = started {
+                    let number = cell.number;
+                    for warning in cell.network_warnings() {
+                        self.tell(Event::Progress {
+                            cell: number,
+                            text: format!("warning: {warning}"),
+                        })?;
+                    }
                     self.tell(event)?;
                     self.sweep_once();
                 }
@@ -307,6 +337,7 @@ impl Server {
                 .deadline()
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
+                self.hear_relays();
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the
                 // report does not wait for it.
