@@ -2,18 +2,28 @@
 //! do nothing but connect, and read the two files that say how names are found.
 
 use super::lookup;
-use crate::cell::{CellSpec, caps, landlock, seccomp};
+use crate::cell::seccomp::own::RelayFilter;
+use crate::cell::{CellSpec, caps, landlock};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Confines this process for good; it has one thread.
+/// A cage that is still open for the sockets of the cell.
+#[derive(Debug)]
+pub(super) struct Cage {
+    filter: RelayFilter,
+    /// Whether the kernel has landlock.
+    landlock: bool,
+}
+
+/// Confines this process for good; it has one thread. What is left until [`Cage::close`] is to take over
+/// the sockets of the cell.
 ///
 /// # Errors
 /// The first layer that the kernel refuses. One that the kernel does not have is left out, as the
 /// cell's own report says.
-pub(super) fn confine(ports: &BTreeSet<u16>) -> Result<(), String> {
+pub(super) fn confine(ports: &BTreeSet<u16>) -> Result<Cage, String> {
     caps::drop_all()?;
     prctl::set_dumpable(false).map_err(|error| error.to_string())?;
     prctl::set_no_new_privs().map_err(|error| error.to_string())?;
@@ -28,17 +38,30 @@ pub(super) fn confine(ports: &BTreeSet<u16>) -> Result<(), String> {
         };
         landlock::restrict(&granted, abi).map_err(|error| error.to_string())?;
     }
-    seccomp::own::install_relay().map_err(|error| error.to_string())?;
-    // Tried, because a claim is no fact.
-    match std::fs::File::open("/").map_err(|error| error.raw_os_error()) {
-        Err(Some(code))
-            if [Errno::EACCES, Errno::EPERM]
-                .map(|e| e as i32)
-                .contains(&code) =>
-        {
-            Ok(())
+    Ok(Cage {
+        filter: RelayFilter::compile().map_err(|error| error.to_string())?,
+        landlock: abi > 0,
+    })
+}
+
+impl Cage {
+    /// The rest of the cage.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or what must not work does.
+    pub(super) fn close(&self) -> Result<(), String> {
+        self.filter.install().map_err(|error| error.to_string())?;
+        // Tried, because a claim is no fact.
+        match std::fs::File::open("/").map_err(|error| error.raw_os_error()) {
+            Err(Some(code))
+                if [Errno::EACCES, Errno::EPERM]
+                    .map(|e| e as i32)
+                    .contains(&code) =>
+            {
+                Ok(())
+            }
+            _ if !self.landlock => Ok(()),
+            _ => Err("opening / works all the same".to_owned()),
         }
-        _ if abi == 0 => Ok(()),
-        _ => Err("opening / works all the same".to_owned()),
     }
 }

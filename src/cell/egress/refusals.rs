@@ -1,7 +1,7 @@
 //! What was refused: each once, with the words that would allow it, and only so many.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 /// Refusals that are told; what comes after is summed up in one line.
@@ -20,6 +20,11 @@ impl Refusals {
             channel,
             told: Mutex::default(),
         }
+    }
+
+    /// Readable when the spawner wants no more of us.
+    pub(super) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 
     /// Tells the operator, if this is new. Never waits.

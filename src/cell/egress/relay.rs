@@ -75,14 +75,16 @@ fn start(
         <[OwnedFd; 2]>::try_from(owned).map_err(|_| "two descriptors".to_owned())?;
     sys::close_all_but(&[control.as_raw_fd(), events.as_raw_fd()]).map_err(|error| said(&error))?;
     let (rules, private) = read_words(words)?;
+    let rules = Rules::new(&rules);
+    let most = room();
+    // The cell takes its time: what can be done before it is, is.
+    let cage = cage::confine(&rules.ports())?;
     let sockets = handover::receive(control.as_fd()).map_err(|error| said(&error))?;
     drop(control);
     if sockets.is_empty() {
         return Ok(None);
     }
-    let rules = Rules::new(&rules);
-    let most = room();
-    let ports = rules.ports();
+    cage.close()?;
     let shared = Shared {
         book: Mutex::new(Book::new(rules.clone())),
         rules,
@@ -91,7 +93,6 @@ fn start(
         connections: AtomicUsize::new(0),
         most,
     };
-    cage::confine(&ports)?;
     let shared = Arc::new(shared);
     Ok(Some(Relay { sockets, shared }))
 }
@@ -144,10 +145,10 @@ impl Relay {
             rustix::io::ioctl_fionbio(socket, true).ok();
         }
         loop {
-            let mut fds: Vec<PollFd<'_>> = self
-                .sockets
-                .iter()
-                .map(|(_, socket)| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
+            let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
+            let mut fds: Vec<PollFd<'_>> = sockets
+                .chain([self.shared.refusals.channel()])
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                 .collect();
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -155,14 +156,19 @@ impl Relay {
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
-            for ((kind, socket), ready) in self.sockets.iter().zip(ready) {
-                if ready {
+            for ((kind, socket), ready) in self.sockets.iter().zip(&ready) {
+                if *ready {
                     match kind {
                         Kind::Questions => self.shared.answer_datagrams(socket),
                         Kind::Attempts => self.shared.note_attempts(socket),
                         Kind::Names | Kind::Connections => self.accept(*kind, socket),
                     }
                 }
+            }
+            // The spawner has nothing to say but that the cell has ended; what it had tried until
+            // then has been told in this round.
+            if ready.last() == Some(&true) {
+                return ExitCode::SUCCESS;
             }
         }
     }

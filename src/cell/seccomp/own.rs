@@ -19,13 +19,24 @@ pub(in crate::cell) fn install() -> Result<(), SeccompError> {
     load(&compile(OWN, host_arch()?, &[("SELF", &own)])?)
 }
 
-/// The same for the process that makes the connections of a cell.
-///
-/// # Errors
-/// When the table does not compile or the kernel refuses.
-pub(in crate::cell) fn install_relay() -> Result<(), SeccompError> {
-    let own = std::process::id().to_string();
-    load(&compile(RELAY, host_arch()?, &[("SELF", &own)])?)
+/// The same for the process that makes the connections of a cell, in two steps: what it compiles while
+/// it waits for the cell, it installs at once.
+#[derive(Debug)]
+pub(in crate::cell) struct RelayFilter(BpfProgram);
+
+impl RelayFilter {
+    /// # Errors
+    /// When the table does not compile.
+    pub(in crate::cell) fn compile() -> Result<Self, SeccompError> {
+        let own = std::process::id().to_string();
+        compile(RELAY, host_arch()?, &[("SELF", &own)]).map(Self)
+    }
+
+    /// # Errors
+    /// When the kernel refuses.
+    pub(in crate::cell) fn install(&self) -> Result<(), SeccompError> {
+        load(&self.0)
+    }
 }
 
 /// The filter of a table, in which words stand for numbers. What is allowed without conditions needs

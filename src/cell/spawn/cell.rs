@@ -15,7 +15,7 @@ use crate::cell::{
     MESSAGE_LIMIT, seal_spec,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, WaitStatus, getpid};
+use rustix::process::{Pid, Signal, WaitStatus, getpid, kill_process};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -233,7 +233,7 @@ pub(super) struct Cell {
 impl Cell {
     /// The processes that are the cell's own from the start.
     pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
-        let relay = self.relay.as_ref().map(|relay| relay.pid);
+        let relay = self.relay.as_ref().and_then(Relay::pid);
         [self.launched.pid].into_iter().chain(relay)
     }
 
@@ -288,7 +288,12 @@ impl Cell {
         let relay = control
             .map(|control| Relay::start(&spec, control))
             .transpose()
-            .map_err(os("start the process that makes connections"))?;
+            .map_err(|source| {
+                // Nobody would hear of it again.
+                kill_process(launched.pid, Signal::KILL).ok();
+                let doing = "start the process that makes connections";
+                StartError::Os { doing, source }
+            })?;
         Ok(Self {
             relay,
             floor_warnings: spec.floor_warnings,

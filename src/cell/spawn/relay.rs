@@ -4,22 +4,27 @@
 use super::channel::{Channel, Received};
 use super::stdio::pass_on;
 use crate::cell::CellSpec;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, getpid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The longest line that it tells, in bytes.
 const LINE: usize = 1024;
+/// How long it may take over what it has not told when the cell has ended.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Lines that are read at once, so that other cells have their turn.
 const LINES: usize = 16;
 
 /// What of it is ours.
 #[derive(Debug)]
 pub(super) struct Relay {
-    pub(super) pid: Pid,
+    /// `None` when it has ended and its number may be somebody else's.
+    pid: Option<Pid>,
     events: Option<Channel>,
 }
 
@@ -54,11 +59,56 @@ impl Relay {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         Ok(Self {
-            pid: pid.ok_or(io::ErrorKind::InvalidData)?,
+            pid: i32::try_from(child.id()).ok().and_then(Pid::from_raw),
             events: Some(events),
         })
+    }
+
+    /// Its number, while it is its own.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// Hears which of our children has ended.
+    pub(super) fn note(&mut self, ended: Pid) {
+        self.pid = self.pid.filter(|pid| *pid != ended);
+    }
+
+    /// Asks it to end, and returns the last lines that it had to tell; the cell has ended.
+    pub(super) fn finish(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let begin = Instant::now();
+        if let Some(events) = self.events() {
+            rustix::net::shutdown(events, Shutdown::Write).ok();
+        }
+        while let Some(events) = self.events() {
+            let left = LAST_WORDS.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let mut fds = [PollFd::from_borrowed_fd(events, PollFlags::IN)];
+            let patience = Timespec {
+                tv_sec: 0,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            poll(&mut fds, Some(&patience)).ok();
+            lines.extend(self.hear());
+        }
+        self.end();
+        lines
+    }
+
+    /// Ends it at once: a search for processes of the cell that are left would come upon it, and
+    /// spend a pause on it.
+    pub(super) fn end(&mut self) {
+        let Some(pid) = self.pid.take() else {
+            return;
+        };
+        if kill_process(pid, Signal::KILL).is_ok() {
+            // SIGKILL leaves nothing to wait for but the kernel.
+            while let Err(rustix::io::Errno::INTR) = waitpid(Some(pid), WaitOptions::empty()) {}
+        }
     }
 
     /// What to poll, while it lives.

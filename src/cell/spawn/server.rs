@@ -10,6 +10,7 @@
 use super::cell::{Cell, StartError, Verdict, Watch, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
+use super::relay::Relay;
 use super::signals::Signals;
 use super::stdio::Ends;
 use super::tempdir::{self, TempDir};
@@ -182,15 +183,15 @@ impl Server {
     fn hear_relays(&mut self) {
         let mut told = Vec::new();
         for cell in &mut self.cells {
-            let number = cell.number;
-            told.extend(
-                cell.hear()
-                    .into_iter()
-                    .map(|text| Event::Denied { cell: number, text }),
-            );
+            let lines = cell.hear();
+            told.extend(lines.into_iter().map(|line| (cell.number, line)));
         }
-        for event in told {
-            if let Ok((bytes, fds)) = event.encode() {
+        self.pass_on(told);
+    }
+
+    fn pass_on(&self, lines: Vec<(u32, String)>) {
+        for (cell, text) in lines {
+            if let Ok((bytes, fds)) = (Event::Denied { cell, text }).encode() {
                 drop(self.control.send(&bytes, &fds));
             }
         }
@@ -285,9 +286,9 @@ impl Server {
 
     /// Kills what does not belong to another cell that still runs.
     fn fell(&mut self, number: u32) -> tree::Felled {
-        let leaf = self.cells.iter().find(|cell| cell.number == number);
-        if let Some(leaf) = leaf.and_then(|cell| cell.leaf.as_ref()) {
-            leaf.kill();
+        if let Some(cell) = self.cells.iter_mut().find(|cell| cell.number == number) {
+            cell.leaf.iter().for_each(|leaf| leaf.kill());
+            cell.relay.iter_mut().for_each(Relay::end);
         }
         let spare: Vec<Pid> = self
             .cells
@@ -303,6 +304,8 @@ impl Server {
 
     fn note(&mut self, reaped: Vec<(Pid, WaitStatus)>) {
         for (pid, status) in reaped {
+            let relays = self.cells.iter_mut().filter_map(|cell| cell.relay.as_mut());
+            relays.for_each(|relay| relay.note(pid));
             // Whatever else ended was an orphan: reaped, and of no interest.
             let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
             if let Some(cell) = self.cells.iter_mut().find(known) {
@@ -337,7 +340,8 @@ impl Server {
                 .deadline()
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
-                self.hear_relays();
+                let last = cell.relay.as_mut().map(Relay::finish).unwrap_or_default();
+                self.pass_on(last.into_iter().map(|line| (number, line)).collect());
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the
                 // report does not wait for it.
