@@ -7,6 +7,7 @@ mod drain;
 mod ending;
 mod exec;
 mod lane;
+mod network;
 mod revive;
 mod seldom;
 mod slice;

@@ -7,8 +7,8 @@
 use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
 use super::seldom::Seldom;
-use super::slice;
 use super::wake::{Followed, Ready};
+use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
@@ -438,9 +438,14 @@ impl Loop {
                 } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
-                Event::Denied { text, .. } => {
-                    self.metrics.denial("network");
-                    tracing::warn!("{}", sanitize(text.as_bytes()));
+                Event::Network { news, .. } => {
+                    network::note(
+                        &news,
+                        &self.config,
+                        &self.metrics,
+                        self.session.audit(),
+                        now,
+                    );
                 }
                 Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {

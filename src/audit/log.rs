@@ -10,7 +10,7 @@
 //! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
 //! file [in](Log::replace).
 
-use super::record::{Context, Record};
+use super::record::{Context, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -92,6 +92,19 @@ impl Log {
             return;
         }
         record.write(&mut self.gathered, now, &mut self.context);
+        self.gathered_one();
+    }
+
+    /// Gathers one line about the server's way to a host.
+    pub fn outbound(&mut self, outbound: &Outbound<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        outbound.write(&mut self.gathered, now, &mut self.context);
+        self.gathered_one();
+    }
+
+    fn gathered_one(&mut self) {
         self.waiting += 1;
         if self.gathered.len() >= GATHER {
             self.flush();

@@ -3,7 +3,7 @@
 use super::EntryError;
 use super::entries::shown;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A range of addresses, as in `10.1.0.0/16`.
@@ -43,22 +43,32 @@ impl fmt::Display for AddressRange {
 }
 
 impl AddressRange {
-    /// Whether the address lies in the range; of the other family none does.
+    /// The first address and the last.
     #[must_use]
-    pub fn holds(&self, address: IpAddr) -> bool {
-        match (self.base, address) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => {
+    pub fn ends(&self) -> (IpAddr, IpAddr) {
+        match self.base {
+            IpAddr::V4(base) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-                base.to_bits() & mask == address.to_bits() & mask
+                let first = Ipv4Addr::from_bits(base.to_bits() & mask);
+                let last = Ipv4Addr::from_bits(base.to_bits() | !mask);
+                (first.into(), last.into())
             }
-            (IpAddr::V6(base), IpAddr::V6(address)) => {
+            IpAddr::V6(base) => {
                 let mask = u128::MAX
                     .checked_shl(128 - u32::from(self.bits))
                     .unwrap_or(0);
-                base.to_bits() & mask == address.to_bits() & mask
+                let first = Ipv6Addr::from_bits(base.to_bits() & mask);
+                let last = Ipv6Addr::from_bits(base.to_bits() | !mask);
+                (first.into(), last.into())
             }
-            _ => false,
         }
+    }
+
+    /// Whether the address lies in the range; of the other family none does.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let (first, last) = self.ends();
+        first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
     }
 }
 

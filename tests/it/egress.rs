@@ -238,6 +238,7 @@ fn what_is_allowed_is_reached_and_nothing_else() {
         "denied: connect to api.example:8080: it began with CONNECT",
         "denied: connect to api.example:8081: allow it with --allow-host api.example:8081",
         "denied: connect to 203.0.113.6:8080: allow it with --allow-host 203.0.113.6:8080",
+        "denied: connect to [2001:db8::5]:8080: allow it with --allow-host [2001:db8::5]:8080",
         "denied: a datagram to 203.0.113.5:9999: only TCP can be allowed",
         "denied: connect to loop.example:8080: it is at 127.0.0.1, a loopback address",
         "denied: connect to ten.example:8080: it is at 10.0.0.1, a private address",
@@ -247,6 +248,14 @@ fn what_is_allowed_is_reached_and_nothing_else() {
     }
     assert!(stderr.contains("namespace-net"), "{stderr}");
     assert!(!stderr.contains("checks ports"), "{stderr}");
+}
+
+/// Where `cargo xtask setup` puts pinned packages.
+fn fixtures() -> PathBuf {
+    std::env::var_os("COFFERDAM_FIXTURES").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/fixtures")),
+        PathBuf::from,
+    )
 }
 
 #[test]
@@ -284,12 +293,25 @@ fn clients_that_know_no_proxy_reach_the_name() {
     } else {
         skip("egress.static", "rustc made no static binary");
     }
+    let home = fixtures();
+    let pinned = home.join("pypi/bin/python");
+    let pinned = pinned.to_str().unwrap();
+    let httpx = "import sys, httpx; print(httpx.get(sys.argv[1], timeout=5).text)";
+    if Path::new(pinned).is_file() {
+        clients.push(("sh", vec![pinned, "-c", httpx]));
+    } else {
+        skip("egress.httpx", "no pinned Python packages");
+    }
+    let home = home.to_str().unwrap();
     for (tool, command) in clients {
         if !found(tool) {
             skip(&format!("egress.{tool}"), "not installed");
             continue;
         }
-        let flags = ["--allow-host", "api.example:8080", "--read", &directory];
+        let mut flags = vec!["--allow-host", "api.example:8080", "--read", &directory];
+        if command[0] == pinned {
+            flags.extend(["--read", home]);
+        }
         let with = |target: &[&str]| -> Vec<String> {
             let words = command.iter().chain(target);
             words.map(|word| (*word).to_owned()).collect()
@@ -347,29 +369,117 @@ fn localhost_is_the_hosts_own_when_it_is_listed() {
     );
 }
 
-/// Around a server that speaks no protocol, the message process hears of refusals too.
+/// Around a server that speaks no protocol, the message process hears of refusals too, and of what
+/// passed: on stderr, in the audit log, and in the metrics.
 #[test]
-fn a_wrapped_server_is_explained_as_well() {
+fn a_wrapped_server_is_explained_logged_and_counted() {
     let Some(internet) = Internet::new() else {
         return;
     };
-    let code = "import socket, sys\n\
-        try: socket.getaddrinfo('evil.example', 80)\n\
-        except OSError: pass\n\
-        try: socket.create_connection(('api.example', 81), timeout=2)\n\
-        except OSError: pass\n\
+    let file = |name: &str| internet.directory.path().join(name);
+    std::fs::write(
+        file("c.toml"),
+        "[cell]\negress = ['API.example.:8080', '*.wild.example:8080']\n\
+         [admin]\nlisten = 'unix:admin.sock'\n[audit]\nfile = 'audit.jsonl'\n",
+    )
+    .unwrap();
+    let code = "import socket, sys, urllib.request\n\
+        urllib.request.urlopen('http://api.example:8080/', timeout=3).read()\n\
+        def connect(*to):\n    \
+            try: socket.create_connection(to, timeout=2)\n    \
+            except OSError: pass\n\
+        for n in range(3): connect('evil.example', 80)\n\
+        connect('api.example', 81)\n\
+        connect('203.0.113.6', 8081)\n\
+        connect('2001:db8::5', 8080)\n\
         sys.stdin.read()";
-    let wait = "sleep 2 | \"$@\"";
+    let ask = "import socket, sys\n\
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        s.sendall(b'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')\n\
+        print(b''.join(iter(lambda: s.recv(65536), b'')).decode())";
+    std::fs::write(file("ask.py"), ask).unwrap();
+    // The shell's last word keeps the pipe open while the one before it runs.
+    let wait = "cd \"$0\"; { sleep 3; python3 ask.py admin.sock > metrics; :; } | \"$@\"";
     let program = cofferdam();
-    let mut words = vec!["sh", "-c", wait, "sh", program.to_str().unwrap(), "run"];
-    words.extend(["--allow-host", "api.example", "--", "python3", "-c", code]);
+    let directory = internet.directory.path().to_str().unwrap();
+    let mut words = vec!["sh", "-c", wait, directory, program.to_str().unwrap()];
+    words.extend(["run", "--config", "c.toml", "--", "python3", "-c", code]);
     let visit = internet.visit(&words);
     let told = visit.stderr();
     for line in [
         "denied: look up evil.example: allow it with --allow-host evil.example",
         "denied: connect to api.example:81: allow it with --allow-host api.example:81",
+        "denied: connect to 203.0.113.6:8081: allow it with --allow-host 203.0.113.6:8081",
+        "denied: connect to [2001:db8::5]:8080: allow it with --allow-host [2001:db8::5]:8080",
     ] {
-        assert!(told.contains(line), "{told}");
+        assert_eq!(told.matches(line).count(), 1, "{line}\n{told}");
+    }
+    let read = |name: &str| std::fs::read_to_string(file(name)).unwrap_or_default();
+    let lines: Vec<serde_json::Value> = read("audit.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &serde_json::Value| line["type"] == "network")
+        .collect();
+    assert_eq!(lines.len(), 4, "{lines:?}\n{told}");
+    assert_eq!(lines[0]["target"], "evil.example");
+    assert_eq!(lines[0]["decision"], "refuse");
+    assert_eq!(lines[1]["rule"], "egress.port");
+    assert_eq!(
+        lines[1]["detail"],
+        "denied: connect to api.example:81: allow it with --allow-host api.example:81"
+    );
+    let metrics = read("metrics");
+    for line in [
+        "cofferdam_egress_connections_total{host=\"api.example\"} 1",
+        "cofferdam_egress_bytes_total{direction=\"sent\",host=\"api.example\"} ",
+        "cofferdam_egress_bytes_total{direction=\"received\",host=\"api.example\"} ",
+        "cofferdam_egress_refused_total{host=\"api.example\",reason=\"port\"} 1",
+        "cofferdam_egress_refused_total{host=\"other\",reason=\"address\"} 2",
+        "cofferdam_cell_denials_total{what=\"network\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}\n{told}");
+    }
+    let number = |prefix: &str| -> u64 {
+        let line = metrics.lines().find(|line| line.starts_with(prefix));
+        line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    // Three look-ups at least; resolvers may ask twice.
+    assert!(number("cofferdam_egress_refused_total{host=\"other\",reason=\"name\"}") >= 3);
+    let received =
+        number("cofferdam_egress_bytes_total{direction=\"received\",host=\"api.example\"}");
+    assert!((20..1000).contains(&received), "{received}");
+}
+
+#[test]
+fn a_range_of_addresses_opens_what_it_holds() {
+    let Some(internet) = Internet::new() else {
+        return;
+    };
+    let get = "import socket\n\
+        for to in ('203.0.113.5', '10.0.0.1', '203.0.113.7', '169.254.169.254', 'ten.example'):\n    \
+            try:\n        \
+                s = socket.create_connection((to, 8080), timeout=3)\n        \
+                s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); print(to, s.recv(15))\n    \
+            except OSError as error: print(to, 'refused')";
+    let visit = internet.cell(
+        &[
+            "--allow-host",
+            "203.0.113.4/31:8080",
+            "--allow-host",
+            "10.0.0.0/8:8080",
+        ],
+        &["python3", "-c", get],
+    );
+    let said = visit.stdout();
+    let told = visit.stderr();
+    let worked: Vec<bool> = said.lines().map(|line| line.contains("200 OK")).collect();
+    assert_eq!(worked, [true, true, false, false, false], "{said}\n{told}");
+    for line in [
+        "connect to 203.0.113.7:8080: allow it with --allow-host 203.0.113.7:8080",
+        "connect to 169.254.169.254:8080: allow it",
+        "look up ten.example: allow it",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
     }
 }
 

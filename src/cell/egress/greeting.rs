@@ -5,11 +5,11 @@
 //! [`Greeting::More`]; the caller bounds how long it waits and how much it reads.
 
 /// The most that a client may say before it is clear whom it wants, in bytes.
-pub(super) const LIMIT: usize = 16 * 1024;
+pub const LIMIT: usize = 16 * 1024;
 
 /// What the bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Greeting {
+pub enum Greeting {
     /// Too few to tell.
     More,
     /// TLS, for that server name; in lower case.
@@ -49,7 +49,8 @@ const METHODS: [&[u8]; 22] = [
 ];
 
 /// Reads what there is; an empty slice is [`Greeting::More`].
-pub(super) fn read(bytes: &[u8]) -> Greeting {
+#[must_use]
+pub fn read(bytes: &[u8]) -> Greeting {
     match bytes.first() {
         None => Greeting::More,
         Some(0x16) => tls(bytes),
@@ -422,7 +423,7 @@ mod tests {
             if tls {
                 bytes.splice(0..0, [0x16, 3, 1]);
             }
-            read(&bytes);
+            drop(read(&bytes));
         }
     }
 }

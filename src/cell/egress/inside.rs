@@ -37,7 +37,7 @@ pub(in crate::cell) fn open(rules: &[EgressRule], control: OwnedFd) -> Result<()
         (Kind::Names, listen(names).map_err(refused(names))?),
     ];
     // Without it less is told; nothing more is open.
-    sockets.extend(watch::open().ok().map(|socket| (Kind::Attempts, socket)));
+    sockets.extend(watch::open().map(|socket| (Kind::Attempts, socket)));
     for address in Rules::new(rules).listeners() {
         match listen(address) {
             Ok(listener) => sockets.push((Kind::Connections, listener)),

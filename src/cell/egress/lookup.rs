@@ -26,7 +26,7 @@ const ADDRESSES: usize = 16;
 /// The largest file that is read, in bytes.
 const FILE: u64 = 1 << 20;
 
-const TYPE_A: u16 = 1;
+pub(super) const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
 
 /// What resolv.conf(5) says.
@@ -212,7 +212,7 @@ fn ask_stream(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-fn query(id: [u8; 2], name: &str, kind: u16) -> Vec<u8> {
+pub(super) fn query(id: [u8; 2], name: &str, kind: u16) -> Vec<u8> {
     let mut message = [&id[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
     for label in name.split('.').filter(|label| !label.is_empty()) {
         let label = label.as_bytes();
@@ -228,7 +228,7 @@ fn query(id: [u8; 2], name: &str, kind: u16) -> Vec<u8> {
 
 /// What an answer is worth.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Found(Vec<IpAddr>),
     /// It did not fit into a datagram.
     Cut,
@@ -246,7 +246,7 @@ fn is_answer(query: &[u8], answer: &[u8]) -> bool {
         && repeated.is_some_and(|bytes| bytes.eq_ignore_ascii_case(question))
 }
 
-fn judge(query: &[u8], answer: &[u8], kind: u16) -> Verdict {
+pub(super) fn judge(query: &[u8], answer: &[u8], kind: u16) -> Verdict {
     let Some([_, _, flags, code, _, _, a0, a1, ..]) = answer.get(..12) else {
         return Verdict::Foreign;
     };

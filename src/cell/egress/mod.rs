@@ -14,10 +14,14 @@
 
 mod address;
 mod cage;
+mod connection;
 mod greeting;
 mod handover;
 mod inside;
+mod inspect;
 mod lookup;
+mod news;
+pub mod parsers;
 mod refusals;
 mod relay;
 mod rules;
@@ -26,6 +30,8 @@ mod stub;
 mod watch;
 
 pub(in crate::cell) use inside::open;
+pub(in crate::cell) use news::LONGEST;
+pub use news::{Carried, News, Reason, Refused, label};
 pub use relay::serve;
 
 /// What the cell's `resolv.conf(5)` says: the name server is ours, near, and has every answer.

@@ -4,13 +4,12 @@
 //! One thread waits for all that was opened inside; each connection has a thread of its own with a
 //! small stack, and ends with it. The process dies with the spawner.
 
-use super::address::special;
-use super::greeting::{self, Greeting};
+use super::connection::{not_listed, reset, shown};
 use super::handover::{self, Kind};
-use super::lookup::{self, Family};
-use super::refusals::Refusals;
-use super::rules::{Book, Rules, Target};
-use super::{cage, splice, stub, watch};
+use super::news::Reason;
+use super::refusals::{Refusal, Refusals};
+use super::rules::{Book, Rules};
+use super::{cage, stub, watch};
 use crate::cell::sys;
 use crate::config::{AddressRange, EgressRule};
 use nix::sys::prctl;
@@ -18,9 +17,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SocketFlags, sockopt};
+use rustix::net::SocketFlags;
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,14 +33,8 @@ const MOST: usize = 512;
 const EACH: u64 = 7;
 /// Threads that wait for the kernel need little.
 const STACK: usize = 128 * 1024;
-/// A client that says nothing for this long may be waiting for the host to speak first.
-const FIRST: Duration = Duration::from_millis(50);
-/// For the rest of what a client says first, once it has begun.
-const WHOLE: Duration = Duration::from_secs(5);
-/// For all addresses of one host.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Silence on both sides, in seconds, after which a connection ends.
-const IDLE: i64 = 2 * 60 * 60;
+/// Between two reports of what was counted.
+const TELL: Duration = Duration::from_millis(500);
 /// For one question to the name server over TCP.
 const QUESTION: Duration = Duration::from_secs(5);
 
@@ -87,10 +81,11 @@ fn start(
     cage.close()?;
     let shared = Shared {
         book: Mutex::new(Book::new(rules.clone())),
-        rules,
+        listeners: rules.listeners(),
         private,
-        refusals: Refusals::new(events),
+        refusals: Refusals::new(events, &rules),
         connections: AtomicUsize::new(0),
+        rules,
         most,
     };
     let shared = Arc::new(shared);
@@ -129,12 +124,13 @@ struct Relay {
 }
 
 /// What all connections use.
-struct Shared {
-    book: Mutex<Book>,
-    rules: Rules,
+pub(super) struct Shared {
+    pub(super) book: Mutex<Book>,
+    pub(super) rules: Rules,
+    listeners: BTreeSet<SocketAddr>,
     /// Ranges that are not public, to which allowed names may lead all the same.
-    private: Vec<AddressRange>,
-    refusals: Refusals,
+    pub(super) private: Vec<AddressRange>,
+    pub(super) refusals: Refusals,
     connections: AtomicUsize,
     most: usize,
 }
@@ -144,13 +140,19 @@ impl Relay {
         for (_, socket) in &self.sockets {
             rustix::io::ioctl_fionbio(socket, true).ok();
         }
+        let mut told = Instant::now();
         loop {
             let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
             let mut fds: Vec<PollFd<'_>> = sockets
                 .chain([self.shared.refusals.channel()])
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                 .collect();
-            match poll(&mut fds, None) {
+            // What is only counted is told from time to time, and there is no time without it.
+            let patience = self.shared.has_something_to_tell().then_some(Timespec {
+                tv_sec: 0,
+                tv_nsec: TELL.subsec_nanos().into(),
+            });
+            match poll(&mut fds, patience.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return ExitCode::from(70),
             }
@@ -167,7 +169,12 @@ impl Relay {
             }
             // The spawner has nothing to say but that the cell has ended; what it had tried until
             // then has been told in this round.
-            if ready.last() == Some(&true) {
+            let ended = ready.last() == Some(&true);
+            if ended || told.elapsed() >= TELL {
+                self.shared.refusals.flush();
+                told = Instant::now();
+            }
+            if ended {
                 return ExitCode::SUCCESS;
             }
         }
@@ -189,7 +196,7 @@ impl Relay {
             reset(&stream);
             let most = shared.most;
             let text = format!("denied: more than {most} connections at the same time");
-            shared.refusals.tell(&text);
+            shared.refusals.tell(Reason::Busy, "", "", &text);
             return;
         }
         let place = Place(shared);
@@ -212,19 +219,11 @@ impl Drop for Place {
     }
 }
 
-/// The end of a connection that the client hears as a refusal.
-fn reset(stream: &TcpStream) {
-    sockopt::set_socket_linger(stream, Some(Duration::ZERO)).ok();
-}
-
-/// What the first bytes of a client decide.
-enum Decision {
-    Wait,
-    Pass,
-    Refuse(String),
-}
-
 impl Shared {
+    fn has_something_to_tell(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) > 0 || self.refusals.has_counted()
+    }
+
     fn answer_datagrams(&self, socket: &OwnedFd) {
         let Ok(socket) = socket.try_clone().map(UdpSocket::from) else {
             return;
@@ -247,19 +246,32 @@ impl Shared {
             let Some(attempt) = watch::next(socket) else {
                 return;
             };
-            let port = attempt.to.port();
-            let Ok(target) = self.book.lock().map(|book| book.target(attempt.to.ip())) else {
+            let (address, port) = (attempt.to.ip(), attempt.to.port());
+            let Ok(target) = self.book.lock().map(|book| book.target(address)) else {
                 return;
             };
-            let host = shown(&target, port);
             if attempt.datagram {
-                self.refusals.tell(&format!(
-                    "denied: a datagram to {host}: only TCP can be allowed"
-                ));
-            } else if !self.rules.allow(&target, port) {
-                self.refusals.tell(&not_listed(&host));
+                let host = shown(&target, port);
+                let text = format!("denied: a datagram to {host}: only TCP can be allowed");
+                let reason = Reason::Datagram;
+                self.tell(&Refusal { reason, host, text }, &target, port);
+            } else if !self.hears(attempt.to) {
+                self.tell(&not_listed(&target, port), &target, port);
             }
         }
+    }
+
+    /// Whether a listener gets what goes there.
+    fn hears(&self, to: SocketAddr) -> bool {
+        let all = match to {
+            SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let heard = |address| {
+            self.listeners
+                .contains(&SocketAddr::new(address, to.port()))
+        };
+        heard(to.ip()) || heard(all)
     }
 
     fn answer_stream(&self, mut stream: TcpStream) -> io::Result<()> {
@@ -282,225 +294,8 @@ impl Shared {
         let answer = stub::answer(message, &mut *self.book.lock().ok()?)?;
         if let Some(name) = answer.refused {
             let text = format!("denied: look up {name}: allow it with --allow-host {name}");
-            self.refusals.tell(&text);
+            self.refusals.tell(Reason::Name, "", &name, &text);
         }
         Some(answer.bytes)
-    }
-
-    /// One connection, from its first byte to its last.
-    fn connect(&self, client: &TcpStream) {
-        if let Err(reason) = self.relay(client) {
-            reset(client);
-            if !reason.is_empty() {
-                self.refusals.tell(&reason);
-            }
-        }
-    }
-
-    /// The error is what the operator should hear; empty for the ends that connections have.
-    fn relay(&self, client: &TcpStream) -> Result<(), String> {
-        let meant = client.local_addr().map_err(|_| String::new())?;
-        let port = meant.port();
-        let target = {
-            let book = self.book.lock().map_err(|_| String::new())?;
-            book.target(meant.ip().to_canonical())
-        };
-        if !self.rules.allow(&target, port) {
-            let host = shown(&target, port);
-            return Err(not_listed(&host));
-        }
-        client.set_nodelay(true).ok();
-        let mut inspector = match &target {
-            Target::Name(name) => Some(Inspector::new(name, port)),
-            // The operator wrote down an address: whatever answers there is meant.
-            Target::Address(_) => None,
-        };
-        if let Some(inspect) = &mut inspector
-            && inspect.settle(client)?
-        {
-            inspector = None;
-        }
-        let host = self.reach(&target, port)?;
-        host.set_nodelay(true).ok();
-        let mut refused = String::new();
-        let mut look = inspector.map(|mut inspect| {
-            let refused = &mut refused;
-            move |client: &TcpStream| match inspect.look(client) {
-                Decision::Wait => None,
-                Decision::Pass => Some(true),
-                Decision::Refuse(reason) => {
-                    *refused = reason;
-                    Some(false)
-                }
-            }
-        });
-        let inspect = look.as_mut().map(|look| -> splice::Inspect<'_> { look });
-        let carried = splice::carry(client, &host, IDLE, inspect);
-        drop(look);
-        match carried {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                // What one side hears as an error the other does too.
-                reset(&host);
-                Err(refused)
-            }
-        }
-    }
-
-    /// Looks up, checks, and connects to what was checked.
-    fn reach(&self, target: &Target, port: u16) -> Result<TcpStream, String> {
-        let host = shown(target, port);
-        let deadline = Instant::now() + CONNECT;
-        let name = match target {
-            Target::Address(address) => {
-                let addresses = self.rules.same(*address, port);
-                return self.reach_any(&host, &addresses, port, deadline);
-            }
-            Target::Name(name) => name,
-        };
-        // IPv6 only where IPv4 leads nowhere: most names have both, and one question is faster.
-        let mut last = format!("cannot look up {host}: there is no such name");
-        for family in [Family::Four, Family::Six] {
-            match lookup::resolve(name, family) {
-                Ok(addresses) if addresses.is_empty() => {}
-                Ok(addresses) => match self.reach_any(&host, &addresses, port, deadline) {
-                    Ok(stream) => return Ok(stream),
-                    Err(reason) => last = reason,
-                },
-                // Why the other family leads nowhere says more.
-                Err(_) if last.starts_with("denied") => {}
-                Err(error) => last = format!("cannot look up {host}: {error}"),
-            }
-        }
-        Err(last)
-    }
-
-    fn reach_any(
-        &self,
-        host: &str,
-        addresses: &[IpAddr],
-        port: u16,
-        deadline: Instant,
-    ) -> Result<TcpStream, String> {
-        let mut last = String::new();
-        for address in addresses {
-            let place = SocketAddr::new(*address, port);
-            if let Some(what) = self.closed(*address, port) {
-                last = format!(
-                    "denied: connect to {host}: it is at {address}, {what}: allow it with --allow-host {place}"
-                );
-                continue;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            match TcpStream::connect_timeout(&place, left) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = format!("cannot connect to {host} at {address}: {error}"),
-            }
-        }
-        Err(last)
-    }
-
-    /// Why an address may not be connected to, unless it is listed.
-    fn closed(&self, address: IpAddr, port: u16) -> Option<&'static str> {
-        let what = special(address)?;
-        let listed = self.rules.lists(address, port)
-            || self.private.iter().any(|range| range.holds(address));
-        (!listed).then_some(what)
-    }
-}
-
-fn not_listed(host: &str) -> String {
-    format!("denied: connect to {host}: allow it with --allow-host {host}")
-}
-
-fn shown(target: &Target, port: u16) -> String {
-    match target {
-        Target::Name(name) => format!("{name}:{port}"),
-        Target::Address(address) => SocketAddr::new(*address, port).to_string(),
-    }
-}
-
-/// Looks at what a client says first, without taking it away.
-struct Inspector<'a> {
-    name: &'a str,
-    port: u16,
-    bytes: Vec<u8>,
-    begun: Option<Instant>,
-}
-
-impl<'a> Inspector<'a> {
-    fn new(name: &'a str, port: u16) -> Self {
-        Self {
-            name,
-            port,
-            bytes: vec![0; greeting::LIMIT],
-            begun: None,
-        }
-    }
-
-    /// Waits for a client that speaks first; `false` when it waits for the host.
-    fn settle(&mut self, client: &TcpStream) -> Result<bool, String> {
-        let begin = Instant::now();
-        loop {
-            match self.look(client) {
-                Decision::Pass => return Ok(true),
-                Decision::Refuse(reason) => return Err(reason),
-                Decision::Wait => {}
-            }
-            if self.begun.is_some() {
-                // The bytes that are there keep the socket readable.
-                std::thread::sleep(Duration::from_millis(2));
-                continue;
-            }
-            let left = FIRST.saturating_sub(begin.elapsed());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            let patience = Timespec {
-                tv_sec: 0,
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let mut fds = [PollFd::from_borrowed_fd(client.as_fd(), PollFlags::IN)];
-            poll(&mut fds, Some(&patience)).ok();
-        }
-    }
-
-    fn look(&mut self, client: &TcpStream) -> Decision {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let length = match rustix::net::recv(client, &mut self.bytes[..], flags) {
-            // It ended: nothing that could be meant for somebody else.
-            Ok((0, _)) => return Decision::Pass,
-            Ok((length, _)) => length,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Decision::Wait,
-            Err(_) => return Decision::Refuse(String::new()),
-        };
-        let begun = *self.begun.get_or_insert_with(Instant::now);
-        let (name, port) = (self.name, self.port);
-        let bytes = self.bytes.get(..length).unwrap_or_default();
-        let odd = |what: &str| {
-            Decision::Refuse(format!(
-                "denied: connect to {name}:{port}: it began with {what}"
-            ))
-        };
-        let other = |protocol: &str, host: &str| {
-            Decision::Refuse(format!(
-                "denied: connect to {name}:{port} for {host} ({protocol}): allow it with --allow-host {host}:{port}"
-            ))
-        };
-        match greeting::read(bytes) {
-            Greeting::More if length >= greeting::LIMIT => odd("more than we look at"),
-            Greeting::More if begun.elapsed() > WHOLE => odd("half a request"),
-            Greeting::More => Decision::Wait,
-            Greeting::Malformed(what) => odd(what),
-            Greeting::Other => Decision::Pass,
-            Greeting::Tls(Some(host)) if host != name => other("TLS", &host),
-            // Some clients send none for a name without a dot (RFC 6066 leaves it open).
-            Greeting::Tls(None) if name.contains('.') => odd("TLS without a server name"),
-            Greeting::Http(Some(host)) if host != name => other("HTTP", &host),
-            Greeting::Tls(_) | Greeting::Http(_) => Decision::Pass,
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Which names, addresses and ports are allowed, and which synthetic address stands for which name.
 
-use crate::config::EgressRule;
+use super::address::special;
+use crate::config::{AddressRange, EgressRule};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -38,6 +39,7 @@ enum Host {
     /// `*` stands for any characters, one at least.
     Pattern(String),
     Address(IpAddr),
+    Range(AddressRange),
     /// `*` alone: names, and public addresses.
     Any,
     /// This very host: `localhost`.
@@ -64,6 +66,20 @@ impl Rules {
         self.rules.iter().map(|(_, port)| *port).collect()
     }
 
+    /// Every host as metrics name it.
+    pub(super) fn labels(&self) -> impl Iterator<Item = String> {
+        self.rules.iter().map(|(host, _)| host.label())
+    }
+
+    /// The rule that a target falls under, as metrics name it: one with the port where there is one.
+    pub(super) fn label(&self, target: &Target, port: u16) -> Option<String> {
+        let meant = |(host, _): &&(Host, u16)| host.is(target);
+        let with_port = |(host, known): &&(Host, u16)| *known == port && host.is(target);
+        let rule = self.rules.iter().find(with_port);
+        let rule = rule.or_else(|| self.rules.iter().find(meant));
+        rule.map(|(host, _)| host.label())
+    }
+
     /// Whether a name leads anywhere, on whatever port.
     pub(super) fn knows(&self, name: &str) -> bool {
         self.rules.iter().any(|(host, _)| host.is_name(name))
@@ -71,18 +87,23 @@ impl Rules {
 
     /// Whether that is allowed on that port.
     pub(super) fn allow(&self, target: &Target, port: u16) -> bool {
-        let meant = |host: &Host| match target {
-            Target::Name(name) => host.is_name(name),
-            Target::Address(address) => host.is_address(*address),
-        };
         self.rules
             .iter()
-            .any(|(host, known)| *known == port && meant(host))
+            .any(|(host, known)| *known == port && host.is(target))
     }
 
     /// Whether the operator wrote down this very address, so that it may be a private one.
     pub(super) fn lists(&self, address: IpAddr, port: u16) -> bool {
-        let meant = |host: &Host| !matches!(host, Host::Any) && host.is_address(address);
+        let meant = |host: &Host| match host {
+            Host::Any => false,
+            // A range that holds public addresses, or several kinds of others, was not written down for
+            // the sake of one kind.
+            Host::Range(range) => {
+                let (first, last) = range.ends();
+                range.holds(address) && special(first).is_some() && special(first) == special(last)
+            }
+            host => host.is_address(address),
+        };
         self.rules
             .iter()
             .any(|(host, known)| *known == port && meant(host))
@@ -138,6 +159,10 @@ impl Rules {
                         Ipv6Addr::LOCALHOST.into(),
                     ]);
                 }
+                Host::Range(range) => drop(addresses.insert(match range.ends().0 {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                })),
                 Host::Pattern(_) => drop(addresses.insert(Ipv4Addr::UNSPECIFIED.into())),
                 Host::Any => {
                     addresses.extend([
@@ -170,6 +195,7 @@ fn host(text: &str) -> Host {
     let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     match text.parse::<IpAddr>() {
         Ok(address) => Host::Address(address),
+        Err(_) if text.contains('/') => text.parse().map_or(Host::Name(text), Host::Range),
         Err(_) if text == "*" => Host::Any,
         Err(_) if text == "localhost" => Host::Here,
         Err(_) if text.contains('*') => Host::Pattern(text),
@@ -178,18 +204,36 @@ fn host(text: &str) -> Host {
 }
 
 impl Host {
+    fn label(&self) -> String {
+        match self {
+            Self::Name(text) | Self::Pattern(text) => text.clone(),
+            Self::Address(address) => address.to_string(),
+            Self::Range(range) => range.to_string(),
+            Self::Any => "*".to_owned(),
+            Self::Here => "localhost".to_owned(),
+        }
+    }
+
+    fn is(&self, target: &Target) -> bool {
+        match target {
+            Target::Name(name) => self.is_name(name),
+            Target::Address(address) => self.is_address(*address),
+        }
+    }
+
     fn is_name(&self, name: &str) -> bool {
         match self {
             Self::Name(known) => known == name,
             Self::Pattern(pattern) => fits(pattern, name),
             Self::Any => true,
-            Self::Address(_) | Self::Here => false,
+            Self::Address(_) | Self::Range(_) | Self::Here => false,
         }
     }
 
     fn is_address(&self, address: IpAddr) -> bool {
         match self {
             Self::Address(known) => *known == address,
+            Self::Range(range) => range.holds(address),
             Self::Here => [
                 IpAddr::from(Ipv4Addr::LOCALHOST),
                 Ipv6Addr::LOCALHOST.into(),
@@ -402,5 +446,29 @@ mod tests {
         let many: Vec<String> = (0..40).map(|n| format!("n{n}.org:1")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(found(&many), ["0.0.0.0:1"]);
+    }
+
+    #[test]
+    fn a_range_opens_what_is_not_public_only_when_it_was_meant() {
+        let rules = rules(&[
+            "10.0.0.0/8:1",
+            "0.0.0.0/0:2",
+            "203.0.113.0/24:3",
+            "[fd00::/8]:4",
+        ]);
+        let lists = |text: &str, port| rules.lists(text.parse().unwrap(), port);
+        assert!(lists("10.255.0.1", 1) && lists("fd12::1", 4));
+        assert!(!lists("11.0.0.1", 1) && !lists("10.0.0.1", 3));
+        // All addresses, for the sake of public ones.
+        assert!(!lists("169.254.169.254", 2) && !lists("10.0.0.1", 2));
+        let address = |text: &str| Target::Address(text.parse().unwrap());
+        assert!(rules.allow(&address("8.8.8.8"), 2) && !rules.allow(&address("8.8.8.8"), 3));
+        assert_eq!(
+            rules.label(&address("203.0.113.9"), 3).unwrap(),
+            "203.0.113.0/24"
+        );
+        assert_eq!(rules.label(&name("a.example"), 3), None);
+        let heard: Vec<String> = rules.listeners().iter().map(ToString::to_string).collect();
+        assert_eq!(heard, ["0.0.0.0:1", "0.0.0.0:2", "0.0.0.0:3", "[::]:4"]);
     }
 }

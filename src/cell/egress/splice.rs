@@ -7,12 +7,13 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a pipe holds, and so what is on its way in one direction, in bytes.
 const ROOM: usize = 256 * 1024;
 
 /// One direction.
-struct Flow {
+struct Flow<'a> {
     read: OwnedFd,
     write: OwnedFd,
     room: usize,
@@ -22,7 +23,8 @@ struct Flow {
     ended: bool,
     /// The other side was told so.
     told: bool,
-    moved: u64,
+    /// Bytes that have left the pipe.
+    moved: &'a AtomicU64,
 }
 
 /// What a move did.
@@ -32,8 +34,8 @@ enum Moved {
     Nothing,
 }
 
-impl Flow {
-    fn new() -> io::Result<Self> {
+impl<'a> Flow<'a> {
+    fn new(moved: &'a AtomicU64) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A user's pipes may be small when he has many (pipe(7), pipe-user-pages-soft).
         let room = fcntl_setpipe_size(&write, ROOM).unwrap_or(4096);
@@ -44,7 +46,7 @@ impl Flow {
             held: 0,
             ended: false,
             told: false,
-            moved: 0,
+            moved,
         })
     }
 
@@ -83,7 +85,7 @@ impl Flow {
         match splice(&self.read, None, to, None, self.held, flags) {
             Ok(count) => {
                 self.held = self.held.saturating_sub(count);
-                self.moved = self.moved.saturating_add(count as u64);
+                self.moved.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(Moved::Some)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Moved::Nothing),
@@ -96,13 +98,6 @@ impl Flow {
     }
 }
 
-/// Bytes that went to the host and came from it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Carried {
-    pub(super) up: u64,
-    pub(super) down: u64,
-}
-
 /// Looks at what the client says first; `false` when it is not to go on.
 pub(super) type Inspect<'a> = &'a mut dyn FnMut(&TcpStream) -> Option<bool>;
 
@@ -110,7 +105,8 @@ pub(super) type Inspect<'a> = &'a mut dyn FnMut(&TcpStream) -> Option<bool>;
 /// for `idle` seconds.
 ///
 /// `inspect` is asked before the first bytes of the client pass, each time that more of them are
-/// there: `None` waits for more, `Some(false)` ends it all. The sockets do not block afterwards.
+/// there: `None` waits for more, `Some(false)` ends it all. The sockets do not block afterwards. What is
+/// `sent` to the host and `received` from it is counted as it passes.
 ///
 /// # Errors
 /// No pipes, or a connection that broke.
@@ -119,30 +115,31 @@ pub(super) fn carry(
     host: &TcpStream,
     idle: i64,
     mut inspect: Option<Inspect<'_>>,
-) -> io::Result<Carried> {
-    let (mut up, mut down) = (Flow::new()?, Flow::new()?);
+    (sent, received): (&AtomicU64, &AtomicU64),
+) -> io::Result<()> {
+    let (mut up, mut down) = (Flow::new(sent)?, Flow::new(received)?);
     client.set_nonblocking(true)?;
     host.set_nonblocking(true)?;
     let patience = Timespec {
         tv_sec: idle,
         tv_nsec: 0,
     };
-    let result = loop {
+    loop {
         if up.done() && down.done() {
-            break Ok(());
+            return Ok(());
         }
         if let Some(asked) = &mut inspect {
             match asked(client) {
                 None => {}
                 Some(true) => inspect = None,
-                Some(false) => break Err(io::ErrorKind::PermissionDenied.into()),
+                Some(false) => return Err(io::ErrorKind::PermissionDenied.into()),
             }
         }
         let passes = inspect.is_none();
         match step(&mut up, &mut down, client, host, passes) {
             Ok(Moved::Some) => continue,
             Ok(Moved::Nothing) => {}
-            Err(error) => break Err(error),
+            Err(error) => return Err(error),
         }
         let wants = |read: bool, write: bool| {
             let mut flags = PollFlags::empty();
@@ -160,25 +157,20 @@ pub(super) fn carry(
             }
         }
         match poll(&mut fds, Some(&patience)) {
-            Ok(0) => break Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => break Err(error.into()),
+            Err(error) => return Err(error.into()),
         }
         if !passes {
             // Bytes that are only looked at stay where they are and would wake us again at once.
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-    };
-    let carried = Carried {
-        up: up.moved,
-        down: down.moved,
-    };
-    result.map(|()| carried)
+    }
 }
 
-fn step(
-    up: &mut Flow,
-    down: &mut Flow,
+fn step<'a>(
+    up: &mut Flow<'a>,
+    down: &mut Flow<'a>,
     client: &TcpStream,
     host: &TcpStream,
     passes: bool,
@@ -211,7 +203,11 @@ mod tests {
     fn both_ways_pass_and_each_end_is_told_apart() {
         let (mut client, inner) = pair();
         let (outer, mut host) = pair();
-        let relay = std::thread::spawn(move || carry(&inner, &outer, 10, None).unwrap());
+        let relay = std::thread::spawn(move || {
+            let counts = (AtomicU64::new(0), AtomicU64::new(0));
+            carry(&inner, &outer, 10, None, (&counts.0, &counts.1)).unwrap();
+            (counts.0.into_inner(), counts.1.into_inner())
+        });
         let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let sent = data.clone();
         let mut writer = client.try_clone().unwrap();
@@ -229,8 +225,7 @@ mod tests {
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "answer");
         sender.join().unwrap();
-        let carried = relay.join().unwrap();
-        assert_eq!((carried.up, carried.down), (3_000_000, 6));
+        assert_eq!(relay.join().unwrap(), (3_000_000, 6));
     }
 
     #[test]
@@ -245,7 +240,8 @@ mod tests {
                     _ => None,
                 }
             };
-            carry(&inner, &outer, 10, Some(&mut look)).map(drop)
+            let counts = (AtomicU64::new(0), AtomicU64::new(0));
+            carry(&inner, &outer, 10, Some(&mut look), (&counts.0, &counts.1))
         });
         host.write_all(b"hello").unwrap();
         let mut hello = [0; 5];
@@ -263,7 +259,8 @@ mod tests {
     fn silence_ends_after_its_time() {
         let (_client, inner) = pair();
         let (outer, _host) = pair();
-        let end = carry(&inner, &outer, 1, None).unwrap_err();
+        let none = AtomicU64::new(0);
+        let end = carry(&inner, &outer, 1, None, (&none, &none)).unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -253,18 +253,14 @@ impl Cell {
         }
     }
 
-    /// What its relay has told, and that it has ended before the cell.
-    pub(super) fn hear(&mut self) -> Vec<String> {
-        let apart = self.is_apart();
-        let Some(relay) = &mut self.relay else {
-            return Vec::new();
-        };
-        let mut lines = relay.hear();
-        if apart && self.exit.is_none() && relay.events().is_none() {
-            lines.push("the process that makes connections has ended: no host is reachable".into());
+    /// Whether its relay has ended before it; true once.
+    pub(super) fn has_lost_its_relay(&mut self) -> bool {
+        let gone = |relay: &Relay| relay.events().is_none();
+        let lost = self.is_apart() && self.exit.is_none() && self.relay.as_ref().is_some_and(gone);
+        if lost {
             self.relay = None;
         }
-        lines
+        lost
     }
 
     pub(super) fn start(

@@ -4,6 +4,7 @@
 //! message that is not exactly right is an error, never a guess.
 
 use crate::cell::LayerReport;
+use crate::cell::egress::News;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
@@ -203,8 +204,8 @@ pub enum Event {
     },
     /// One line for people, while something takes long.
     Progress { cell: u32, text: String },
-    /// One line about what the cell's network refused, with the setting that would allow it.
-    Denied { cell: u32, text: String },
+    /// What the cell's network refused, with the setting that would allow it, and what passed.
+    Network { cell: u32, news: News },
     /// The main process ended, and after it everything that it had started.
     Exited {
         cell: u32,
@@ -264,7 +265,7 @@ const PROGRESS: u32 = 2;
 const EXITED: u32 = 3;
 const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
-const DENIED: u32 = 6;
+const NETWORK: u32 = 6;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -293,7 +294,7 @@ impl Event {
                     fds,
                 )
             }
-            Self::Denied { cell, text } => (DENIED, cell, json(&cut(text, TEXT))?, vec![]),
+            Self::Network { cell, news } => (NETWORK, cell, json(&news)?, vec![]),
             Self::Progress { cell, text } => (PROGRESS, cell, json(&cut(text, TEXT))?, vec![]),
             Self::Exited {
                 cell,
@@ -384,9 +385,9 @@ impl Event {
                     fds,
                 })
             }
-            DENIED => Ok(Self::Denied {
+            NETWORK => Ok(Self::Network {
                 cell,
-                text: parse(body)?,
+                news: parse(body)?,
             }),
             PROGRESS => Ok(Self::Progress {
                 cell,

@@ -4,6 +4,7 @@
 use super::channel::{Channel, Received};
 use super::stdio::pass_on;
 use crate::cell::CellSpec;
+use crate::cell::egress::{LONGEST, News};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
@@ -13,12 +14,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The longest line that it tells, in bytes.
-const LINE: usize = 1024;
 /// How long it may take over what it has not told when the cell has ended.
 const LAST_WORDS: Duration = Duration::from_millis(20);
-/// Lines that are read at once, so that other cells have their turn.
-const LINES: usize = 16;
+/// Messages that are read at once, so that other cells have their turn.
+const AT_ONCE: usize = 16;
 
 /// What of it is ours.
 #[derive(Debug)]
@@ -75,8 +74,8 @@ impl Relay {
         self.pid = self.pid.filter(|pid| *pid != ended);
     }
 
-    /// Asks it to end, and returns the last lines that it had to tell; the cell has ended.
-    pub(super) fn finish(&mut self) -> Vec<String> {
+    /// Asks it to end, and returns what it still had to tell; the cell has ended.
+    pub(super) fn finish(&mut self) -> Vec<News> {
         let mut lines = Vec::new();
         let begin = Instant::now();
         if let Some(events) = self.events() {
@@ -116,22 +115,21 @@ impl Relay {
         self.events.as_ref().map(AsFd::as_fd)
     }
 
-    /// The lines that it has told; afterwards [`Relay::events`] says whether it still lives.
-    pub(super) fn hear(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
+    /// What it has told; afterwards [`Relay::events`] says whether it still lives.
+    pub(super) fn hear(&mut self) -> Vec<News> {
+        let mut all = Vec::new();
         while let Some(events) = &self.events
-            && lines.len() < LINES
+            && all.len() < AT_ONCE
         {
-            match events.receive(LINE) {
-                Ok(Received::Datagram(line)) => {
-                    lines.push(String::from_utf8_lossy(&line.bytes).into_owned());
-                }
+            match events.receive(LONGEST) {
+                // What is no news does not come from a relay that is itself.
+                Ok(Received::Datagram(told)) => all.extend(News::decode(&told.bytes)),
                 Ok(Received::Empty) => break,
                 Ok(Received::Closed) => self.events = None,
-                // Too long: it is cut off by being passed over.
+                // Too long.
                 Err(_) => {}
             }
         }
-        lines
+        all
     }
 }

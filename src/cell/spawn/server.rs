@@ -17,6 +17,7 @@ use super::tempdir::{self, TempDir};
 use super::tree;
 use crate::cell::CellSpec;
 use crate::cell::cgroup;
+use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -175,23 +176,36 @@ impl Server {
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
         }
-        self.hear_relays();
+        self.hear_relays()?;
         if asked { self.answer(duties) } else { Ok(()) }
     }
 
-    /// Passes on what relays refused; lost when the message process does not read.
-    fn hear_relays(&mut self) {
+    /// Passes on what relays tell; lost when the message process does not read.
+    fn hear_relays(&mut self) -> Result<(), Ended> {
         let mut told = Vec::new();
         for cell in &mut self.cells {
-            let lines = cell.hear();
-            told.extend(lines.into_iter().map(|line| (cell.number, line)));
+            let news = cell.relay.as_mut().map(Relay::hear).unwrap_or_default();
+            let cell_number = cell.number;
+            told.extend(news.into_iter().map(|news| (cell_number, news)));
         }
         self.pass_on(told);
+        for at in 0..self.cells.len() {
+            let Some(cell) = self.cells.get_mut(at) else {
+                continue;
+            };
+            if cell.has_lost_its_relay() {
+                let cell = cell.number;
+                let text = "the process that makes connections has ended: no host is reachable";
+                let text = text.to_owned();
+                self.tell(Event::Progress { cell, text })?;
+            }
+        }
+        Ok(())
     }
 
-    fn pass_on(&self, lines: Vec<(u32, String)>) {
-        for (cell, text) in lines {
-            if let Ok((bytes, fds)) = (Event::Denied { cell, text }).encode() {
+    fn pass_on(&self, told: Vec<(u32, News)>) {
+        for (cell, news) in told {
+            if let Ok((bytes, fds)) = (Event::Network { cell, news }).encode() {
                 drop(self.control.send(&bytes, &fds));
             }
         }
@@ -341,7 +355,7 @@ impl Server {
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
                 let last = cell.relay.as_mut().map(Relay::finish).unwrap_or_default();
-                self.pass_on(last.into_iter().map(|line| (number, line)).collect());
+                self.pass_on(last.into_iter().map(|news| (number, news)).collect());
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the
                 // report does not wait for it.
