@@ -95,8 +95,13 @@ impl Internet {
         for name in ["ready", "witnesses"] {
             std::fs::remove_file(self.directory.path().join(name)).unwrap_or(());
         }
+        // Root's cells become somebody else, which takes users that a namespace of one has not.
+        let namespaces = match nix::unistd::geteuid().is_root() {
+            true => "-nm",
+            false => "-Urnm",
+        };
         let output = Command::new("unshare")
-            .args(["-Urnm", "sh", "-c", SETUP])
+            .args([namespaces, "sh", "-c", SETUP])
             .arg(self.directory.path())
             .arg(fake("internet.py"))
             .args(command)
