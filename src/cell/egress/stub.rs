@@ -111,7 +111,8 @@ fn read_question(bytes: &[u8]) -> Option<Question<'_>> {
         }
         let (label, after) = after.split_at_checked(usize::from(*length))?;
         let known = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_';
-        if !label.iter().all(known) || name.len() + label.len() + 2 > MOST_NAME {
+        // With a dot before it, and on the wire with its own length and the final 0.
+        if !label.iter().all(known) || name.len() + label.len() + 3 > MOST_NAME {
             return None;
         }
         if !name.is_empty() {
@@ -193,6 +194,15 @@ mod tests {
         assert_eq!(answer(&two, &mut book()).unwrap().bytes[3] & 15, 1);
         let pointer = [&ask("a.b", 1)[..12], &[0xc0, 12, 0, 1, 0, 1]].concat();
         assert_eq!(answer(&pointer, &mut book()).unwrap().bytes[3] & 15, 1);
+    }
+
+    #[test]
+    fn the_longest_name_is_the_longest() {
+        let longest = [&"a".repeat(63); 3].map(String::as_str).join(".") + "." + &"b".repeat(61);
+        assert_eq!(longest.len(), 253);
+        let code = |name: &str| answer(&ask(name, 1), &mut book()).unwrap().bytes[3] & 15;
+        assert_eq!(code(&longest), NO_SUCH_NAME);
+        assert_eq!(code(&(longest + "b")), FORMAT_ERROR);
     }
 
     proptest! {
