@@ -908,12 +908,13 @@ fn help_of_run() {
           --optional <LAYER>            Start although this layer cannot be enforced [possible values:
                                         no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
                                         capabilities, rlimits, environment, descriptors, namespaces,
-                                        namespace-net, cgroup]
-          --off <LAYER>                 Do not use this layer [possible values: namespaces, cgroup]
+                                        namespace-net, cgroup, supervision]
+          --off <LAYER>                 Do not use this layer [possible values: namespaces, cgroup,
+                                        supervision]
           --require <LAYER>             Do not start without this layer, whatever the file says
                                         [possible values: no-new-privs, landlock, landlock-net,
                                         landlock-scopes, seccomp, capabilities, rlimits, environment,
-                                        descriptors, namespaces, namespace-net, cgroup]
+                                        descriptors, namespaces, namespace-net, cgroup, supervision]
           --allow-scripts               Let install scripts of packages run, inside the install cell
 
     Policy:
