@@ -8,6 +8,7 @@ mod drain;
 mod ending;
 mod exec;
 mod lane;
+mod network;
 mod replace;
 mod revive;
 mod seldom;

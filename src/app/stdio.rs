@@ -9,8 +9,8 @@ use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
 use super::seldom::Seldom;
-use super::slice;
 use super::wake::{Followed, Ready};
+use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
@@ -460,6 +460,15 @@ impl Loop {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
                 Event::Denied { what, text, .. } => self.session.denied(&what, text.as_bytes()),
+                Event::Network { news, .. } => {
+                    network::note(
+                        &news,
+                        &self.config,
+                        &self.metrics,
+                        self.session.audit(),
+                        now,
+                    );
+                }
                 Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {
                     exit, cause, limit, ..

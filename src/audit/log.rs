@@ -10,7 +10,7 @@
 //! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
 //! file [in](Log::replace).
 
-use super::record::{Context, Denial, Record};
+use super::record::{Context, Denial, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -101,6 +101,15 @@ impl Log {
             return;
         }
         denial.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    /// Gathers one line about the server's way to a host.
+    pub fn outbound(&mut self, outbound: &Outbound<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        outbound.write(&mut self.gathered, now, &mut self.context);
         self.count();
     }
 

@@ -252,6 +252,36 @@ impl Denial<'_> {
     }
 }
 
+/// A connection or look-up of the server that did not come about.
+#[derive(Debug)]
+pub struct Outbound<'a> {
+    /// A name, or `host:port`.
+    pub host: &'a str,
+    /// One word.
+    pub reason: &'a str,
+    /// Whether a rule refused it; false where it was allowed and failed.
+    pub denied: bool,
+    /// What is said of it, with the setting that would allow it.
+    pub text: &'a str,
+}
+
+impl Outbound<'_> {
+    /// Appends the line, LF included.
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.start(line, now);
+        line.extend_from_slice(br#"to_network","type":"network","target":"#);
+        string(line, self.host);
+        line.extend_from_slice(match self.denied {
+            true => br#","decision":"refuse","status":"refused","rule":"#,
+            false => br#","decision":"forward","status":"unavailable","rule":"#,
+        });
+        string(line, &format!("egress.{}", self.reason));
+        line.extend_from_slice(br#","detail":"#);
+        string(line, self.text);
+        line.extend_from_slice(&context.tail);
+    }
+}
+
 /// The longest name that a line repeats; names come from peers.
 const NAME_CAP: usize = 256;
 

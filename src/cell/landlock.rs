@@ -87,6 +87,13 @@ impl Granted {
     }
 }
 
+/// Whether TCP ports are checked. In a network of the cell's own, in which only the relay's sockets
+/// lead anywhere, ports could only keep the server from its own loopback.
+#[must_use]
+pub(super) fn checks_ports(spec: &CellSpec) -> bool {
+    !spec.relayed || spec.ports_always
+}
+
 /// Restricts this process and all its children to what the spec grants; `held` is that, when it is
 /// open already.
 ///
@@ -163,7 +170,8 @@ fn enforce(
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(level))
         .map_err(kernel)?;
-    if abi >= NET_FROM {
+    let ports = abi >= NET_FROM && checks_ports(spec);
+    if ports {
         ruleset = ruleset
             .handle_access(AccessNet::from_all(level))
             .map_err(kernel)?;
@@ -193,7 +201,7 @@ fn enforce(
         let (fd, access) = open(path, READ, level)?;
         allow(fd.as_fd(), access)?;
     }
-    if abi >= NET_FROM {
+    if ports {
         for port in &spec.connect_ports {
             let rule = NetPort::new(*port, AccessNet::ConnectTcp);
             created = created.add_rule(rule).map_err(kernel)?;

@@ -1,4 +1,4 @@
-//! `cofferdam __cell SPEC_FD STATUS_FD`: puts itself into the cell, then becomes the server.
+//! `cofferdam __cell SPEC_FD STATUS_FD [EGRESS_FD]`: puts itself into the cell, then becomes the server.
 //!
 //! This is a fresh process with one thread, so every restriction reaches all of it. The steps of
 //! [`ORDER`] run one after the other; the first that fails is reported on the status descriptor
@@ -90,13 +90,13 @@ const CONFIG: u8 = 78;
 /// Runs the launch. Returns when it failed, and in the processes that only watch over the server;
 /// otherwise this process is the server.
 #[must_use]
-pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
-    let owned = sys::adopt(&[spec, status]).map(Vec::into_iter);
-    let taken = owned.and_then(|mut fds| match (fds.next(), fds.next()) {
-        (Some(spec), Some(status)) => Ok((spec, File::from(status))),
+pub fn enter(descriptors: &[RawFd]) -> ExitCode {
+    let owned = sys::adopt(descriptors).map(Vec::into_iter);
+    let taken = owned.and_then(|mut fds| match (fds.next(), fds.next(), fds.next()) {
+        (Some(spec), Some(status), egress) => Ok((spec, File::from(status), egress)),
         _ => Err(Errno::EBADF),
     });
-    let (spec, mut status) = match taken {
+    let (spec, mut status, egress) = match taken {
         Ok(taken) => taken,
         Err(error) => {
             let text = format!("cofferdam: __cell is started by cofferdam itself: {error}\n");
@@ -104,7 +104,7 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             return ExitCode::from(SOFTWARE);
         }
     };
-    let mut spec = match prepare(spec, &status) {
+    let mut spec = match prepare(spec, &status, egress.as_ref()) {
         Ok(spec) => spec,
         Err(failure) => return give_up(&mut status, failure),
     };
@@ -112,7 +112,8 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
     let mut inside = Err("switched off".to_owned());
     let mut heard = Vec::new();
     if spec.namespaces {
-        match namespaces::enter(&spec, status) {
+        spec.relayed = egress.is_some() && !spec.egress.is_empty();
+        match namespaces::enter(&spec, status, egress) {
             Entry::Watched(code) => return code,
             Entry::Inside {
                 status: ours,
@@ -134,6 +135,7 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             } => {
                 status = ours;
                 inside = Err(reason);
+                spec.relayed = false;
             }
         }
     }
@@ -164,16 +166,19 @@ fn give_up(status: &mut File, failure: LaunchFailure) -> ExitCode {
 }
 
 /// What holds for every process of a launch, the watching ones too.
-fn prepare(spec: OwnedFd, status: &File) -> Result<CellSpec, LaunchFailure> {
+fn prepare(
+    spec: OwnedFd,
+    status: &File,
+    egress: Option<&OwnedFd>,
+) -> Result<CellSpec, LaunchFailure> {
     let mut spec = descriptors::read_spec(spec).map_err(|error| failure(CONFIG, &error))?;
     if spec.terminal {
         spec.terminals.push(TERMINAL.into());
     }
     bind_to_parent(&spec)?;
-    let kept: Vec<RawFd> = [status.as_raw_fd()]
-        .into_iter()
-        .chain(spec.refusals)
-        .collect();
+    let egress = egress.map(AsRawFd::as_raw_fd);
+    let kept = [Some(status.as_raw_fd()), spec.refusals, egress];
+    let kept: Vec<RawFd> = kept.into_iter().flatten().collect();
     sys::close_all_but(&kept).map_err(|error| failure(SOFTWARE, &error))?;
     Ok(spec)
 }
@@ -219,7 +224,6 @@ fn launch(
 /// Becomes the server; the standard library resets SIGPIPE on the way, but not the signal mask, and
 /// whoever started us may block what the server must hear.
 fn execute(spec: &CellSpec) -> LaunchFailure {
-    SigSet::empty().thread_set_mask().ok();
     let mut args = spec.args.iter();
     let mut command = Command::new(&spec.program);
     if let Some(name) = args.next() {
@@ -255,6 +259,7 @@ struct Cell<'a> {
 impl<'a> Cell<'a> {
     fn new(spec: &'a CellSpec, status: RawFd) -> Self {
         let network = match (spec.connect_ports.is_empty(), spec.datagrams) {
+            _ if spec.relayed => Network::Own,
             (true, _) => Network::Off,
             (false, false) => Network::Tcp,
             (false, true) => Network::TcpAndUdp,
@@ -475,6 +480,10 @@ impl<'a> Cell<'a> {
             }
         }
         for layer in [Layer::Landlock, Layer::LandlockNet, Layer::LandlockScopes] {
+            if layer == Layer::LandlockNet && !landlock::checks_ports(self.spec) {
+                // Neither in force nor missing: the layer namespace-net leaves nothing for it.
+                continue;
+            }
             let lack = missing.iter().find(|(lacking, _)| *lacking == layer);
             self.settle(
                 layer,

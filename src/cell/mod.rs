@@ -8,6 +8,7 @@ mod caps;
 mod cgroup;
 pub mod denial;
 mod descriptors;
+pub mod egress;
 mod landlock;
 mod launcher;
 mod limits;

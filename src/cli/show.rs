@@ -184,6 +184,14 @@ impl Rows<'_> {
         self.list("cell.env", &env, "only what the preset needs");
         let hosts: Vec<String> = cell.egress.iter().map(ToString::to_string).collect();
         self.list("cell.egress", &hosts, "no network");
+        let ranges: Vec<String> = cell
+            .egress_private
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if !ranges.is_empty() {
+            self.list("cell.egress_private", &ranges, "");
+        }
         match cell.memory {
             Some(size) => self.one("cell.memory", size.to_string(), size.0),
             None => self.one("cell.memory", "that of the preset", Value::Null),

@@ -63,7 +63,6 @@ const NOT_YET: &[&str] = &[
     "credentials.*.inject.header",
     "credentials.*.inject.argument",
     "server.url",
-    "cell.egress_private",
     "limits.rate",
     "limits.concurrency",
     "scrub.pii",

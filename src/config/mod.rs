@@ -8,6 +8,7 @@ mod entries;
 mod load;
 mod name;
 mod origin;
+mod range;
 mod raw;
 mod units;
 mod validate;
@@ -16,11 +17,12 @@ pub use diagnose::{Place, Problem};
 pub use entries::{EntryError, Word};
 pub use load::{Error, File, load};
 pub use origin::{Origin, Origins};
+pub use range::AddressRange;
 pub use units::{ByteSize, Cores, TimeSpan, UnitError};
 pub use validate::{AuditTo, CredentialRule, Effective, Overrides, Surroundings, build};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -149,6 +151,8 @@ pub struct Cell {
     pub env: Vec<EnvRule>,
     /// Hosts that the server may reach.
     pub egress: Vec<EgressRule>,
+    /// Ranges that are not public, to which allowed names may lead all the same.
+    pub egress_private: Vec<AddressRange>,
     /// Address space is not limited; data segment is. `None`: the preset's default.
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
@@ -175,8 +179,9 @@ pub enum EnvRule {
     Set(String, String),
 }
 
-/// `host:port`; the host is for people and for later, the port is what the kernel checks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `host:port`. Where the cell has a network of its own both are checked; elsewhere the port is what
+/// the kernel checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressRule {
     pub host: String,
     pub port: u16,

@@ -164,8 +164,10 @@ pub(super) struct Cell {
     pub(super) execute: Vec<At<String>>,
     /// Variables: `NAME` passes ours, `NAME=value` sets one.
     pub(super) env: Vec<At<String>>,
-    /// Hosts that may be reached: `host` or `host:port` (443 by default).
+    /// Hosts that may be reached, each with a port (443 by default): a name, `*.example.com`, an address, a range as in `10.1.0.0/16:5432`, or `*`.
     pub(super) egress: Vec<At<String>>,
+    /// Ranges that are not public, to which the names of `egress` may lead: `10.1.0.0/16`.
+    pub(super) egress_private: Vec<At<String>>,
     /// Largest data segment of each process.
     pub(super) memory: Option<At<ByteSize>>,
     /// Largest number of processes and threads.

@@ -70,6 +70,9 @@ pub struct Metrics {
     pub landlock_abi: IntGauge,
     policy: IntGaugeVec,
     denials: IntCounterVec,
+    egress_connections: IntCounterVec,
+    egress_bytes: IntCounterVec,
+    egress_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -243,6 +246,21 @@ impl Metrics {
                 "Denials of the cell that the server reported",
                 &["what"],
             )?,
+            egress_connections: counters(
+                "cofferdam_egress_connections_total",
+                "Connections that were made for the server, by allowed host",
+                &["host"],
+            )?,
+            egress_bytes: counters(
+                "cofferdam_egress_bytes_total",
+                "Bytes that passed between the server and hosts, by allowed host",
+                &["host", "direction"],
+            )?,
+            egress_refused: counters(
+                "cofferdam_egress_refused_total",
+                "Connections and look-ups of the server that were refused or failed, by the allowed host that they had to do with",
+                &["host", "reason"],
+            )?,
             registry,
         };
         Ok(metrics)
@@ -286,6 +304,30 @@ impl Metrics {
     /// Counts a denial that the server reported: `read`, `write`, `execute`, `network`.
     pub fn denial(&self, what: &str) {
         self.denials.with_label_values(&[what]).inc();
+    }
+
+    /// Counts denials that the cell itself has seen.
+    pub fn denials(&self, what: &str, times: u64) {
+        self.denials.with_label_values(&[what]).inc_by(times);
+    }
+
+    /// Counts what passed between the server and a host; hosts are those of the configuration.
+    pub fn carried(&self, host: &str, connections: u64, sent: u64, received: u64) {
+        self.egress_connections
+            .with_label_values(&[host])
+            .inc_by(connections);
+        for (direction, bytes) in [("sent", sent), ("received", received)] {
+            self.egress_bytes
+                .with_label_values(&[host, direction])
+                .inc_by(bytes);
+        }
+    }
+
+    /// Counts connections and look-ups that did not come about.
+    pub fn outbound_refused(&self, host: &str, reason: &str, times: u64) {
+        self.egress_refused
+            .with_label_values(&[host, reason])
+            .inc_by(times);
     }
 
     /// Shows one layer of the cell.

@@ -92,7 +92,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 28] = [
+const OWNERS: [(&str, &[&str]); 29] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
@@ -132,6 +132,7 @@ const OWNERS: [(&str, &[&str]); 28] = [
     ("ring", &["policy/", "audit/", "cell/package", "secret/"]),
     ("schemars", &["config/", "cli/"]),
     ("seccompiler", &["cell/"]),
+    ("socket2", &["cell/egress"]),
     ("tokio", &["admin/", "transport/"]),
     // The cell reads its own data: presets and system call lists.
     ("strsim", &["config/"]),

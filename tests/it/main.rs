@@ -20,6 +20,7 @@ mod cell_user;
 mod chaos;
 mod cli;
 mod config;
+mod egress;
 mod escape;
 mod exec;
 mod fidelity;

@@ -76,7 +76,7 @@ pub(super) enum Item {
         /// landlock does not see a loader map what it reads; a mount does.
         run: bool,
     },
-    /// A file of ours in the place of the host's.
+    /// A file of ours, which lies there on the host, in the place of the host's own.
     Copy(PathBuf),
     /// A directory in memory, of at most this size.
     Memory(&'static str),
@@ -144,8 +144,15 @@ impl Layout<'_> {
         }
         tree.place(TERMINALS, Item::Terminals);
         tree.items.insert(PROCESSES.into(), Item::Processes);
-        for (path, copy) in spec.account().iter().flat_map(|user| &user.names) {
-            tree.replace(path, copy);
+        for (path, ours) in spec.account().iter().flat_map(|user| &user.names) {
+            if tree.is_only_read(path) {
+                tree.replace(path, ours);
+            }
+        }
+        if spec.relayed {
+            for (path, ours) in &spec.covers {
+                tree.replace(path, ours);
+            }
         }
         Self {
             steps: settle(tree.items),
@@ -175,7 +182,7 @@ fn settle(items: BTreeMap<PathBuf, Item>) -> Vec<(PathBuf, Item)> {
                 continue;
             }
             // A grant below a writable one is writable too: landlock adds grants up.
-            Item::Bind { .. } | Item::Copy(_) if shown == Some(true) => continue,
+            Item::Bind { .. } if shown == Some(true) => continue,
             Item::Bind { write: false, .. } if shown.is_some() => continue,
             Item::Bind {
                 write,
@@ -254,15 +261,24 @@ impl Tree {
         }
     }
 
-    /// Puts a file of ours where the host's may be read, and nowhere else.
-    fn replace(&mut self, path: &Path, copy: &Path) {
-        let granted = path.ancestors().any(|above| {
-            let item = self.items.get(above);
-            matches!(item, Some(Item::Bind { write: false, .. }))
-        });
-        if granted {
-            self.items.insert(path.into(), Item::Copy(copy.into()));
+    /// Puts a file of ours in the place of the host's. A host without it needs none: what the C
+    /// library assumes then is right.
+    fn replace(&mut self, path: &Path, ours: &Path) {
+        if let Some((real, Found::Other)) = self.walk(path) {
+            self.items.insert(real, Item::Copy(ours.into()));
         }
+    }
+
+    /// Whether a path without links is granted, and not for writing.
+    fn is_only_read(&self, path: &Path) -> bool {
+        let mut grants = path
+            .ancestors()
+            .filter_map(|above| match self.items.get(above) {
+                Some(Item::Bind { write, .. }) => Some(*write),
+                _ => None,
+            })
+            .peekable();
+        grants.peek().is_some() && !grants.any(|write| write)
     }
 
     /// Follows a path as the kernel would, noting every directory and link on the way. `None` when

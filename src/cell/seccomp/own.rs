@@ -1,16 +1,14 @@
 //! The filters of our own processes that read what hostile peers write: allow lists, because we know
 //! what we call.
 
-use super::{
-    RETURN, SeccompError, host_arch, load, parse_clause, piece, prologue, search, step, table,
-};
+use super::{SeccompError, gather, host_arch, load, program, rules};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, TargetArch};
-use std::collections::BTreeMap;
 
 const OWN: &str = include_str!("../../../policy/seccomp/own.toml");
 
 const SUPERVISOR: &str = include_str!("../../../policy/seccomp/supervisor.toml");
+const RELAY: &str = include_str!("../../../policy/seccomp/relay.toml");
 
 /// Compiles and installs the filter of the message process, for this thread and those that it starts;
 /// `no_new_privs` is set.
@@ -32,6 +30,26 @@ pub(in crate::cell) fn install_supervisor(child: u32) -> Result<(), SeccompError
     load(&compile(SUPERVISOR, host_arch()?, &numbers)?)
 }
 
+/// The same for the process that makes the connections of a cell, in two steps: what it compiles while
+/// it waits for the cell, it installs at once.
+#[derive(Debug)]
+pub(in crate::cell) struct RelayFilter(BpfProgram);
+
+impl RelayFilter {
+    /// # Errors
+    /// When the table does not compile.
+    pub(in crate::cell) fn compile() -> Result<Self, SeccompError> {
+        let own = std::process::id().to_string();
+        compile(RELAY, host_arch()?, &[("SELF", &own)]).map(Self)
+    }
+
+    /// # Errors
+    /// When the kernel refuses.
+    pub(in crate::cell) fn install(&self) -> Result<(), SeccompError> {
+        load(&self.0)
+    }
+}
+
 /// The filter of a table, in which words stand for numbers. What is allowed without conditions needs
 /// no look at the arguments, so the kernel remembers it.
 fn compile(
@@ -40,40 +58,20 @@ fn compile(
     numbers: &[(&str, &str)],
 ) -> Result<BpfProgram, SeccompError> {
     let refused = SeccompAction::Errno(Errno::EPERM as u32);
-    let mut calls: BTreeMap<u32, BpfProgram> = BTreeMap::new();
-    for entry in table::parse(text).map_err(|reason| SeccompError::Table { reason })? {
-        let number = match arch {
-            TargetArch::aarch64 => entry.aarch64,
-            _ => entry.x86_64,
-        };
-        let Some(number) = number else { continue };
-        let wrong = |reason: String| SeccompError::Entry {
-            call: entry.call.to_owned(),
-            reason,
-        };
-        let verdict = verdict(entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
+    let calls = gather(&[text], arch, |entry| {
+        let verdict = verdict(entry.errno).ok_or("unknown errno")?;
         if !entry.when.is_empty() && verdict != SeccompAction::Allow {
-            return Err(wrong("conditions are for what is allowed".into()));
+            return Err("conditions are for what is allowed".to_owned());
         }
-        let mut rules = Vec::new();
-        for clause in &entry.when {
-            let clause = numbers
+        let clauses = entry.when.iter().map(|clause| {
+            let filled = (*clause).to_owned();
+            numbers
                 .iter()
-                .fold((*clause).to_owned(), |text, (word, n)| {
-                    text.replace(word, n)
-                });
-            rules.extend(parse_clause(&clause).map_err(&wrong)?);
-        }
-        let piece = piece(number, rules, (verdict, refused.clone()), arch).map_err(&wrong)?;
-        if calls.insert(number, piece).is_some() {
-            return Err(wrong("named twice".into()));
-        }
-    }
-    let calls: Vec<(u32, BpfProgram)> = calls.into_iter().collect();
-    let mut program = prologue(arch);
-    program.extend(search(&calls));
-    program.push(step(RETURN, 0, 0, refused.into()));
-    Ok(program)
+                .fold(filled, |text, (word, number)| text.replace(word, number))
+        });
+        Ok((rules(clauses)?, (verdict, refused.clone())))
+    })?;
+    Ok(program(&calls, refused.into(), arch))
 }
 
 /// What the word of a line means; no word allows.
@@ -90,9 +88,10 @@ fn verdict(errno: &str) -> Option<SeccompAction> {
 mod tests {
     use super::super::allow;
     use super::super::proof::{answer as run, is_constant};
+    use super::super::table;
     use super::super::tests::{AARCH64, X86_64};
     use super::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const SELF: u32 = 4711;
     const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
@@ -237,7 +236,7 @@ mod tests {
             when: Vec<String>,
             why: String,
         }
-        for text in [OWN, SUPERVISOR] {
+        for text in [OWN, SUPERVISOR, RELAY] {
             let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
             let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
             let fast = table::parse(text).unwrap();
@@ -304,5 +303,47 @@ mod tests {
         assert_eq!(request(0x5412), EPERM, "TIOCSTI");
         assert_eq!(ask(libc::SYS_mmap, [0, 4096, 7, 0, 0, 0]), EPERM);
         assert!(supervisor(TargetArch::aarch64).len() < 4096);
+    }
+
+    #[test]
+    fn the_relay_connects_and_does_nothing_else() {
+        let filter = compile(RELAY, TargetArch::x86_64, &[("SELF", "4711")]).unwrap();
+        let asks = |number: libc::c_long, args: [u64; 3]| {
+            let [a, b, c] = args;
+            let number = u32::try_from(number).unwrap();
+            run(&filter, X86_64, number, [a, b, c, 0, 0, 0])
+        };
+        let stream = libc::SOCK_STREAM as u64 | libc::SOCK_CLOEXEC as u64;
+        for (number, args) in [
+            (libc::SYS_socket, [2, stream, 6]),
+            (libc::SYS_socket, [10, 2, 0]),
+            (libc::SYS_connect, [3, 0, 16]),
+            (libc::SYS_accept4, [3, 0, 0]),
+            (libc::SYS_splice, [3, 0, 4]),
+            (libc::SYS_pipe2, [0, 0, 0]),
+            (libc::SYS_setsockopt, [3, 1, 13]),
+            (libc::SYS_openat, [0, 0, libc::O_CLOEXEC as u64]),
+            (libc::SYS_lseek, [3, 0, 0]),
+            (libc::SYS_statx, [3, 0, 0]),
+        ] {
+            assert_eq!(asks(number, args), ALLOW, "{number} {args:?}");
+        }
+        for (number, args) in [
+            (libc::SYS_socket, [1, 1, 0]),
+            (libc::SYS_socket, [2, 3, 255]),
+            (libc::SYS_socket, [16, 3, 0]),
+            (libc::SYS_socket, [40, 1, 0]),
+            (libc::SYS_bind, [3, 0, 16]),
+            (libc::SYS_listen, [3, 1, 0]),
+            (libc::SYS_openat, [0, 0, libc::O_RDWR as u64]),
+            (libc::SYS_unlinkat, [0, 0, 0]),
+            (libc::SYS_kill, [1, 9, 0]),
+            (libc::SYS_mmap, [0, 4096, 7]),
+            (libc::SYS_clone, [17, 0, 0]),
+            (libc::SYS_setns, [3, 0, 0]),
+        ] {
+            assert_eq!(asks(number, args), EPERM, "{number} {args:?}");
+        }
+        assert_eq!(asks(libc::SYS_execve, [0, 0, 0]), KILL);
     }
 }

@@ -25,10 +25,12 @@
 mod cell;
 mod channel;
 mod client;
+mod completion;
 mod guardian;
 mod into;
 mod protocol;
 mod refusals;
+mod relay;
 mod server;
 mod signals;
 mod stdio;
@@ -36,8 +38,9 @@ pub mod tempdir;
 pub mod tree;
 mod trial;
 
-pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
+pub use cell::StartError;
 pub use client::{SpawnError, Spawner};
+pub use completion::{Completion, Teller, Watch, run_to_completion};
 pub use guardian::{Role, guard};
 pub use protocol::{CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
 pub use server::{Duties, Ended, Planned, serve};

@@ -4,6 +4,7 @@
 //! message that is not exactly right is an error, never a guess.
 
 use crate::cell::LayerReport;
+use crate::cell::egress::News;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
@@ -218,6 +219,8 @@ pub enum Event {
         what: String,
         text: String,
     },
+    /// What the cell's network refused, with the setting that would allow it, and what passed.
+    Network { cell: u32, news: News },
     /// The main process ended, and after it everything that it had started.
     Exited {
         cell: u32,
@@ -315,6 +318,7 @@ const ROTATED: u32 = 5;
 const CREDENTIALS: u32 = 6;
 const SWITCH: u32 = 9;
 const DENIED: u32 = 7;
+const NETWORK: u32 = 8;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -347,6 +351,7 @@ impl Event {
                 let (what, text) = (cut(what, 16), cut(text, TEXT));
                 (DENIED, cell, json(&DeniedBody { what, text })?, vec![])
             }
+            Self::Network { cell, news } => (NETWORK, cell, json(&news)?, vec![]),
             Self::Progress { cell, text } => (PROGRESS, cell, json(&cut(text, TEXT))?, vec![]),
             Self::Exited {
                 cell,
@@ -455,6 +460,10 @@ impl Event {
                 let DeniedBody { what, text } = parse(body)?;
                 Ok(Self::Denied { cell, what, text })
             }
+            NETWORK => Ok(Self::Network {
+                cell,
+                news: parse(body)?,
+            }),
             PROGRESS => Ok(Self::Progress {
                 cell,
                 text: parse(body)?,

@@ -7,15 +7,18 @@
 //!
 //! Whatever ends the loop, the way out is the same: kill every descendant, remove every directory.
 
-use super::cell::{Cell, StartError, Verdict, Watch, exit_of, meaning, timespec};
+use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
+use super::completion::Watch;
 use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
+use super::relay::Relay;
 use super::signals::Signals;
 use super::stdio::Ends;
 use super::tempdir::{self, TempDir};
 use super::tree;
 use crate::cell::CellSpec;
 use crate::cell::cgroup;
+use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -173,6 +176,10 @@ impl Server {
             let refuses = cell.launched.refusals.as_fd().into_iter();
             fds.extend(refuses.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
+        for relay in self.cells.iter().filter_map(|cell| cell.relay.as_ref()) {
+            let events = relay.events().into_iter();
+            fds.extend(events.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         let deadline = self
             .cells
             .iter()
@@ -196,6 +203,7 @@ impl Server {
         }
         self.look(duties, false)?;
         self.pass_on_refusals();
+        self.hear_relays()?;
         if asked { self.answer(duties) } else { Ok(()) }
     }
 
@@ -207,6 +215,37 @@ impl Server {
                 if let Ok((bytes, fds)) = (Event::Denied { cell, what, text }).encode() {
                     drop(self.control.send(&bytes, &fds));
                 }
+            }
+        }
+    }
+
+    /// Passes on what relays tell; lost when the message process does not read.
+    fn hear_relays(&mut self) -> Result<(), Ended> {
+        let mut told = Vec::new();
+        for cell in &mut self.cells {
+            let news = cell.relay.as_mut().map(Relay::hear).unwrap_or_default();
+            let cell_number = cell.number;
+            told.extend(news.into_iter().map(|news| (cell_number, news)));
+        }
+        self.pass_on(told);
+        for at in 0..self.cells.len() {
+            let Some(cell) = self.cells.get_mut(at) else {
+                continue;
+            };
+            if cell.has_lost_its_relay() {
+                let cell = cell.number;
+                let text = "the process that makes connections has ended: no host is reachable";
+                let text = text.to_owned();
+                self.tell(Event::Progress { cell, text })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_on(&self, told: Vec<(u32, News)>) {
+        for (cell, news) in told {
+            if let Ok((bytes, fds)) = (Event::Network { cell, news }).encode() {
+                drop(self.control.send(&bytes, &fds));
             }
         }
     }
@@ -287,7 +326,7 @@ impl Server {
             control: &self.control,
             signals: &self.signals,
             cell: number,
-            others: self.cells.iter().map(|cell| cell.launched.pid).collect(),
+            others: self.cells.iter().flat_map(Cell::processes).collect(),
             reaped: Vec::new(),
         };
         let planned = duties.plan(directory.path(), &mut watch);
@@ -322,15 +361,15 @@ impl Server {
 
     /// Kills what does not belong to another cell that still runs.
     fn fell(&mut self, number: u32) -> tree::Felled {
-        let leaf = self.cells.iter().find(|cell| cell.number == number);
-        if let Some(leaf) = leaf.and_then(|cell| cell.leaf.as_ref()) {
-            leaf.kill();
+        if let Some(cell) = self.cells.iter_mut().find(|cell| cell.number == number) {
+            cell.leaf.iter().for_each(|leaf| leaf.kill());
+            cell.relay.iter_mut().for_each(Relay::end);
         }
         let spare: Vec<Pid> = self
             .cells
             .iter()
             .filter(|cell| cell.number != number && cell.exit.is_none())
-            .map(|cell| cell.launched.pid)
+            .flat_map(Cell::processes)
             .collect();
         let mut reaped = Vec::new();
         let felled = tree::kill_all_but(&spare, &mut |pid, status| reaped.push((pid, status)));
@@ -340,6 +379,8 @@ impl Server {
 
     fn note(&mut self, reaped: Vec<(Pid, WaitStatus)>) {
         for (pid, status) in reaped {
+            let relays = self.cells.iter_mut().filter_map(|cell| cell.relay.as_mut());
+            relays.for_each(|relay| relay.note(pid));
             // Whatever else ended was an orphan: reaped, and of no interest.
             let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
             if let Some(cell) = self.cells.iter_mut().find(known) {
@@ -356,6 +397,13 @@ impl Server {
                 let started = started(cell, &verdict);
                 cell.verdict = Some(verdict);
                 if let Some(event) = started {
+                    let number = cell.number;
+                    for warning in cell.network_warnings() {
+                        self.tell(Event::Progress {
+                            cell: number,
+                            text: format!("warning: {warning}"),
+                        })?;
+                    }
                     self.tell(event)?;
                     self.sweep_once();
                 }
@@ -367,6 +415,8 @@ impl Server {
                 .deadline()
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
+                let last = cell.relay.as_mut().map(Relay::finish).unwrap_or_default();
+                self.pass_on(last.into_iter().map(|news| (number, news)).collect());
                 self.pass_on_refusals();
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the

@@ -52,7 +52,14 @@ fn enter(wanted: Layer) -> Result<LayerReport, StartError> {
         parent: getpid().as_raw_nonzero().get(),
         ..CellSpec::default()
     };
-    let launched = Launched::start(&spec, Stdio::null(), Stdio::null(), Stdio::null(), None)?;
+    let launched = Launched::start(
+        &spec,
+        Stdio::null(),
+        Stdio::null(),
+        Stdio::null(),
+        None,
+        None,
+    )?;
     let pid = launched.pid;
     let report = launched.entered();
     // It ends by itself; with what code does not matter.
