@@ -49,9 +49,11 @@ impl Loop {
         if !orderly {
             tracing::warn!("the server has ended: {how}");
         }
-        if orderly && self.replace_ended(exit, now)
-            || !orderly && self.replace_lost(&how, exit, now)
-        {
+        let settled = match orderly && !self.restarts.off() {
+            true => self.replace_ended(exit, now),
+            false => self.replace_lost(&how, exit, now),
+        };
+        if settled {
             return None;
         }
         self.life.exited(exit);

@@ -15,6 +15,7 @@ mod seldom;
 mod slice;
 mod spawner;
 mod stdio;
+mod stopwatch;
 mod switch;
 mod wake;
 

@@ -15,7 +15,8 @@ impl Loop {
     /// The server has ended (`how`) unasked: what it left is settled, and its place is filled if that
     /// may be. False when its end is the end.
     pub(super) fn replace_lost(&mut self, how: &str, exit: Exit, now: Instant) -> bool {
-        if self.client_in.is_none() || self.client_out.is_none() || self.life.ending() {
+        let ending = self.life.ending() && !self.restarts.off();
+        if self.client_in.is_none() || self.client_out.is_none() || ending {
             return false;
         }
         let wanted = self.session.owes() || self.to_server.has_output();

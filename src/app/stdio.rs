@@ -9,6 +9,7 @@ use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
 use super::seldom::Seldom;
+use super::stopwatch::Stopwatch;
 use super::wake::{Followed, Ready};
 use super::{network, slice};
 use crate::admin::{Health, Phase};
@@ -19,8 +20,8 @@ use crate::config::{Config, Restart};
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
 use crate::supervise::{Act, Life, Restarts};
+use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
-use crate::telemetry::{Metrics, Tally};
 use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
@@ -564,26 +565,6 @@ impl Loop {
         self.health.enter(Phase::Serving);
         self.greet(now);
         Ok(())
-    }
-}
-
-/// One clock read for the lines that were read together: more would cost as much as a rule.
-struct Stopwatch {
-    last: Instant,
-}
-
-impl Stopwatch {
-    fn start(now: Instant) -> Self {
-        Self { last: now }
-    }
-
-    /// Notes the time that `lines` took in policy since the last lap.
-    fn lap(&mut self, tally: &mut Tally, direction: Direction, lines: u32) {
-        if lines > 0 {
-            let now = Instant::now();
-            tally.overhead(direction, now.saturating_duration_since(self.last), lines);
-            self.last = now;
-        }
     }
 }
 

@@ -145,6 +145,7 @@ impl Loop {
                 self.send(out);
                 if self.started {
                     // The spawner has killed it already; this names whose doing it is.
+                    self.life.stop(now);
                     let act = self.life.stuck();
                     self.act(act)?;
                     self.health.enter(Phase::Off);
