@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! Starting ──server up──▶ Serving ──end of input or signal──▶ Draining ──▶ (gone)
+//!                          ▲   └──server lost──▶ Restarting ──crash loop──▶ Parked
+//!                          └────── server up ────────┴─────────────────────────┘
+//! any ── switched off ──▶ Off ── switched on ──▶ Restarting
 //! ```
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
 
+use crate::cell::spawn::CredentialState;
 use crate::cell::{LayerReport, LayerState};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde_json::{Value, json};
@@ -21,6 +25,9 @@ pub enum Phase {
     Starting = 0,
     Serving = 1,
     Draining = 2,
+    Restarting = 3,
+    Parked = 4,
+    Off = 5,
 }
 
 /// What does not change while the server runs.
@@ -34,6 +41,7 @@ pub struct Facts {
     /// What confines the message process itself.
     pub own: LayerReport,
     pub pid: Option<i32>,
+    pub credentials: Vec<CredentialState>,
     /// `None`: one client, on stdin and stdout.
     pub listener: Option<Listener>,
 }
@@ -138,6 +146,9 @@ impl Health {
         let phase = match self.phase.load(Ordering::Relaxed) {
             0 => "starting",
             1 => "serving",
+            3 => "restarting",
+            4 => "parked",
+            5 => "off",
             _ => "draining",
         };
         let listener = facts.listener.as_ref();
@@ -152,6 +163,7 @@ impl Health {
             "policy": facts.policy,
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
+            "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
         });
@@ -165,6 +177,15 @@ impl Health {
         }
         summary
     }
+}
+
+fn credential(state: &CredentialState) -> Value {
+    json!({
+        "name": state.name,
+        "generation": state.generation,
+        "fingerprint": state.fingerprint,
+        "problem": state.problem,
+    })
 }
 
 fn layers(report: &LayerReport) -> Value {

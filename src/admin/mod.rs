@@ -5,6 +5,7 @@
 
 mod health;
 mod server;
+pub mod switch;
 
 pub use health::{Facts, Health, Listener, Phase};
 pub use server::{AdminError, Server};

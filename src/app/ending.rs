@@ -13,7 +13,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Bytes of answers that are made for a client that goes on sending.
 const LAST_ANSWERS: usize = 8 << 20;
 /// Time for the last output of a server whose whole tree is dead.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The code of a session that cannot go on with the server that took the lost one's place:
+/// EX_TEMPFAIL, since a new session can.
+const ESTRANGED: u8 = 75;
 
 /// A filter killed the server; the same number on every architecture that we have filters for.
 const SIGSYS: u8 = 31;
@@ -33,10 +37,16 @@ pub(super) fn how_it_ended(exit: Exit, cause: &str, limit: Option<&str>) -> (&'s
 }
 
 impl Loop {
-    /// The server is gone, and its whole tree with it.
-    pub(super) fn end(&mut self, exit: Exit, cause: &str, limit: Option<&str>) -> u8 {
+    /// The server is gone, and its whole tree with it: the code to exit with, unless another one
+    /// takes its place.
+    pub(super) fn end(
+        &mut self,
+        exit: Exit,
+        cause: &str,
+        limit: Option<&str>,
+        now: Instant,
+    ) -> Option<u8> {
         let orderly = self.life.ending();
-        self.life.exited(exit);
         self.metrics.child_up.set(0);
         let (kind, how) = how_it_ended(exit, cause, limit);
         self.metrics
@@ -44,8 +54,17 @@ impl Loop {
         if !orderly {
             tracing::warn!("the server has ended: {how}");
         }
+        let settled = match orderly && !self.restarts.off() {
+            true => self.replace_ended(exit, now),
+            false => self.replace_lost(&how, exit, now),
+        };
+        if settled {
+            return None;
+        }
+        self.life.exited(exit);
         self.last_words(&how);
-        self.life.exit_code()
+        let estranged = self.session.estranged().map(|_| ESTRANGED);
+        Some(estranged.unwrap_or_else(|| self.life.exit_code()))
     }
 
     /// Passes on what the dead server still said, then answers everything that is open.
@@ -56,6 +75,18 @@ impl Loop {
         let until = Instant::now() + LAST_WORDS;
         self.server_in = None;
         let unavailable = self.hang_up();
+        self.hear_out(until);
+        // A failing turn means a spawner that is gone too, which changes nothing for the answers.
+        drop(self.turn(Instant::now()));
+        let mut out = Outbox::default();
+        self.session.server_gone(how, Instant::now(), &mut out);
+        self.send(out);
+        self.send(unavailable);
+        self.farewell();
+    }
+
+    /// Everything that the dead server has said reaches its client, as far as it reads.
+    pub(super) fn hear_out(&mut self, until: Instant) {
         while let Some(fd) = &self.server_out
             && Instant::now() < until
         {
@@ -84,13 +115,6 @@ impl Loop {
         {
             self.drain_stderr(Instant::now());
         }
-        // A failing turn means a spawner that is gone too, which changes nothing for the answers.
-        drop(self.turn(Instant::now()));
-        let mut out = Outbox::default();
-        self.session.server_gone(how, Instant::now(), &mut out);
-        self.send(out);
-        self.send(unavailable);
-        self.farewell();
     }
 
     /// Takes what the client has sent already, answers it in the server's place, and closes the input.

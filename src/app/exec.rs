@@ -9,10 +9,12 @@
 //! One thread, one `poll` without timeout, no runtime.
 
 use crate::cell::denial::{Denial, Denials, Grants};
+use crate::cell::egress::News;
 use crate::cell::pty::{RawMode, copy_size};
 use crate::cell::spawn::{Event, Mode, SpawnError, Spawner, Stop, Terminals};
 use crate::cell::{LayerReport, LayerState};
 use crate::config::Config;
+use crate::transport::terminal::sanitize;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -193,11 +195,29 @@ impl<'a> Session<'a> {
     fn hear(&mut self) -> Result<Option<u8>, ExecError> {
         match self.spawner.next_event()? {
             None => Ok(None),
-            // There is no audit log here.
-            Some(Event::Rotated { .. }) => Ok(None),
+            // There is no audit log here, and nothing that is said is read.
+            Some(Event::Rotated { .. } | Event::Credentials { .. } | Event::Switch { .. }) => {
+                Ok(None)
+            }
+            Some(Event::Denied { text, .. }) => {
+                self.denials.told(&text);
+                if !self.options.quiet {
+                    say(&text);
+                }
+                Ok(None)
+            }
             Some(Event::Progress { text, .. }) => {
                 if !self.options.quiet {
                     say(&text);
+                }
+                Ok(None)
+            }
+            Some(Event::Network { news, .. }) => {
+                if let News::Refused(refused) = news
+                    && !refused.text.is_empty()
+                    && !self.options.quiet
+                {
+                    say(&sanitize(refused.text.as_bytes()));
                 }
                 Ok(None)
             }

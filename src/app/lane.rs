@@ -45,6 +45,8 @@ pub(super) struct Lane {
     ended: bool,
     /// The source can be read without waiting.
     asks_first: bool,
+    /// The reader has got the beginning of a line, and not its end.
+    midline: bool,
 }
 
 impl Lane {
@@ -57,6 +59,7 @@ impl Lane {
             seen: 0,
             ended: false,
             asks_first: true,
+            midline: false,
         }
     }
 
@@ -165,25 +168,63 @@ impl Lane {
     /// Writes what waits, as far as the reader takes it.
     pub(super) fn write(&mut self, to: &mut Outlet) -> io::Result<()> {
         while let Some(segment) = self.segments.front_mut() {
-            let done = match segment {
+            // Both count from zero, and segments are never empty: the byte before is the last taken.
+            let (done, last) = match segment {
                 Segment::Run(run) => {
-                    run.start += to.write(self.frames.bytes(run.clone()))?;
-                    run.start == run.end
+                    let took = to.write(self.frames.bytes(run.clone()))?;
+                    run.start += took;
+                    let last = run.start.saturating_sub(1)..run.start;
+                    let last = if took > 0 {
+                        self.frames.bytes(last)
+                    } else {
+                        &[]
+                    };
+                    (run.start == run.end, last.first().copied())
                 }
                 Segment::Own { bytes, written } => {
                     let took = to.write(&bytes[*written..])?;
                     *written += took;
                     self.own -= took;
-                    *written == bytes.len()
+                    let last = bytes[..*written].last().filter(|_| took > 0);
+                    (*written == bytes.len(), last.copied())
                 }
             };
             if !done {
+                self.midline = last.map_or(self.midline, |last| last != b'\n');
                 break;
             }
+            self.midline = false;
             self.segments.pop_front();
         }
         self.release();
         Ok(())
+    }
+
+    /// The source is another one from here on: what the last one left is a half line.
+    pub(super) fn cut(&mut self, mut ask: impl FnMut(Incoming<'_>) -> Passage) {
+        self.process(&mut ask);
+        if let Some(frame) = self.frames.finish() {
+            self.take(frame, &mut ask);
+        }
+        self.release();
+        (self.ended, self.asks_first) = (false, true);
+    }
+
+    /// Takes back the whole lines of which the reader has got nothing.
+    pub(super) fn recall(&mut self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for segment in &self.segments {
+            match segment {
+                Segment::Run(run) => lines.extend_from_slice(self.frames.bytes(run.clone())),
+                Segment::Own { bytes, written } => lines.extend_from_slice(&bytes[*written..]),
+            }
+        }
+        if std::mem::take(&mut self.midline) {
+            let rest = memchr::memchr(b'\n', &lines).map_or(lines.len(), |end| end + 1);
+            lines.drain(..rest);
+        }
+        self.abandon();
+        lines
     }
 
     /// Forgets what waits: there is nobody left to read it.

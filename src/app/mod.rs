@@ -3,19 +3,26 @@
 //! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the cage around
 //! ourselves, the loop.
 
+mod credentials;
 mod drain;
 mod ending;
 mod exec;
 mod http;
 mod lane;
+mod network;
+mod replace;
+mod revive;
 mod seldom;
 mod slice;
 mod spawner;
 mod stdio;
+mod stopwatch;
+mod switch;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
 pub use spawner::spawner;
+pub(crate) use switch::{change as change_switch, path as switch_path};
 
 use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};

@@ -1,20 +1,24 @@
 //! `__spawn`: from the spawner's own reading of the configuration to its loop, below its guardian.
 
 use super::audit_path;
+use super::credentials::Keeper;
+use super::switch::Guarded;
 use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Duties, Ended, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard, serve,
+    Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard, serve,
 };
 use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config};
+use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// Serves the message process at the other end of descriptor `control` until it is gone.
 #[must_use]
@@ -32,7 +36,16 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
             }
             return ExitCode::from(code);
         }
-        Ok(Role::Spawner(control)) => serve(control, mode, &mut Office { config }),
+        Ok(Role::Spawner(control)) => {
+            let keeper = Keeper::open(&config.credentials);
+            let guarded = (mode == Mode::Run).then(|| Guarded::open(config));
+            let mut office = Office {
+                config,
+                keeper,
+                guarded,
+            };
+            serve(control, mode, &mut office)
+        }
         Err(error) => Err(error),
     };
     let complaint = match ended {
@@ -48,17 +61,59 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
 /// The configuration as the spawner has read it.
 struct Office<'a> {
     config: &'a Config,
+    /// Or why there is no start.
+    keeper: Result<Keeper, SourceError>,
+    /// `exec` is for looking around, and has none.
+    guarded: Option<Guarded>,
 }
 
 impl Duties for Office<'_> {
     fn plan(&mut self, directory: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
-        plan(self.config, directory, watch)
+        let keeper = self.keeper.as_ref().map_err(|error| StartError::Refused {
+            exit_code: 78,
+            message: format!("{error}; the server does not start without its credential"),
+        })?;
+        let mut planned = plan(self.config, directory, watch)?;
+        for (variable, secret) in keeper.vault().variables() {
+            // It was proved to be text when it was read.
+            let value = String::from_utf8_lossy(secret.expose()).into_owned();
+            planned.spec.env.push((variable.to_owned(), value));
+        }
+        Ok(planned)
     }
 
     fn rotate(&mut self) -> io::Result<(OwnedFd, u64)> {
         let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no audit log");
         let (file, size) = audit::rotate(&audit_path(self.config).ok_or_else(none)?)?;
         Ok((file.into(), size))
+    }
+
+    fn watched(&self) -> Vec<BorrowedFd<'_>> {
+        let keeper = self.keeper.as_ref().ok().and_then(Keeper::watched);
+        let guarded = self.guarded.as_ref().and_then(Guarded::watched);
+        keeper.into_iter().chain(guarded).collect()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let keeper = self.keeper.as_ref().ok().and_then(Keeper::due);
+        let guarded = self.guarded.as_ref().and_then(Guarded::due);
+        keeper.into_iter().chain(guarded).min()
+    }
+
+    fn look(&mut self, now: bool) -> Vec<Event> {
+        let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
+        let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
+        guarded.into_iter().chain(keeper).collect()
+    }
+
+    fn is_off(&self) -> bool {
+        self.guarded.as_ref().is_some_and(Guarded::is_off)
+    }
+
+    fn switch_off(&mut self) {
+        if let Some(guarded) = &mut self.guarded {
+            guarded.off();
+        }
     }
 }
 

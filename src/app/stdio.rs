@@ -4,21 +4,24 @@
 //! that could wait. A plain loop rather than a runtime, because it measured 5 % faster on a small
 //! call; `proxy::Session` does not know the difference.
 
+use super::credentials::Known;
 use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
+use super::replace::Replacing;
 use super::seldom::Seldom;
-use super::slice;
+use super::stopwatch::Stopwatch;
 use super::wake::{Followed, Ready};
+use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
 use crate::cell::{Layer, LayerState};
-use crate::config::Config;
+use crate::config::{Config, Restart};
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
-use crate::supervise::{Act, Life};
+use crate::supervise::{Act, Life, Restarts};
+use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
-use crate::telemetry::{Metrics, Tally};
 use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
@@ -30,7 +33,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The one cell of a stdio server.
-const CELL: u32 = 0;
+pub(super) const CELL: u32 = 0;
+
+/// From the start of a server until it has answered the handshake.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the loop ended before its time; each is ours or the machine's, never a peer's.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,11 @@ pub(super) struct Loop {
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) life: Life,
+    pub(super) restarts: Restarts,
+    /// The exit code of the last server that was lost.
+    pub(super) last_exit: Option<u8>,
+    pub(super) replacing: Option<Replacing>,
+    pub(super) known: Known,
     pub(super) to_server: Lane,
     pub(super) to_client: Lane,
     pub(super) client_in: Option<OwnedFd>,
@@ -95,6 +106,7 @@ impl Loop {
         seldom
             .watch_client_out(client_out.as_fd())
             .map_err(system("watch stdout"))?;
+        let restarts = config.server.restart == Restart::Always;
         Ok(Self {
             to_server: Lane::new(config.limits.request.0),
             to_client: Lane::new(config.limits.response.0),
@@ -104,6 +116,10 @@ impl Loop {
             health,
             metrics,
             life: Life::default(),
+            restarts: Restarts::new(restarts, START_LIMIT, begun),
+            last_exit: None,
+            replacing: None,
+            known: Known::default(),
             client_in: Some(client_in),
             client_out: Some(client_out),
             server_in: None,
@@ -152,7 +168,8 @@ impl Loop {
                 self.followed.read(Direction::ToServer);
                 self.read_client();
             }
-            if ready.server_out {
+            // The dead one's may have been heard out just now.
+            if ready.server_out && self.server_out.is_some() {
                 self.followed.read(Direction::ToClient);
                 self.read_server();
                 if self.server_out.is_none() {
@@ -172,6 +189,9 @@ impl Loop {
             }
             self.timers(now)?;
             self.turn(now)?;
+            if let Some(code) = self.nobody_left() {
+                return Ok(code);
+            }
         }
     }
 
@@ -194,9 +214,13 @@ impl Loop {
     /// Decides on what has been read, and writes what may leave.
     pub(super) fn turn(&mut self, now: Instant) -> Result<(), LoopError> {
         let mut out = Outbox::default();
+        let hears_client = !self.keeps_client_waiting() && !self.to_client.is_clogged();
+        if self.restarts.absent() {
+            self.answer_while_away(now);
+        }
         let session = &mut self.session;
         let mut clock = Stopwatch::start(now);
-        if self.started && !self.to_client.is_clogged() {
+        if self.started && hears_client {
             let ended = self.client_in.is_none() && !self.to_server.ended();
             let mut lines = 0;
             let ask = |incoming: Incoming<'_>| {
@@ -237,6 +261,9 @@ impl Loop {
             clock.lap(session.tally(), Direction::ToClient, lines);
         }
         self.send(out);
+        if self.restarts.down() {
+            self.settle_restart(now)?;
+        }
         self.write(now)?;
         if self.rest_at.is_none() && self.session.restless() {
             self.rest_at = Some(clock.last + FLUSH_AFTER);
@@ -305,12 +332,19 @@ impl Loop {
         if self.session.next_due().is_some_and(|due| due <= now) {
             let mut out = Outbox::default();
             self.session.tick(now, &mut out);
+            if self.restarts.down() {
+                // Whoever comes next was never asked what is cancelled here.
+                out.to_server.clear();
+            }
             self.send(out);
         }
         if self.rest_at.is_some_and(|due| due <= now) {
             self.rest_at = None;
             self.rest(now);
         }
+        self.end_stopped(now)?;
+        self.step_restart(now)?;
+        self.step_replacement(now)?;
         let act = self.life.step(now);
         self.act(act)
     }
@@ -341,7 +375,7 @@ impl Loop {
         self.rest_at = Some(now + FLUSH_AFTER);
     }
 
-    fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
+    pub(super) fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
         let Some(act) = act else { return Ok(()) };
         self.health.enter(Phase::Draining);
         let asked = match act {
@@ -361,6 +395,19 @@ impl Loop {
     /// SIGTERM, SIGINT, SIGHUP: a code when there is no server yet whose end would have to be awaited.
     fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
+            if signal.ssi_signo == Signal::SIGHUP as u32 && !self.config.credentials.is_empty() {
+                tracing::info!("SIGHUP: the credential files are read again");
+                self.spawner.reread().map_err(|source| LoopError::System {
+                    doing: "reach the spawner",
+                    source,
+                })?;
+                continue;
+            }
+            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
+                tracing::warn!("SIGUSR1: everything is switched off");
+                self.switch_off()?;
+                continue;
+            }
             tracing::info!("stopping: signal {}", signal.ssi_signo);
             let act = self.life.stop(now);
             if !self.started {
@@ -413,12 +460,28 @@ impl Loop {
                 } => {
                     self.begin(pid, &report, &facts, fds, now)?;
                 }
+                Event::Denied { what, text, .. } => self.session.denied(&what, text.as_bytes()),
+                Event::Network { news, .. } => {
+                    network::note(
+                        &news,
+                        &self.config,
+                        &self.metrics,
+                        self.session.audit(),
+                        now,
+                    );
+                }
                 Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
                 Event::Exited {
                     exit, cause, limit, ..
                 } => {
-                    return Ok(Some(self.end(exit, &cause, limit.as_deref())));
+                    if let Some(code) = self.end(exit, &cause, limit.as_deref(), now) {
+                        return Ok(Some(code));
+                    }
                 }
+                Event::Credentials { states, values } => {
+                    self.take_credentials(&states, values, now)?;
+                }
+                Event::Switch { off, tools } => self.take_switch(off.as_deref(), tools, now)?,
                 Event::Rotated { log } => {
                     let log = log.map(|(file, size)| (file.into(), size));
                     self.session.audit().replace(log);
@@ -427,7 +490,11 @@ impl Loop {
                     exit_code, message, ..
                 } => {
                     tracing::error!("{}", sanitize(message.as_bytes()));
-                    self.life.exited(Exit::Code(exit_code));
+                    let exit = Exit::Code(exit_code);
+                    if self.restarts.down() && self.replace_lost("it does not start", exit, now) {
+                        continue;
+                    }
+                    self.life.exited(exit);
                     self.leave();
                     return Ok(Some(exit_code));
                 }
@@ -465,6 +532,7 @@ impl Loop {
         let name = &self.config.server.name;
         tell_started(&self.health, &self.metrics, name, pid, report, facts, after);
         self.health.enter(Phase::Serving);
+        self.greet(now);
         Ok(())
     }
 }
@@ -515,29 +583,14 @@ pub(super) fn tell_started(
     });
 }
 
-/// One clock read for the lines that were read together: more would cost as much as a rule.
-struct Stopwatch {
-    last: Instant,
-}
-
-impl Stopwatch {
-    fn start(now: Instant) -> Self {
-        Self { last: now }
-    }
-
-    /// Notes the time that `lines` took in policy since the last lap.
-    fn lap(&mut self, tally: &mut Tally, direction: Direction, lines: u32) {
-        if lines > 0 {
-            let now = Instant::now();
-            tally.overhead(direction, now.saturating_duration_since(self.last), lines);
-            self.last = now;
-        }
-    }
-}
-
 pub(super) fn open_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ] {
         set.add(signal);
     }
     set.thread_block()?;

@@ -1,5 +1,6 @@
 //! What the loop waits for.
 
+use super::replace::Replacing;
 use super::stdio::{Loop, LoopError};
 use crate::mcp::Direction;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -81,7 +82,7 @@ impl Loop {
     }
 
     fn reads_client(&self) -> bool {
-        self.started && self.to_server.wants_input() && !self.to_client.is_clogged()
+        !self.keeps_client_waiting() && self.to_server.wants_input() && !self.to_client.is_clogged()
     }
 
     fn reads_server(&self) -> bool {
@@ -165,7 +166,13 @@ impl Loop {
 
     /// The next deadline; none when there is none, so that an idle pair never wakes up.
     fn due(&self) -> Option<Instant> {
-        let due = [self.session.next_due(), self.life.due(), self.rest_at];
+        let due = [
+            self.session.next_due(),
+            self.life.due(),
+            self.restarts.due(),
+            self.replacing.as_ref().and_then(Replacing::due),
+            self.rest_at,
+        ];
         due.into_iter().flatten().min()
     }
 }

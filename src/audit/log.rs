@@ -10,7 +10,7 @@
 //! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
 //! file [in](Log::replace).
 
-use super::record::{Context, Record};
+use super::record::{Context, Denial, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -104,6 +104,28 @@ impl Log {
             return;
         }
         record.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    /// Gathers one line about what the cell refused at `now`.
+    pub fn denial(&mut self, denial: &Denial<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        denial.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    /// Gathers one line about the server's way to a host.
+    pub fn outbound(&mut self, outbound: &Outbound<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        outbound.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    fn count(&mut self) {
         self.waiting += 1;
         if self.gathered.len() >= GATHER {
             self.flush();

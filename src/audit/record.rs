@@ -240,6 +240,62 @@ impl Record<'_> {
     }
 }
 
+/// What the cell refused to the server: no message, and so a direction and members of its own.
+#[derive(Debug)]
+pub struct Denial<'a> {
+    /// `read`, `write`, `execute`, `connect`.
+    pub what: &'static str,
+    /// Who says so: `refused` by the cell, or `reported` by the server, which may lie.
+    pub status: &'static str,
+    /// The line for people.
+    pub text: &'a str,
+}
+
+impl Denial<'_> {
+    /// Appends the line, LF included.
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.start(line, now);
+        line.extend_from_slice(br#"cell","decision":"refuse","status":"#);
+        quoted(line, self.status);
+        line.extend_from_slice(br#","rule":"cell."#);
+        line.extend_from_slice(self.what.as_bytes());
+        line.extend_from_slice(br#"","detail":"#);
+        // Strings always serialise, and a Vec takes every byte.
+        drop(serde_json::to_writer(&mut *line, self.text));
+        line.extend_from_slice(&context.tail);
+    }
+}
+
+/// A connection or look-up of the server that did not come about.
+#[derive(Debug)]
+pub struct Outbound<'a> {
+    /// A name, or `host:port`.
+    pub host: &'a str,
+    /// One word.
+    pub reason: &'a str,
+    /// Whether a rule refused it; false where it was allowed and failed.
+    pub denied: bool,
+    /// What is said of it, with the setting that would allow it.
+    pub text: &'a str,
+}
+
+impl Outbound<'_> {
+    /// Appends the line, LF included.
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.start(line, now);
+        line.extend_from_slice(br#"to_network","type":"network","target":"#);
+        string(line, self.host);
+        line.extend_from_slice(match self.denied {
+            true => br#","decision":"refuse","status":"refused","rule":"#,
+            false => br#","decision":"forward","status":"unavailable","rule":"#,
+        });
+        string(line, &format!("egress.{}", self.reason));
+        line.extend_from_slice(br#","detail":"#);
+        string(line, self.text);
+        line.extend_from_slice(&context.tail);
+    }
+}
+
 /// The longest name that a line repeats; names come from peers.
 const NAME_CAP: usize = 256;
 
@@ -333,6 +389,23 @@ mod tests {
             "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
         );
         assert!(value["target"].as_str().unwrap().len() <= NAME_CAP);
+    }
+
+    #[test]
+    fn what_the_cell_refused_is_a_line_too() {
+        let denial = Denial {
+            what: "write",
+            status: "refused",
+            text: &"\"\n\u{1b}".repeat(200),
+        };
+        let mut line = Vec::new();
+        denial.write(&mut line, Instant::now(), &mut Context::new("s", "p"));
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value["direction"], "cell");
+        assert_eq!(value["rule"], "cell.write");
+        assert_eq!(value["status"], "refused");
+        assert_eq!(value["detail"], denial.text);
     }
 
     #[test]

@@ -29,6 +29,8 @@ enum Kind {
     Execute,
     /// The shell's words for both: a program when the name looks like one.
     OpenOrExecute,
+    /// Code would have been mapped from where a grant to write alone allows none.
+    Load,
     /// A connection or a name lookup.
     Connect,
 }
@@ -171,6 +173,11 @@ const RULES: &[Rule] = &[
         "strerror(EROFS) after a path",
     ),
     rule(
+        r"(?P<p>/[^\s:'\u{2018}]+): failed to map segment from shared object",
+        Kind::Load,
+        "glibc's loader, for every runtime: what may only be written holds no code",
+    ),
+    rule(
         r"AccessDeniedException: (?P<p>/\S+)",
         Kind::Open,
         "java.nio: the message is the path alone",
@@ -212,6 +219,7 @@ const TRIGGERS: &[&str] = &[
     "Failed to fetch",
     "unable to access",
     "request to",
+    "failed to map",
 ];
 
 /// What the cell grants already, so that nothing is suggested that is in force.
@@ -397,6 +405,12 @@ fn judge(
         });
     }
     let below = |granted: &[PathBuf]| granted.iter().any(|g| path.starts_with(g));
+    if kind == Kind::Load {
+        let directory = path.parent().unwrap_or(&path).to_owned();
+        return path
+            .is_absolute()
+            .then_some(Denial::Read { path: directory });
+    }
     // Relative paths depend on a directory that we do not know; a writable place that refuses
     // refuses for reasons of its own.
     if !path.is_absolute() || below(&grants.write) {
@@ -455,7 +469,7 @@ fn address(host: &str, port: u16) -> String {
 }
 
 /// As a shell reads it back.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+@:,%".contains(&b);
     if word.bytes().all(plain) {
         return word.to_owned();
@@ -470,6 +484,8 @@ pub struct Denials {
     shown: HashSet<Denial>,
     /// Directories of files that were shown.
     directories: HashSet<PathBuf>,
+    /// What was told with certainty, about paths that the server's words need not explain again.
+    told: Vec<String>,
 }
 
 impl Denials {
@@ -499,8 +515,21 @@ impl Denials {
         self.shown.insert(denial.clone()).then_some(denial)
     }
 
+    /// Remembers a line that whoever refused has told himself.
+    pub fn told(&mut self, line: &str) {
+        if self.told.len() < REMEMBERED {
+            self.told.push(line.to_owned());
+        }
+    }
+
     /// Whether what was suggested before would allow this too.
     fn covered(&self, denial: &Denial) -> bool {
+        if let Denial::Read { path } | Denial::Write { path } = denial {
+            let name = format!(" {} by ", path.display());
+            if self.told.iter().any(|line| line.contains(&name)) {
+                return true;
+            }
+        }
         self.shown.iter().any(|shown| match (shown, denial) {
             (Denial::Read { path: dir }, Denial::Read { path }) => path.starts_with(dir),
             (Denial::Write { path: dir }, Denial::Write { path }) => {
@@ -648,6 +677,10 @@ mod tests {
                 "--read /srv/a/x",
             ),
             (
+                "ImportError: /srv/v/lib/x.so: failed to map segment from shared object",
+                "--read /srv/v/lib",
+            ),
+            (
                 "java.io.FileNotFoundException: /srv/a (Permission denied)",
                 "--read /srv/a",
             ),
@@ -721,6 +754,15 @@ mod tests {
             Some(second)
         );
         assert_eq!(note("cat: /srv/data/c: Permission denied"), None);
+    }
+
+    #[test]
+    fn what_was_told_with_certainty_needs_no_words_of_the_server() {
+        let mut denials = Denials::default();
+        denials.told("denied: change the mode of /srv/a by x (pid 7), layer supervision: …");
+        let words = |name: &str| format!("[Errno 1] Operation not permitted: '{name}'");
+        assert_eq!(denials.note(words("/srv/a").as_bytes()), None);
+        assert!(denials.note(words("/srv/b").as_bytes()).is_some());
     }
 
     #[test]

@@ -50,16 +50,25 @@ pub fn read_spec(fd: OwnedFd) -> Result<CellSpec, SpecError> {
 /// # Errors
 /// When the kernel refuses the memfd, or a path in the spec is not UTF-8.
 pub fn seal_spec(spec: &CellSpec) -> std::io::Result<OwnedFd> {
-    use nix::sys::memfd::{MFdFlags, memfd_create};
     let text = serde_json::to_vec(spec)?;
     if text.len() as u64 > SPEC_LIMIT {
         return Err(std::io::Error::other(SpecError::TooLarge {
             limit: SPEC_LIMIT,
         }));
     }
+    seal("cofferdam-spec", &text)
+}
+
+/// Puts bytes where whoever gets the descriptor can read them and nobody can change them; the name is
+/// for `/proc`.
+///
+/// # Errors
+/// When the kernel refuses the memfd.
+pub fn seal(name: &str, bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC;
-    let mut file = File::from(memfd_create("cofferdam-spec", flags)?);
-    std::io::Write::write_all(&mut file, &text)?;
+    let mut file = File::from(memfd_create(name, flags)?);
+    std::io::Write::write_all(&mut file, bytes)?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_SHRINK

@@ -6,7 +6,8 @@ use ::landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
     PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 /// Truncation is a write that ABI 1 and 2 do not see: any file of the user could be emptied.
 const FILES_FROM: u8 = 3;
@@ -14,6 +15,10 @@ const FILES_FROM: u8 = 3;
 const NET_FROM: u8 = 4;
 /// Signals and abstract sockets, Linux 6.12.
 const SCOPES_FROM: u8 = 6;
+/// Grants that are held open at most: everybody may have 1,024 descriptors.
+const HELD: usize = 512;
+/// What reading means.
+const READ: BitFlags<AccessFs> = ::landlock::make_bitflags!(AccessFs::{ReadFile | ReadDir});
 
 /// Why the process could not be restricted.
 #[derive(Debug, thiserror::Error)]
@@ -51,14 +56,112 @@ pub(super) fn kernel_abi() -> u8 {
     sys::landlock_abi().unwrap_or(0)
 }
 
-/// Restricts this process and all its children to what the spec grants.
-///
-/// Every right of the kernel's own ABI is handled, so all that is not granted is refused; each is a
-/// hard requirement, because the crate would otherwise drop what it cannot have without a word.
+/// A rule to be.
+type Grant = (PathFd, BitFlags<AccessFs>);
+
+/// What a spec grants, held open for two rulesets: opening is most of what one costs.
+#[derive(Debug)]
+pub(super) struct Granted {
+    grants: Vec<Grant>,
+}
+
+impl Granted {
+    /// `None` when it would hold too much open, for us or under the limit that the server gets.
+    ///
+    /// # Errors
+    /// When a path cannot be opened.
+    pub(super) fn open(spec: &CellSpec, abi: u8) -> Result<Option<Self>, LandlockError> {
+        let paths = [&spec.read, &spec.execute, &spec.write, &spec.terminals];
+        let count: usize = paths.iter().map(|paths| paths.len()).sum();
+        let room = spec.open_files.unwrap_or(u64::MAX) / 2;
+        if count > HELD || u64::try_from(count).is_ok_and(|count| count > room) {
+            return Ok(None);
+        }
+        let grants: Result<_, _> = opened(spec, abi).collect();
+        grants.map(|grants| Some(Self { grants }))
+    }
+
+    /// The descriptors that hold it.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.grants.iter().map(|(fd, _)| fd.as_fd().as_raw_fd())
+    }
+}
+
+/// Whether TCP ports are checked. In a network of the cell's own, in which only the relay's sockets
+/// lead anywhere, ports could only keep the server from its own loopback.
+#[must_use]
+pub(super) fn checks_ports(spec: &CellSpec) -> bool {
+    !spec.relayed || spec.ports_always
+}
+
+/// Restricts this process and all its children to what the spec grants; `held` is that, when it is
+/// open already.
 ///
 /// # Errors
 /// When a path cannot be opened or the kernel enforces less than it was asked for.
-pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
+pub(super) fn restrict(
+    spec: &CellSpec,
+    held: Option<&Granted>,
+    abi: u8,
+) -> Result<(), LandlockError> {
+    enforce(spec, held, &[], abi)
+}
+
+/// The same for a process that may read the entries of processes in `/proc` as well.
+///
+/// # Errors
+/// As [`restrict`].
+pub(super) fn restrict_around(
+    spec: &CellSpec,
+    held: Option<&Granted>,
+    abi: u8,
+) -> Result<(), LandlockError> {
+    enforce(spec, held, &[Path::new("/proc")], abi)
+}
+
+/// What the spec grants, one by one.
+fn opened(spec: &CellSpec, abi: u8) -> impl Iterator<Item = Result<Grant, LandlockError>> {
+    let level = ABI::from(i32::from(abi));
+    let device = AccessFs::from_all(level) & (READ | AccessFs::WriteFile | AccessFs::IoctlDev);
+    let grants = [
+        (&spec.read, READ),
+        (&spec.execute, READ | AccessFs::Execute),
+        (&spec.write, READ | written(level)),
+        (&spec.terminals, device),
+    ];
+    grants.into_iter().flat_map(move |(paths, access)| {
+        let open = move |path: &PathBuf| open(path, access, level);
+        paths.iter().map(open)
+    })
+}
+
+/// A plain file takes only the rights that files have.
+fn open(path: &Path, access: BitFlags<AccessFs>, level: ABI) -> Result<Grant, LandlockError> {
+    let failed = |reason: String| LandlockError::Path {
+        path: path.display().to_string(),
+        reason,
+    };
+    let fd = PathFd::new(path).map_err(|error| failed(error.to_string()))?;
+    let kind = nix::sys::stat::fstat(&fd)
+        .map_err(|error| failed(error.to_string()))?
+        .st_mode;
+    let directory = kind & libc::S_IFMT == libc::S_IFDIR;
+    let access = if directory {
+        access
+    } else {
+        access & AccessFs::from_file(level)
+    };
+    Ok((fd, access))
+}
+
+/// Every right of the kernel's own ABI is handled, so all that is not granted is refused; each is a
+/// hard requirement, because the crate would otherwise drop what it cannot have without a word.
+fn enforce(
+    spec: &CellSpec,
+    held: Option<&Granted>,
+    readable: &[&Path],
+    abi: u8,
+) -> Result<(), LandlockError> {
     let kernel = |error: ::landlock::RulesetError| LandlockError::Kernel {
         reason: error.to_string(),
     };
@@ -67,7 +170,8 @@ pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(level))
         .map_err(kernel)?;
-    if abi >= NET_FROM {
+    let ports = abi >= NET_FROM && checks_ports(spec);
+    if ports {
         ruleset = ruleset
             .handle_access(AccessNet::from_all(level))
             .map_err(kernel)?;
@@ -76,27 +180,28 @@ pub(super) fn restrict(spec: &CellSpec, abi: u8) -> Result<(), LandlockError> {
         ruleset = ruleset.scope(Scope::from_all(level)).map_err(kernel)?;
     }
     let mut created = ruleset.create().map_err(kernel)?;
-
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let grants = [
-        (&spec.read, read),
-        (&spec.execute, read | AccessFs::Execute),
-        (&spec.write, read | written(level)),
-    ];
-    for (paths, access) in grants {
-        for path in paths {
-            created = created
-                .add_rule(beneath(path, access, level)?)
-                .map_err(kernel)?;
+    let mut allow = |fd: BorrowedFd<'_>, access| -> Result<(), LandlockError> {
+        let rule = PathBeneath::new(fd, access).set_compatibility(CompatLevel::HardRequirement);
+        (&mut created).add_rule(rule).map_err(kernel).map(drop)
+    };
+    match held {
+        Some(held) => {
+            for (fd, access) in &held.grants {
+                allow(fd.as_fd(), *access)?;
+            }
+        }
+        None => {
+            for grant in opened(spec, abi) {
+                let (fd, access) = grant?;
+                allow(fd.as_fd(), access)?;
+            }
         }
     }
-    let device = AccessFs::from_all(level) & (read | AccessFs::WriteFile | AccessFs::IoctlDev);
-    for path in &spec.terminals {
-        created = created
-            .add_rule(beneath(path, device, level)?)
-            .map_err(kernel)?;
+    for path in readable {
+        let (fd, access) = open(path, READ, level)?;
+        allow(fd.as_fd(), access)?;
     }
-    if abi >= NET_FROM {
+    if ports {
         for port in &spec.connect_ports {
             let rule = NetPort::new(*port, AccessNet::ConnectTcp);
             created = created.add_rule(rule).map_err(kernel)?;
@@ -123,29 +228,6 @@ fn written(level: ABI) -> BitFlags<AccessFs> {
         | AccessFs::Refer
         | AccessFs::Truncate;
     all & AccessFs::from_all(level)
-}
-
-/// A rule for one path; a plain file takes only the rights that files have.
-fn beneath(
-    path: &Path,
-    access: BitFlags<AccessFs>,
-    level: ABI,
-) -> Result<PathBeneath<PathFd>, LandlockError> {
-    let failed = |reason: String| LandlockError::Path {
-        path: path.display().to_string(),
-        reason,
-    };
-    let fd = PathFd::new(path).map_err(|error| failed(error.to_string()))?;
-    let kind = nix::sys::stat::fstat(&fd)
-        .map_err(|error| failed(error.to_string()))?
-        .st_mode;
-    let directory = kind & libc::S_IFMT == libc::S_IFDIR;
-    let access = if directory {
-        access
-    } else {
-        access & AccessFs::from_file(level)
-    };
-    Ok(PathBeneath::new(fd, access).set_compatibility(CompatLevel::HardRequirement))
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! `cofferdam __cell SPEC_FD STATUS_FD`: puts itself into the cell, then becomes the server.
+//! `cofferdam __cell SPEC_FD STATUS_FD [EGRESS_FD]`: puts itself into the cell, then becomes the server.
 //!
 //! This is a fresh process with one thread, so every restriction reaches all of it. The steps of
 //! [`ORDER`] run one after the other; the first that fails is reported on the status descriptor
 //! and ends the launch. Nothing is skipped silently: a layer that the host lacks is either listed
 //! as optional by the operator and reported as missing, or the launch ends with 77.
 
+use super::landlock::Granted;
 use super::namespaces::{self, Entry};
 use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState};
 use super::seccomp::Network;
+use super::supervise::{self, Beside, Side};
 use super::{
     CellSpec, account, caps, cgroup, descriptors, landlock, limits, seccomp, sys, witness,
 };
@@ -39,6 +41,7 @@ enum Step {
     Grants,
     Landlock,
     Seccomp,
+    Supervision,
     Witness,
     AllowList,
 }
@@ -47,9 +50,10 @@ enum Step {
 /// read `/proc`, which landlock hides; landlock needs no_new_privs and system calls that the filter
 /// might refuse one day; the user changes while there is the power to change it, and what that user
 /// can reach shows when all power is gone; the parent is asked again after the last change of
-/// credentials, because such a change can clear the parent-death signal; the witness tries what must
-/// now fail, with calls that an allow list need not have.
-const ORDER: [Step; 17] = [
+/// credentials, because such a change can clear the parent-death signal; the supervisor, which has no
+/// capability, can look only at a process that has none either; the witness tries what must now
+/// fail, with calls that an allow list need not have.
+const ORDER: [Step; 18] = [
     Step::Parent,
     Step::Cgroup,
     Step::Descriptors,
@@ -65,6 +69,7 @@ const ORDER: [Step; 17] = [
     Step::Grants,
     Step::Landlock,
     Step::Seccomp,
+    Step::Supervision,
     Step::Witness,
     Step::AllowList,
 ];
@@ -85,23 +90,30 @@ const CONFIG: u8 = 78;
 /// Runs the launch. Returns when it failed, and in the processes that only watch over the server;
 /// otherwise this process is the server.
 #[must_use]
-pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
-    let (spec, mut status) = match sys::adopt(spec, status) {
-        Ok((spec, status)) => (spec, File::from(status)),
+pub fn enter(descriptors: &[RawFd]) -> ExitCode {
+    let owned = sys::adopt(descriptors).map(Vec::into_iter);
+    let taken = owned.and_then(|mut fds| match (fds.next(), fds.next(), fds.next()) {
+        (Some(spec), Some(status), egress) => Ok((spec, File::from(status), egress)),
+        _ => Err(Errno::EBADF),
+    });
+    let (spec, mut status, egress) = match taken {
+        Ok(taken) => taken,
         Err(error) => {
             let text = format!("cofferdam: __cell is started by cofferdam itself: {error}\n");
             drop(std::io::stderr().write_all(text.as_bytes()));
             return ExitCode::from(SOFTWARE);
         }
     };
-    let mut spec = match prepare(spec, &status) {
+    let mut spec = match prepare(spec, &status, egress.as_ref()) {
         Ok(spec) => spec,
         Err(failure) => return give_up(&mut status, failure),
     };
+    let mut beside = Beside::Nobody("switched off".to_owned());
     let mut inside = Err("switched off".to_owned());
     let mut heard = Vec::new();
     if spec.namespaces {
-        match namespaces::enter(&spec, status) {
+        spec.relayed = egress.is_some() && !spec.egress.is_empty();
+        match namespaces::enter(&spec, status, egress) {
             Entry::Watched(code) => return code,
             Entry::Inside {
                 status: ours,
@@ -110,6 +122,7 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             } => {
                 (status, heard) = (ours, notes);
                 inside = Ok(());
+                beside = Beside::Unneeded;
                 move_in(&mut spec, own);
             }
             Entry::Refused {
@@ -122,10 +135,24 @@ pub fn enter(spec: RawFd, status: RawFd) -> ExitCode {
             } => {
                 status = ours;
                 inside = Err(reason);
+                spec.relayed = false;
             }
         }
     }
-    match launch(&spec, inside, heard, &mut status) {
+    if spec.supervision && inside.is_err() {
+        match supervise::stand_by(&spec, status) {
+            Side::Watched(code) => return code,
+            Side::Server { status: ours, link } => {
+                (status, spec.parent) = (ours, link.parent);
+                beside = Beside::Supervisor(link);
+            }
+            Side::Alone {
+                status: ours,
+                reason,
+            } => (status, beside) = (ours, Beside::Nobody(reason)),
+        }
+    }
+    match launch(&spec, inside, (beside, heard), &mut status) {
         Ok(never) => match never {},
         Err(failure) => give_up(&mut status, failure),
     }
@@ -139,13 +166,20 @@ fn give_up(status: &mut File, failure: LaunchFailure) -> ExitCode {
 }
 
 /// What holds for every process of a launch, the watching ones too.
-fn prepare(spec: OwnedFd, status: &File) -> Result<CellSpec, LaunchFailure> {
+fn prepare(
+    spec: OwnedFd,
+    status: &File,
+    egress: Option<&OwnedFd>,
+) -> Result<CellSpec, LaunchFailure> {
     let mut spec = descriptors::read_spec(spec).map_err(|error| failure(CONFIG, &error))?;
     if spec.terminal {
         spec.terminals.push(TERMINAL.into());
     }
     bind_to_parent(&spec)?;
-    sys::close_all_but(status.as_raw_fd()).map_err(|error| failure(SOFTWARE, &error))?;
+    let egress = egress.map(AsRawFd::as_raw_fd);
+    let kept = [Some(status.as_raw_fd()), spec.refusals, egress];
+    let kept: Vec<RawFd> = kept.into_iter().flatten().collect();
+    sys::close_all_but(&kept).map_err(|error| failure(SOFTWARE, &error))?;
     Ok(spec)
 }
 
@@ -165,10 +199,11 @@ fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
 fn launch(
     spec: &CellSpec,
     inside: Result<(), String>,
-    notes: Vec<String>,
+    (beside, notes): (Beside, Vec<String>),
     status: &mut File,
 ) -> Result<std::convert::Infallible, LaunchFailure> {
     let mut cell = Cell::new(spec, status.as_raw_fd());
+    cell.beside = beside;
     let mut room = NOTES;
     let fits = |note: &String| {
         room = room.saturating_sub(note.len());
@@ -189,7 +224,6 @@ fn launch(
 /// Becomes the server; the standard library resets SIGPIPE on the way, but not the signal mask, and
 /// whoever started us may block what the server must hear.
 fn execute(spec: &CellSpec) -> LaunchFailure {
-    SigSet::empty().thread_set_mask().ok();
     let mut args = spec.args.iter();
     let mut command = Command::new(&spec.program);
     if let Some(name) = args.next() {
@@ -216,6 +250,7 @@ struct Cell<'a> {
     spec: &'a CellSpec,
     status: RawFd,
     network: Network,
+    beside: Beside,
     report: LayerReport,
     /// Whether this process itself gave up being root.
     changed: bool,
@@ -224,6 +259,7 @@ struct Cell<'a> {
 impl<'a> Cell<'a> {
     fn new(spec: &'a CellSpec, status: RawFd) -> Self {
         let network = match (spec.connect_ports.is_empty(), spec.datagrams) {
+            _ if spec.relayed => Network::Own,
             (true, _) => Network::Off,
             (false, false) => Network::Tcp,
             (false, true) => Network::TcpAndUdp,
@@ -236,6 +272,7 @@ impl<'a> Cell<'a> {
             spec,
             status,
             network,
+            beside: Beside::Unneeded,
             report,
             changed: false,
         }
@@ -284,10 +321,26 @@ impl<'a> Cell<'a> {
                 let done = seccomp::install(self.network).map_err(|error| error.to_string());
                 self.settle(Layer::Seccomp, done)
             }
+            Step::Supervision => self.hand_over(),
             Step::Witness => witness::testify(self.spec, self.network, &self.report)
                 .map_err(|text| failure(UNENFORCEABLE, &text)),
             Step::AllowList => self.narrow_calls(),
         }
+    }
+
+    fn hand_over(&mut self) -> Result<(), LaunchFailure> {
+        let done = match std::mem::replace(&mut self.beside, Beside::Unneeded) {
+            Beside::Unneeded => return Ok(()),
+            Beside::Supervisor(mut link) => supervise::hand_over(&mut link.stream),
+            // The operator's own choice needs no further permission.
+            Beside::Nobody(reason) if !self.spec.supervision => {
+                let missing = LayerState::Missing(reason);
+                self.report.layers.push((Layer::Supervision, missing));
+                return Ok(());
+            }
+            Beside::Nobody(reason) => Err(reason),
+        };
+        self.settle(Layer::Supervision, done)
     }
 
     /// The operator's allow list. Where filters are missing, and may be, the report says so already.
@@ -325,16 +378,19 @@ impl<'a> Cell<'a> {
     fn change_user(&mut self) -> Result<(), LaunchFailure> {
         if let Some(user) = self.spec.account() {
             account::keep_capabilities();
-            user.take_own()
-                .and_then(|()| user.assume())
-                .map_err(|text| {
-                    let uid = user.uid;
-                    let text = format!(
-                        "root's server cannot run as uid {uid}: {text}; to keep root, set cell.user = \
+            // With a supervisor that is done: its domain does not let us reach them any more.
+            let taken = match self.beside {
+                Beside::Supervisor(_) => Ok(()),
+                Beside::Unneeded | Beside::Nobody(_) => user.take_own(),
+            };
+            taken.and_then(|()| user.assume()).map_err(|text| {
+                let uid = user.uid;
+                let text = format!(
+                    "root's server cannot run as uid {uid}: {text}; to keep root, set cell.user = \
                          \"root\""
-                    );
-                    failure(UNENFORCEABLE, &text)
-                })?;
+                );
+                failure(UNENFORCEABLE, &text)
+            })?;
             self.changed = true;
         }
         self.report.user = Some(geteuid().as_raw());
@@ -370,7 +426,12 @@ impl<'a> Cell<'a> {
 
     fn close_descriptors(&mut self) -> Result<(), LaunchFailure> {
         let status = self.status;
-        let done = sys::close_all_but(status).and_then(|()| sys::close_on_exec(status));
+        let mut keep = vec![status];
+        if let Beside::Supervisor(link) = &self.beside {
+            keep.push(link.stream.as_raw_fd());
+            keep.extend(link.granted.iter().flat_map(Granted::descriptors));
+        }
+        let done = sys::close_all_but(&keep).and_then(|()| sys::close_on_exec(status));
         self.settle(Layer::Descriptors, done.map_err(|error| error.to_string()))
     }
 
@@ -403,7 +464,11 @@ impl<'a> Cell<'a> {
         let abi = self.report.landlock_abi;
         let mut missing = landlock::missing(abi);
         if abi > 0 {
-            match landlock::restrict(self.spec, abi) {
+            let held = match &self.beside {
+                Beside::Supervisor(link) => link.granted.as_ref(),
+                Beside::Unneeded | Beside::Nobody(_) => None,
+            };
+            match landlock::restrict(self.spec, held, abi) {
                 Ok(()) => {}
                 Err(error @ landlock::LandlockError::Path { .. }) => {
                     return Err(failure(CONFIG, &error));
@@ -415,6 +480,10 @@ impl<'a> Cell<'a> {
             }
         }
         for layer in [Layer::Landlock, Layer::LandlockNet, Layer::LandlockScopes] {
+            if layer == Layer::LandlockNet && !landlock::checks_ports(self.spec) {
+                // Neither in force nor missing: the layer namespace-net leaves nothing for it.
+                continue;
+            }
             let lack = missing.iter().find(|(lacking, _)| *lacking == layer);
             self.settle(
                 layer,
@@ -443,7 +512,7 @@ impl<'a> Cell<'a> {
 }
 
 /// SIGKILL when the parent dies, and proof that it had not died before we asked.
-fn bind_to_parent(spec: &CellSpec) -> Result<(), LaunchFailure> {
+pub(super) fn bind_to_parent(spec: &CellSpec) -> Result<(), LaunchFailure> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| failure(SOFTWARE, &error))?;
     let parent = Pid::from_raw(spec.parent);
     if parent.as_raw() != 0 && getppid() != parent {

@@ -19,7 +19,7 @@ use std::fs::File;
 /// # Errors
 /// Kernels before 5.9.
 pub fn close_inherited() -> Result<(), Errno> {
-    sys::close_all_but(2)
+    sys::close_all_but(&[])
 }
 
 /// Confines this process for good, as far as the kernel can, and reports what is in force.
@@ -77,7 +77,7 @@ fn nothing(abi: u8) -> Result<(), String> {
     if abi == 0 {
         return Ok(());
     }
-    landlock::restrict(&CellSpec::default(), abi).map_err(|error| error.to_string())?;
+    landlock::restrict(&CellSpec::default(), None, abi).map_err(|error| error.to_string())?;
     refused("listing /", std::fs::read_dir("/").map(drop), Errno::EACCES)
 }
 

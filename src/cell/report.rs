@@ -24,11 +24,14 @@ pub enum Layer {
     NamespaceNet,
     /// A cgroup of the cell's own, with limits for the whole tree.
     Cgroup,
+    /// A process above the server that does what landlock has no right for, within the grants. Only
+    /// where namespaces are missing: inside them such files are not there.
+    Supervision,
 }
 
 impl Layer {
     /// All of them, in the order in which reports list them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoNewPrivs,
         Self::Landlock,
         Self::LandlockNet,
@@ -41,11 +44,17 @@ impl Layer {
         Self::Namespaces,
         Self::NamespaceNet,
         Self::Cgroup,
+        Self::Supervision,
     ];
 
     /// What makes the cell stronger where the host gives it, and is not required unless the operator
     /// says so.
-    pub const DEGRADES: [Self; 3] = [Self::Namespaces, Self::NamespaceNet, Self::Cgroup];
+    pub const DEGRADES: [Self; 4] = [
+        Self::Namespaces,
+        Self::NamespaceNet,
+        Self::Cgroup,
+        Self::Supervision,
+    ];
 
     /// The name in the config, in `/health` and in metrics.
     #[must_use]
@@ -63,6 +72,7 @@ impl Layer {
             Self::Namespaces => "namespaces",
             Self::NamespaceNet => "namespace-net",
             Self::Cgroup => "cgroup",
+            Self::Supervision => "supervision",
         }
     }
 

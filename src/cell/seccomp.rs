@@ -8,6 +8,7 @@
 //! (`seccomp_cache_prepare`, Linux 5.11) and no longer runs the filter for those that are allowed.
 
 pub(in crate::cell) mod allow;
+pub(super) mod notify;
 pub(super) mod own;
 mod table;
 
@@ -40,6 +41,8 @@ pub(super) enum Network {
     Off,
     Tcp,
     TcpAndUdp,
+    /// TCP, UDP and listening, in a network that has no way out by itself.
+    Own,
 }
 
 impl Network {
@@ -48,6 +51,7 @@ impl Network {
             Self::Off => include_str!("../../policy/seccomp/network-off.toml"),
             Self::Tcp => include_str!("../../policy/seccomp/network-tcp.toml"),
             Self::TcpAndUdp => include_str!("../../policy/seccomp/network-udp.toml"),
+            Self::Own => include_str!("../../policy/seccomp/network-own.toml"),
         }
     }
 }
@@ -90,36 +94,61 @@ fn host_arch() -> Result<TargetArch, SeccompError> {
 
 /// The filter of the tables.
 fn compile(network: Network, arch: TargetArch) -> Result<BpfProgram, SeccompError> {
+    let calls = gather(&[BASE, network.table()], arch, |entry| {
+        let errno = errno(entry.errno).ok_or("unknown errno")?;
+        let verdicts = (SeccompAction::Errno(errno), SeccompAction::Allow);
+        Ok((rules(entry.when.iter())?, verdicts))
+    })?;
+    Ok(program(&calls, libc::SECCOMP_RET_ALLOW, arch))
+}
+
+/// What a line means: its rules, and the two verdicts of [`piece`].
+type Meaning = (Vec<SeccompRule>, (SeccompAction, SeccompAction));
+
+/// The pieces of all lines that the architecture has a number for, sorted.
+fn gather(
+    texts: &[&str],
+    arch: TargetArch,
+    meaning: impl Fn(&table::Entry<'_>) -> Result<Meaning, String>,
+) -> Result<Vec<(u32, BpfProgram)>, SeccompError> {
     let mut calls: BTreeMap<u32, BpfProgram> = BTreeMap::new();
-    for text in [BASE, network.table()] {
-        let entries = table::parse(text).map_err(|reason| SeccompError::Table { reason })?;
-        for entry in entries {
+    for text in texts {
+        for entry in table::parse(text).map_err(|reason| SeccompError::Table { reason })? {
             let number = match arch {
                 TargetArch::aarch64 => entry.aarch64,
                 _ => entry.x86_64,
             };
             let Some(number) = number else { continue };
-            let wrong = |reason: String| SeccompError::Entry {
+            let done = meaning(&entry)
+                .and_then(|(rules, verdicts)| piece(number, rules, verdicts, arch))
+                .and_then(|piece| match calls.insert(number, piece) {
+                    None => Ok(()),
+                    Some(_) => Err("named twice".to_owned()),
+                });
+            done.map_err(|reason| SeccompError::Entry {
                 call: entry.call.to_owned(),
                 reason,
-            };
-            let errno = errno(entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
-            let mut rules = Vec::new();
-            for clause in &entry.when {
-                rules.extend(parse_clause(clause).map_err(&wrong)?);
-            }
-            let verdicts = (SeccompAction::Errno(errno), SeccompAction::Allow);
-            let piece = piece(number, rules, verdicts, arch).map_err(&wrong)?;
-            if calls.insert(number, piece).is_some() {
-                return Err(wrong("named twice".into()));
-            }
+            })?;
         }
     }
-    let calls: Vec<(u32, BpfProgram)> = calls.into_iter().collect();
+    Ok(calls.into_iter().collect())
+}
+
+/// A whole filter: what is not among `calls` gets `otherwise`.
+fn program(calls: &[(u32, BpfProgram)], otherwise: u32, arch: TargetArch) -> BpfProgram {
     let mut program = prologue(arch);
-    program.extend(search(&calls));
-    program.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
-    Ok(program)
+    program.extend(search(calls));
+    program.push(step(RETURN, 0, 0, otherwise));
+    program
+}
+
+/// The rules of clauses of which any is enough.
+fn rules(clauses: impl Iterator<Item = impl AsRef<str>>) -> Result<Vec<SeccompRule>, String> {
+    let mut rules = Vec::new();
+    for clause in clauses {
+        rules.extend(parse_clause(clause.as_ref())?);
+    }
+    Ok(rules)
 }
 
 fn errno(name: &str) -> Option<u32> {

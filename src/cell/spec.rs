@@ -52,6 +52,12 @@ pub struct CellSpec {
     /// Namespaces of the cell's own, where the kernel gives them; else they are reported as missing.
     #[serde(default)]
     pub namespaces: bool,
+    /// A supervisor above the server, where it has no namespaces; else it is reported as missing.
+    #[serde(default)]
+    pub supervision: bool,
+    /// The descriptor on which the supervisor tells what it refused; the spawner fills it in.
+    #[serde(default)]
+    pub refusals: Option<i32>,
     /// Whom a launcher that is root becomes; `None`, and for every other launcher: nobody else.
     #[serde(default)]
     pub user: Option<Account>,
@@ -62,6 +68,21 @@ pub struct CellSpec {
     /// Numbers of the only system calls there are, sorted; the tables still refuse what they refuse.
     /// `None`: all that the tables do not refuse.
     pub syscalls: Option<Vec<u32>>,
+    /// Hosts by name or address, `host:port`. Where the cell has a network of its own they are all
+    /// that can be reached; elsewhere their ports are in `connect_ports`.
+    #[serde(default)]
+    pub egress: Vec<crate::config::EgressRule>,
+    /// Ranges that are not public, to which the names of `egress` may lead all the same.
+    #[serde(default)]
+    pub egress_private: Vec<String>,
+    /// Files that a network of the cell's own brings instead of the host's: which path is covered,
+    /// and where ours lies.
+    #[serde(default)]
+    pub covers: Vec<(PathBuf, PathBuf)>,
+    /// Landlock checks TCP ports also in a network of the cell's own, where the server could
+    /// otherwise use every port of its loopback.
+    #[serde(default)]
+    pub ports_always: bool,
     /// RLIMIT_DATA in bytes, for each process.
     pub memory: Option<u64>,
     /// How many tasks the server may add to those that the system runs when it starts. RLIMIT_NPROC
@@ -93,6 +114,13 @@ pub struct CellSpec {
     /// launcher fills it in.
     #[serde(skip)]
     pub counted_apart: bool,
+    /// Whether somebody outside serves `egress` for a network of the cell's own. The launcher fills
+    /// it in.
+    #[serde(skip)]
+    pub relayed: bool,
+    /// What the operator should hear when the cell has the host's network.
+    #[serde(skip)]
+    pub floor_warnings: Vec<String>,
     /// What the operator should hear about this cell; stays with whoever planned it.
     #[serde(skip)]
     pub warnings: Vec<String>,

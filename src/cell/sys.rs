@@ -3,8 +3,9 @@
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::resource::Resource;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
+use seccompiler::sock_filter;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
@@ -22,38 +23,48 @@ fn scalar(number: libc::c_long, args: [libc::c_ulong; 5]) -> Result<i64, Errno> 
     Errno::result(result)
 }
 
-/// Takes over the two descriptors that the spawner names on our command line.
+/// Takes over the descriptors that the spawner names on our command line.
 ///
 /// # Errors
-/// `EBADF` when one of them is not open, or when they are the same or a standard stream.
+/// `EBADF` when one of them is not open, or when two are the same or one is a standard stream.
 #[expect(
     unsafe_code,
     reason = "a descriptor that arrives as a number has no owner yet"
 )]
-pub(super) fn adopt(spec: RawFd, status: RawFd) -> Result<(OwnedFd, OwnedFd), Errno> {
-    if spec < 3 || status < 3 || spec == status {
-        return Err(Errno::EBADF);
-    }
-    for fd in [spec, status] {
-        let arg = libc::c_ulong::try_from(fd).map_err(|_| Errno::EBADF)?;
+pub(super) fn adopt(fds: &[RawFd]) -> Result<Vec<OwnedFd>, Errno> {
+    for (at, fd) in fds.iter().enumerate() {
+        if *fd < 3 || fds.iter().skip(at + 1).any(|other| other == fd) {
+            return Err(Errno::EBADF);
+        }
+        let arg = libc::c_ulong::try_from(*fd).map_err(|_| Errno::EBADF)?;
         scalar(
             libc::SYS_fcntl,
             [arg, libc::F_GETFD as libc::c_ulong, 0, 0, 0],
         )?;
     }
-    // SAFETY: both are open (just asked), distinct, not a standard stream, and nothing else in this
+    // SAFETY: all are open (just asked), distinct, not a standard stream, and nothing else in this
     // fresh single-threaded process owns a descriptor that it did not open itself.
-    Ok(unsafe { (OwnedFd::from_raw_fd(spec), OwnedFd::from_raw_fd(status)) })
+    let own = |fd: &RawFd| unsafe { OwnedFd::from_raw_fd(*fd) };
+    Ok(fds.iter().map(own).collect())
 }
 
-/// Closes every descriptor from 3 on but one (`close_range(2)`, Linux 5.9).
-pub(super) fn close_all_but(keep: RawFd) -> Result<(), Errno> {
-    let keep = libc::c_ulong::try_from(keep).map_err(|_| Errno::EBADF)?;
-    let last = libc::c_ulong::from(u32::MAX);
-    if keep > 3 {
-        scalar(libc::SYS_close_range, [3, keep - 1, 0, 0, 0])?;
+/// Closes every descriptor from 3 on but these (`close_range(2)`, Linux 5.9).
+pub(super) fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
+    let mut keep: Vec<libc::c_ulong> = keep
+        .iter()
+        .filter_map(|fd| libc::c_ulong::try_from(*fd).ok())
+        .filter(|fd| *fd >= 3)
+        .collect();
+    keep.sort_unstable();
+    let mut from = 3;
+    for fd in keep {
+        if fd > from {
+            scalar(libc::SYS_close_range, [from, fd - 1, 0, 0, 0])?;
+        }
+        from = fd + 1;
     }
-    scalar(libc::SYS_close_range, [keep.max(2) + 1, last, 0, 0, 0]).map(drop)
+    let last = libc::c_ulong::from(u32::MAX);
+    scalar(libc::SYS_close_range, [from, last, 0, 0, 0]).map(drop)
 }
 
 /// Keeps a descriptor out of the program that is executed next.
@@ -177,7 +188,9 @@ pub(super) fn default_action(signal: libc::c_int) -> Result<(), Errno> {
 pub(super) fn die_by(signal: i32) -> ExitCode {
     nix::sys::resource::setrlimit(Resource::RLIMIT_CORE, 0, 0).ok();
     default_action(signal).ok();
-    SigSet::empty().thread_set_mask().ok();
+    // This one alone: another that waits (a late SIGTERM for a server that is dead) would win.
+    let only = Signal::try_from(signal).ok();
+    only.map(|signal| SigSet::from_iter([signal]).thread_unblock());
     let us = libc::c_ulong::try_from(nix::unistd::getpid().as_raw());
     if let (Ok(us), Ok(number)) = (us, libc::c_ulong::try_from(signal)) {
         scalar(libc::SYS_kill, [us, number, 0, 0, 0]).ok();
@@ -231,5 +244,76 @@ fn change_mount(
             size_of::<libc::mount_attr>(),
         )
     };
+    Errno::result(result).map(drop)
+}
+
+/// Installs a filter and returns the descriptor on which its notifications are heard, close-on-exec
+/// (`seccomp(2)`, `SECCOMP_FILTER_FLAG_NEW_LISTENER`, Linux 5.0).
+#[expect(
+    unsafe_code,
+    reason = "seccompiler installs filters without a listener only, and no other safe crate does"
+)]
+pub(super) fn load_with_listener(
+    filter: &[sock_filter],
+    flags: libc::c_ulong,
+) -> Result<OwnedFd, Errno> {
+    let len = u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog {
+        len,
+        // seccompiler's instruction and libc's are the same four fields of `linux/filter.h`.
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: the program and the instructions that it points at outlive the call; the kernel copies
+    // as many as `len` says and writes to neither.
+    let fd = Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    })?;
+    // The kernel has just opened it for us, and nobody else has seen the number.
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    adopt(&[fd])?.pop().ok_or(Errno::EBADF)
+}
+
+/// One request on a listener (`seccomp_unotify(2)`), with the structure that its number stands for.
+pub(super) fn listen(listener: BorrowedFd<'_>, request: &mut Unotify) -> Result<(), Errno> {
+    // `SECCOMP_IOCTL_NOTIF_RECV`, `_SEND`, `_ID_VALID` and `_ADDFD` (`linux/seccomp.h`); the size of the
+    // structure is a part of each number.
+    let (number, argument): (libc::c_ulong, *mut libc::c_void) = match request {
+        Unotify::Receive(notice) => (0xc050_2100, (&raw mut *notice).cast()),
+        Unotify::Send(answer) => (0xc018_2101, (&raw mut *answer).cast()),
+        Unotify::IsValid(id) => (0x4008_2102, (&raw mut *id).cast()),
+        Unotify::Add(addition) => (0x4018_2103, (&raw mut *addition).cast()),
+    };
+    ioctl(listener, number, argument)
+}
+
+/// The requests of [`listen`].
+#[derive(Debug)]
+pub(super) enum Unotify {
+    /// Waits; all zero before.
+    Receive(libc::seccomp_notif),
+    Send(libc::seccomp_notif_resp),
+    /// Whether that call still waits: then its process is the one it was.
+    IsValid(u64),
+    /// A descriptor of ours also becomes the caller's.
+    Add(libc::seccomp_notif_addfd),
+}
+
+#[expect(
+    unsafe_code,
+    reason = "rustix and nix offer ioctls only through unsafe functions"
+)]
+fn ioctl(
+    fd: BorrowedFd<'_>,
+    number: libc::c_ulong,
+    argument: *mut libc::c_void,
+) -> Result<(), Errno> {
+    // SAFETY: private to this file; the one caller passes a live structure of exactly the size that
+    // is a part of the number, and the kernel touches no more than that.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), number, argument) };
     Errno::result(result).map(drop)
 }

@@ -4,10 +4,13 @@ use super::report::{Layer, LayerReport, LayerState};
 use super::seccomp::Network;
 use super::{CellSpec, sys};
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::kill;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{getpid, getppid};
 use std::fs::OpenOptions;
 
@@ -56,6 +59,9 @@ pub(super) fn testify(
         )?;
         refused("an io_uring", Err(sys::try_io_uring()), Errno::ENOSYS)?;
     }
+    if enforced(Layer::Supervision) {
+        supervised(spec)?;
+    }
     // Port 1 of loopback; landlock answers before a packet is sent.
     if enforced(Layer::LandlockNet) && network != Network::Off && !spec.connect_ports.contains(&1) {
         let connected = std::net::TcpStream::connect(("127.0.0.1", 1)).map(drop);
@@ -67,6 +73,28 @@ pub(super) fn testify(
         )?;
     }
     Ok(())
+}
+
+/// The planted file is ours, and neither its mode nor its times can be changed.
+fn supervised(spec: &CellSpec) -> Result<(), String> {
+    let Some(path) = &spec.canary else {
+        return Ok(());
+    };
+    let shown = path.display();
+    let mode = Mode::from_bits_truncate(0o600);
+    let changed = fchmodat(AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink);
+    refused(
+        &format!("changing the mode of {shown}"),
+        changed,
+        Errno::EPERM,
+    )?;
+    let now = TimeSpec::UTIME_NOW;
+    let touched = utimensat(AT_FDCWD, path, &now, &now, UtimensatFlags::FollowSymlink);
+    refused(
+        &format!("changing the times of {shown}"),
+        touched,
+        Errno::EPERM,
+    )
 }
 
 /// In a tree of its own the planted file is not even there, and the processes around the server

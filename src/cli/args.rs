@@ -12,8 +12,9 @@ pub use access::{
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, Cores, EgressRule, EntryError, EnvRule, File,
-    Origins, Overrides, Preset, SecretsMode, Surroundings, TimeSpan, UnitError, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, Cores, CredentialRule, EgressRule, EntryError,
+    EnvRule, File, Origins, Overrides, Preset, Restart, SecretsMode, Surroundings, TimeSpan,
+    UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -45,6 +46,10 @@ pub enum Command {
     Exec(ExecArgs),
     /// Validate a configuration and print what is effective, with the origin of each value
     Check(CheckArgs),
+    /// Switch a server off, or some of its tools: at once, and until `resume`
+    Kill(SwitchArgs),
+    /// Switch on again what `kill` has switched off
+    Resume(SwitchArgs),
     /// Print what this host can enforce, and what is missing
     Doctor(DoctorArgs),
     /// Keys for network clients
@@ -75,6 +80,8 @@ impl Command {
             Self::Run(_) => "run",
             Self::Exec(_) => "exec",
             Self::Check(_) => "check",
+            Self::Kill(_) => "kill",
+            Self::Resume(_) => "resume",
             Self::Doctor(_) => "doctor",
             Self::Client { .. } => "client",
             Self::Tls { .. } => "tls",
@@ -125,6 +132,23 @@ pub struct CheckArgs {
     pub format: Format,
 }
 
+/// Flags of `kill` and `resume`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["name", "config", "file"]))]
+pub struct SwitchArgs {
+    /// Name of the server, as `run` shows it
+    pub name: Option<String>,
+    /// Configuration file of the server, in place of its name
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The switch file itself, in place of its name
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Only this tool, and not the whole server
+    #[arg(long, value_name = "NAME")]
+    pub tool: Vec<String>,
+}
+
 /// Flags of `doctor`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct DoctorArgs {
@@ -165,6 +189,9 @@ pub struct SharedArgs {
     /// Pass a variable to the server, or set one
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = entry::<EnvRule>, help_heading = CELL)]
     pub allow_env: Vec<EnvRule>,
+    /// Give the server a secret from a file that is watched: another value is another process
+    #[arg(long, value_name = "VARIABLE=FILE", value_parser = entry::<CredentialRule>, help_heading = CELL)]
+    pub credential: Vec<CredentialRule>,
     /// Let the server connect to the TCP port of a host [default port: 443]
     #[arg(long, value_name = "HOST[:PORT]", value_parser = entry::<EgressRule>, help_heading = CELL)]
     pub allow_host: Vec<EgressRule>,
@@ -218,6 +245,9 @@ pub struct PolicyArgs {
     /// Silence after which a request expires [default: 300s]
     #[arg(long, value_name = "DURATION", value_parser = unit::<TimeSpan>, help_heading = POLICY)]
     pub timeout: Option<TimeSpan>,
+    /// Whether another server takes the place of one that has ended unasked [default: always]
+    #[arg(long, value_name = "WHEN", value_parser = word::<Restart>(), help_heading = POLICY)]
+    pub restart: Option<Restart>,
     /// What happens to credentials in messages [default: redact]
     #[arg(long, value_name = "MODE", value_parser = word::<SecretsMode>(), help_heading = POLICY)]
     pub scrub: Option<SecretsMode>,
@@ -350,6 +380,21 @@ pub fn resolve(args: &RunArgs) -> Result<Resolved, Error> {
     })
 }
 
+/// The configuration of a server that is named, as far as its places are concerned.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_named(args: &SwitchArgs) -> Result<Config, Error> {
+    let file: Option<File> = args.config.as_deref().map(config::load).transpose()?;
+    let unused = || vec!["true".to_owned()];
+    let flags = Overrides {
+        name: args.name.clone(),
+        command: file.is_none().then(unused).unwrap_or_default(),
+        ..Overrides::default()
+    };
+    Ok(config::build(file.as_ref(), &flags, &surroundings()?)?.config)
+}
+
 /// [`resolve`] for the flags of `exec`.
 ///
 /// # Errors
@@ -385,6 +430,7 @@ fn overrides(args: &RunArgs) -> Overrides {
         request: policy.request_limit,
         response: policy.response_limit,
         timeout: policy.timeout,
+        restart: policy.restart,
         scrub: policy.scrub,
         allow_tools: policy.allow_tool,
         deny_tools: policy.deny_tool,
@@ -395,6 +441,7 @@ fn overrides(args: &RunArgs) -> Overrides {
             _ => AuditTo::File(text),
         }),
         allow_scripts: shared.allow_scripts,
+        credentials: shared.credential,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::args::Format;
 use super::exit::{Exit, print};
 use super::preflight::{Search, find};
-use crate::cell::spawn::try_namespaces;
+use crate::cell::spawn::{try_namespaces, try_supervision};
 use crate::cell::{HostReport, Layer, probe};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -17,6 +17,7 @@ struct Host {
     floor: HostReport,
     /// Why a server has no namespaces of its own here.
     no_namespaces: Option<String>,
+    no_supervision: Option<String>,
     /// The uid of a server, when nothing else is asked for and it could be tried.
     user: Option<u32>,
 }
@@ -27,6 +28,7 @@ pub(super) fn doctor(format: Format) -> ExitCode {
     let host = Host {
         floor: probe(),
         no_namespaces: namespaces.err(),
+        no_supervision: try_supervision().err(),
         user,
     };
     let programs: Vec<(&str, Search)> = PROGRAMS.iter().map(|name| (*name, find(name))).collect();
@@ -45,6 +47,7 @@ pub(super) fn doctor(format: Format) -> ExitCode {
 fn reason(host: &Host, layer: Layer) -> Option<&str> {
     match layer {
         Layer::Namespaces | Layer::NamespaceNet => return host.no_namespaces.as_deref(),
+        Layer::Supervision => return host.no_supervision.as_deref(),
         Layer::Cgroup => return host.floor.cgroup.as_deref(),
         _ => {}
     }
@@ -176,6 +179,7 @@ mod tests {
         Host {
             floor,
             no_namespaces: Some("sysctl".to_owned()),
+            no_supervision: None,
             user: Some(77),
         }
     }

@@ -12,6 +12,7 @@ mod preflight;
 mod printable;
 mod run;
 mod show;
+mod switch;
 mod tls;
 
 pub use exit::{Exit, Failure, report};
@@ -45,6 +46,8 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&args, words),
         Command::Exec(_) => exec::exec(words),
         Command::Check(args) => check::check(&args),
+        Command::Kill(args) => switch::kill(&args),
+        Command::Resume(args) => switch::resume(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
         Command::Client { command } => client::client(command),
         Command::Tls { command } => tls::tls(command),
@@ -60,16 +63,24 @@ fn completions(shell: clap_complete::Shell) -> ExitCode {
     exit::print(&String::from_utf8_lossy(&script))
 }
 
-/// `__cell SPEC_FD STATUS_FD`, before anything else is set up: no thread, no signal handler, no
-/// parser of flags may come between the spawner and the cell.
+/// `__cell SPEC_FD STATUS_FD [EGRESS_FD]` and `__egress CONTROL_FD EVENTS_FD PARENT WORDS…`, before
+/// anything else is set up: no thread, no signal handler, no parser of flags may come between the
+/// spawner and the cell.
 fn cell() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
-    if args.next()? != "__cell" {
-        return None;
+    let word = args.next()?;
+    let number = |word: OsString| word.to_str()?.parse::<i32>().ok();
+    match word.to_str()? {
+        "__cell" => {
+            let descriptors: Vec<i32> = args.map(|word| number(word).unwrap_or(-1)).collect();
+            Some(crate::cell::enter(&descriptors))
+        }
+        "__egress" => {
+            let mut next = || args.next().and_then(number).unwrap_or(-1);
+            let (control, events, parent) = (next(), next(), next());
+            let words: Vec<String> = args.filter_map(|word| word.into_string().ok()).collect();
+            Some(crate::cell::egress::serve(control, events, parent, &words))
+        }
+        _ => None,
     }
-    let mut number = || args.next()?.to_str()?.parse().ok();
-    Some(crate::cell::enter(
-        number().unwrap_or(-1),
-        number().unwrap_or(-1),
-    ))
 }

@@ -57,6 +57,15 @@ fn fatal(config: &Config) -> Vec<Finding> {
     {
         all.push(path_finding("server.cwd", directory, &error));
     }
+    for credential in &config.credentials {
+        if let Err(error) = crate::secret::source::read(credential) {
+            all.push(Finding {
+                message: format!("credentials.{}: {error}", credential.name),
+                hint: Some("the server does not start without it".to_owned()),
+                exit: Some(Exit::CONFIG),
+            });
+        }
+    }
     for (key, paths) in [
         ("cell.read", &config.cell.read),
         ("cell.write", &config.cell.write),

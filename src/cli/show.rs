@@ -80,6 +80,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
     rows.server();
     rows.cell();
     rows.packages();
+    rows.credentials();
     rows.policy();
     rows.limits();
     rows.listener();
@@ -136,6 +137,14 @@ impl Rows<'_> {
             None => self.one("server.cwd", "where cofferdam is started", Value::Null),
         }
         self.one("server.transport", "stdio", "stdio");
+        let restart = server.restart.as_str();
+        self.one("server.restart", restart, restart);
+        if let Some(path) = &server.kill_file {
+            let shown = path.display().to_string();
+            self.one("server.kill_file", &shown, shown.as_str());
+        }
+        let replace = server.replace.as_str();
+        self.one("server.replace", replace, replace);
         if let Some(owner) = &server.owner {
             self.one("server.owner", owner, owner.as_str());
         }
@@ -179,6 +188,14 @@ impl Rows<'_> {
         self.list("cell.env", &env, "only what the preset needs");
         let hosts: Vec<String> = cell.egress.iter().map(ToString::to_string).collect();
         self.list("cell.egress", &hosts, "no network");
+        let ranges: Vec<String> = cell
+            .egress_private
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if !ranges.is_empty() {
+            self.list("cell.egress_private", &ranges, "");
+        }
         match cell.memory {
             Some(size) => self.one("cell.memory", size.to_string(), size.0),
             None => self.one("cell.memory", "that of the preset", Value::Null),
@@ -232,6 +249,27 @@ impl Rows<'_> {
             cache.display().to_string(),
             cache.to_string_lossy(),
         );
+    }
+
+    fn credentials(&mut self) {
+        self.section = "Credentials";
+        let time = |time: Duration| TimeSpan(time).to_string();
+        for credential in &self.resolved.config.credentials {
+            let key = |field: &str| format!("credentials.{}.{field}", credential.name);
+            let file = credential.file.display().to_string();
+            let part = credential.key.as_ref();
+            let part = part.map_or_else(String::new, |part| format!(", its `{part}`"));
+            let shown = format!("{file}{part}, as ${}", credential.variable);
+            let value = json!({
+                "file": file,
+                "key": credential.key,
+                "env": credential.variable,
+                "environment": credential.environment,
+                "overlap": time(credential.overlap),
+            });
+            let origin = self.resolved.origins.of(&key("file"));
+            self.row(&key("file"), credential.name.clone(), shown, value, origin);
+        }
     }
 
     fn policy(&mut self) {
@@ -375,6 +413,13 @@ impl Rows<'_> {
                 "concurrency",
                 rule.concurrency
                     .map(|count| (format!("{count} at one time"), json!(count))),
+            ),
+            (
+                "idempotent",
+                rule.idempotent.map(|yes| {
+                    let shown = if yes { "idempotent" } else { "not idempotent" };
+                    (shown.to_owned(), json!(yes))
+                }),
             ),
         ];
         for (field, found) in fields {

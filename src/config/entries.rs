@@ -1,7 +1,8 @@
 //! The small texts inside lists and flags: variables, hosts, listener addresses, fixed words.
 
 use super::{
-    AdminAddr, Auth, Check, EgressRule, EnvRule, Payloads, Preset, SecretsMode, StateMode,
+    AddressRange, AdminAddr, Auth, Check, EgressRule, EnvRule, Payloads, Preset, Replace, Restart,
+    SecretsMode, StateMode,
 };
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -84,6 +85,15 @@ impl Word for StateMode {
         &[("session", Self::Session), ("stateless", Self::Stateless)];
 }
 
+impl Word for Restart {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("always", Self::Always), ("never", Self::Never)];
+}
+
+impl Word for Replace {
+    const WORDS: &'static [(&'static str, Self)] = &[("swap", Self::Swap), ("never", Self::Never)];
+}
+
 impl Word for Payloads {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("none", Self::None),
@@ -164,22 +174,23 @@ impl FromStr for EgressRule {
     fn from_str(text: &str) -> Result<Self, EntryError> {
         const DEFAULT_PORT: u16 = 443;
         let wrong = |what: &str| EntryError::new(format!("`{}` {what}", shown(text)), HOST_HINT);
-        if text.contains("://") || text.contains('/') {
+        if text.contains("://") {
             return Err(wrong("is an address, not a host"));
         }
+        let is_range = |host: &str| host.contains('/') && host.parse::<AddressRange>().is_ok();
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) = rest
                 .split_once(']')
                 .ok_or_else(|| wrong("has no closing bracket"))?;
-            if host.parse::<Ipv6Addr>().is_err() {
-                return Err(wrong("is not an IPv6 address"));
+            if host.parse::<Ipv6Addr>().is_err() && !(host.contains(':') && is_range(host)) {
+                return Err(wrong("is not an IPv6 address or range"));
             }
             match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None if rest.is_empty() => (host, None),
                 None => return Err(wrong("has text behind the bracket")),
             }
-        } else if text.parse::<Ipv6Addr>().is_ok() {
+        } else if text.parse::<Ipv6Addr>().is_ok() || is_range(text) {
             (text, None)
         } else {
             match text.split_once(':') {
@@ -194,9 +205,12 @@ impl FromStr for EgressRule {
                 _ => return Err(wrong("has a port that is not between 1 and 65535")),
             },
         };
+        if host.contains('/') && !is_range(host) {
+            return Err(wrong("is neither a host nor a range of addresses"));
+        }
         let known = host
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._:*".contains(&b));
+            .all(|b| b.is_ascii_alphanumeric() || b"-._:*/".contains(&b));
         // 253 is the longest name of the DNS (RFC 1035 section 2.3.4).
         if host.is_empty() || host.len() > 253 || !known {
             return Err(wrong("is not a host"));
@@ -283,11 +297,18 @@ mod tests {
         assert_eq!(parse("[::1]:80").as_deref(), Ok("[::1]:80"));
         assert_eq!(parse("::1").as_deref(), Ok("[::1]:443"));
         assert_eq!(parse("*:5432").as_deref(), Ok("*:5432"));
+        assert_eq!(parse("10.0.0.0/8:5432").as_deref(), Ok("10.0.0.0/8:5432"));
+        assert_eq!(parse("10.0.0.0/8").as_deref(), Ok("10.0.0.0/8:443"));
+        assert_eq!(parse("[FD00::/8]:80").as_deref(), Ok("[fd00::/8]:80"));
+        assert_eq!(parse("fd00::/8").as_deref(), Ok("[fd00::/8]:443"));
         for text in [
             "",
             ":443",
             "https://x",
             "x/y",
+            "10.0.0.0/33",
+            "[10.0.0.0/8]:80",
+            "[fd00::/129]:80",
             "x:0",
             "x:65536",
             "x:",

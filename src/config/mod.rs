@@ -9,6 +9,7 @@ mod entries;
 mod load;
 mod name;
 mod origin;
+mod range;
 mod rates;
 mod raw;
 mod units;
@@ -22,19 +23,20 @@ pub use diagnose::{Place, Problem};
 pub use entries::{EntryError, Word};
 pub use load::{Error, File, load};
 pub use origin::{Origin, Origins};
+pub use range::AddressRange;
 pub use rates::Rate;
 pub use units::{ByteSize, Cores, TimeSpan, UnitError};
-pub use validate::{AuditTo, Effective, Overrides, Surroundings, build};
+pub use validate::{AuditTo, CredentialRule, Effective, Overrides, Surroundings, build};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Names of the layers of the cell, as `cell.require` and `cell.optional` write them.
-pub const LAYERS: [&str; 12] = [
+pub const LAYERS: [&str; 13] = [
     "no-new-privs",
     "landlock",
     "landlock-net",
@@ -47,10 +49,11 @@ pub const LAYERS: [&str; 12] = [
     "namespaces",
     "namespace-net",
     "cgroup",
+    "supervision",
 ];
 
 /// Layers that `cell.off` can switch off.
-pub const SWITCHES: [&str; 2] = ["namespaces", "cgroup"];
+pub const SWITCHES: [&str; 3] = ["namespaces", "cgroup", "supervision"];
 
 /// The JSON Schema of the configuration file, for editors; ends with a line feed.
 #[must_use]
@@ -80,6 +83,8 @@ pub struct Config {
     pub tools: Tools,
     pub audit: Audit,
     pub packages: Packages,
+    /// In the order of their names.
+    pub credentials: Vec<Credential>,
     /// Where state lives: audit by default. `$STATE_DIRECTORY` or `$XDG_STATE_HOME/cofferdam/NAME`.
     pub state_dir: PathBuf,
 }
@@ -96,6 +101,47 @@ pub struct Server {
     pub review_by: Option<String>,
     /// Absolute. `None`: the directory that cofferdam was started in.
     pub cwd: Option<PathBuf>,
+    pub restart: Restart,
+    pub replace: Replace,
+    /// The kill switch, which must be there; `None`: one in the state directory.
+    pub kill_file: Option<PathBuf>,
+}
+
+/// How a server is replaced while its session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Replace {
+    /// One ends, the next starts, and calls wait meanwhile.
+    #[default]
+    Swap,
+    /// Not while the session lasts.
+    Never,
+}
+
+/// A secret of the server that comes from a file, and changes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// What people call it.
+    pub name: String,
+    /// Absolute.
+    pub file: PathBuf,
+    /// Member of a JSON object, or name in a file of KEY=value lines. `None`: the whole file.
+    pub key: Option<String>,
+    /// The server's variable that gets the value.
+    pub variable: String,
+    /// What the file must say that it is for, if it says so at all.
+    pub environment: Option<String>,
+    /// How long a value that was replaced may still be in use.
+    pub overlap: Duration,
+}
+
+/// Whether another server takes the place of one that has ended unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Restart {
+    #[default]
+    Always,
+    Never,
 }
 
 /// The listener for clients on HTTP.
@@ -179,6 +225,8 @@ pub struct Cell {
     pub env: Vec<EnvRule>,
     /// Hosts that the server may reach.
     pub egress: Vec<EgressRule>,
+    /// Ranges that are not public, to which allowed names may lead all the same.
+    pub egress_private: Vec<AddressRange>,
     /// Address space is not limited; data segment is. `None`: the preset's default.
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,
@@ -205,8 +253,9 @@ pub enum EnvRule {
     Set(String, String),
 }
 
-/// `host:port`; the host is for people and for later, the port is what the kernel checks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `host:port`. Where the cell has a network of its own both are checked; elsewhere the port is what
+/// the kernel checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressRule {
     pub host: String,
     pub port: u16,
@@ -296,6 +345,8 @@ pub struct ToolRule {
     pub rate: Option<Rate>,
     /// Calls by all network clients at one time.
     pub concurrency: Option<u32>,
+    /// A second call with the same arguments changes nothing more.
+    pub idempotent: Option<bool>,
 }
 
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ pub(super) use access::{Client, Clients, Group, Groups, Identity, Jwt, ScopesBy,
 use super::access::Effect;
 use super::rates::Rate;
 use super::units::{ByteSize, Cores, TimeSpan};
-use super::{Auth, Check, Payloads, Preset, SecretsMode, StateMode};
+use super::{Auth, Check, Payloads, Preset, Replace, Restart, SecretsMode, StateMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -84,6 +84,30 @@ pub(super) struct Raw {
     pub(super) audit: Audit,
     /// How packages of npx, uvx and pipx are installed.
     pub(super) packages: Packages,
+    /// Secrets of the server that come from files, by name.
+    pub(super) credentials: BTreeMap<At<String>, Credential>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Credential {
+    /// The file that holds it, and is watched.
+    pub(super) file: Option<At<String>>,
+    /// One member of a JSON object or of KEY=value lines; default: the whole file.
+    pub(super) key: Option<At<String>>,
+    /// Where the server finds it.
+    pub(super) inject: Option<At<Inject>>,
+    /// What the member `environment` of the file must say, where there is one.
+    pub(super) environment: Option<At<String>>,
+    /// How long a replaced value may still be in use; it is taken out of messages for so long. Default 10m.
+    pub(super) overlap: Option<At<TimeSpan>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Inject {
+    /// A variable of the server; another value is another process.
+    pub(super) env: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -102,6 +126,13 @@ pub(super) struct Server {
     pub(super) review_by: Option<At<toml::value::Datetime>>,
     /// Working directory of the server.
     pub(super) cwd: Option<At<String>>,
+    /// Whether another server takes the place of one that has ended unasked; default always.
+    pub(super) restart: Option<At<Restart>>,
+    /// The kill switch: a file that `cofferdam kill --file` writes. When it is named and not there,
+    /// nothing runs; default: `switch` in the state directory.
+    pub(super) kill_file: Option<At<String>>,
+    /// How it is replaced while the session goes on; default swap.
+    pub(super) replace: Option<At<Replace>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -176,8 +207,10 @@ pub(super) struct Cell {
     pub(super) execute: Vec<At<String>>,
     /// Variables: `NAME` passes ours, `NAME=value` sets one.
     pub(super) env: Vec<At<String>>,
-    /// Hosts that may be reached: `host` or `host:port` (443 by default).
+    /// Hosts that may be reached, each with a port (443 by default): a name, `*.example.com`, an address, a range as in `10.1.0.0/16:5432`, or `*`.
     pub(super) egress: Vec<At<String>>,
+    /// Ranges that are not public, to which the names of `egress` may lead: `10.1.0.0/16`.
+    pub(super) egress_private: Vec<At<String>>,
     /// Largest data segment of each process.
     pub(super) memory: Option<At<ByteSize>>,
     /// Largest number of processes and threads.
@@ -193,7 +226,7 @@ pub(super) struct Cell {
     pub(super) require: Vec<At<String>>,
     /// Layers that may be missing.
     pub(super) optional: Vec<At<String>>,
-    /// Layers that are not used: `namespaces`, `cgroup`.
+    /// Layers that are not used: `namespaces`, `cgroup`, `supervision`.
     pub(super) off: Vec<At<String>>,
 }
 
@@ -268,7 +301,8 @@ pub(super) struct Tool {
     pub(super) arguments: Option<At<Check>>,
     /// Results against the tool's outputSchema.
     pub(super) output: Option<At<Check>>,
-    /// What a call does; a tool without counts as `write` for clients that may only read.
+    /// What a call does: `read` may be called twice when the server is lost; a tool without counts as
+    /// `write`.
     pub(super) effect: Option<At<Effect>>,
     /// Scopes that a network client needs, all of them.
     pub(super) scopes: Option<At<Vec<At<String>>>>,
@@ -276,6 +310,8 @@ pub(super) struct Tool {
     pub(super) rate: Option<At<Rate>>,
     /// Calls of the tool by all network clients at one time.
     pub(super) concurrency: Option<At<i64>>,
+    /// A second call with the same arguments changes nothing more: it may be made when the server is lost.
+    pub(super) idempotent: Option<At<bool>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -18,7 +18,7 @@ use super::rules::{LISTS_HIDDEN, LISTS_PRIVATE};
 use super::tools::ToolRules;
 use super::uris::UriList;
 use super::{Decision, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
-use crate::config::{Config, Limits, SchemaChecks, SecretsMode};
+use crate::config::{Config, Effect, Limits, SchemaChecks, SecretsMode};
 use crate::identity::Caller;
 use crate::mcp::{Capability, Envelope, Era, Kind, Subject, method};
 use std::time::Duration;
@@ -62,6 +62,25 @@ pub struct Deadlines {
     pub hard: Duration,
 }
 
+/// Methods that only read, or set what a second time sets the same. `initialize` is one: a server
+/// that died before it answered has opened nothing.
+const REPEATABLE: [&str; 14] = [
+    method::INITIALIZE,
+    method::SERVER_DISCOVER,
+    method::PING,
+    method::TOOLS_LIST,
+    method::PROMPTS_LIST,
+    method::PROMPTS_GET,
+    method::RESOURCES_LIST,
+    method::RESOURCES_TEMPLATES_LIST,
+    method::RESOURCES_READ,
+    method::RESOURCES_SUBSCRIBE,
+    method::RESOURCES_UNSUBSCRIBE,
+    method::SUBSCRIPTIONS_LISTEN,
+    method::COMPLETION_COMPLETE,
+    method::LOGGING_SET_LEVEL,
+];
+
 impl Policy {
     /// Builds the engine; everything that can fail has failed in `config` already.
     #[must_use]
@@ -101,6 +120,23 @@ impl Policy {
     #[must_use]
     pub fn scrubber(&self) -> &Scrubber {
         &self.scrubber
+    }
+
+    /// True when the request may safely be made twice: the protocol says that it only reads or sets
+    /// what it set before, or the operator says so of the tool.
+    #[must_use]
+    pub fn repeatable(&self, subject: &Subject) -> bool {
+        match (subject.capability, subject.name.as_deref()) {
+            (Capability::Tool, Some(name)) => self
+                .tools
+                .setting(name, |rule| {
+                    let reads = rule.effect.map(|effect| effect == Effect::Read);
+                    rule.idempotent.or(reads)
+                })
+                .unwrap_or(false),
+            (Capability::Tool, None) => false,
+            _ => REPEATABLE.contains(&&*subject.method),
+        }
     }
 
     /// How long this request may take. A listen stream has no limit: it is answered when it ends,

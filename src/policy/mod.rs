@@ -20,6 +20,7 @@ mod verdict;
 
 pub use engine::{Deadlines, Policy};
 pub use mirrors::{Mirror, Scalar};
+pub(crate) use names::fold;
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
 pub use toolbook::ToolBook;

@@ -12,7 +12,7 @@ use unicode_normalization::UnicodeNormalization;
 ///
 /// Free of allocation for plain lower-case ASCII, which nearly every real name is.
 #[must_use]
-pub(super) fn fold(name: &str) -> Cow<'_, str> {
+pub(crate) fn fold(name: &str) -> Cow<'_, str> {
     if name
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())

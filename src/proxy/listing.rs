@@ -101,8 +101,7 @@ impl Listing {
         until: Instant,
         to_server: &mut Vec<u8>,
     ) {
-        self.count += 1;
-        let id = format!("{}-{}", self.prefix, self.count);
+        let id = self.own_id();
         let mut params: Vec<u8> = Vec::new();
         if let Some(meta) = &meta {
             params.extend_from_slice(b"\"_meta\":");
@@ -126,6 +125,12 @@ impl Listing {
             first,
             until,
         });
+    }
+
+    /// An id that no client can collide with.
+    pub(super) fn own_id(&mut self) -> String {
+        self.count += 1;
+        format!("{}-{}", self.prefix, self.count)
     }
 
     /// True when an answer with this id is for us, now or once.

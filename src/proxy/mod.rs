@@ -4,10 +4,13 @@
 mod address;
 mod asks;
 mod exchange;
+mod handshake;
 mod listing;
 mod pending;
 mod pipeline;
+mod pulse;
 mod reply;
+mod revival;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,10 @@ pub(super) struct Open {
     pub(super) since: Instant,
     pub(super) bytes: usize,
     pub(super) arguments: Arguments,
+    /// As it was passed on, when it may safely be asked twice.
+    pub(super) line: Option<Box<[u8]>>,
+    /// It was asked twice already.
+    pub(super) retried: bool,
     /// The token under which its progress comes.
     pub(super) token: Option<RequestId>,
     limit: Option<Deadlines>,
@@ -65,11 +69,18 @@ impl Open {
             since: now,
             bytes,
             arguments,
+            line: None,
+            retried: false,
             token: None,
             limit,
             last_sign: now,
             order: 0,
         }
+    }
+
+    /// Place in the order of arrival.
+    pub(super) fn order(&self) -> u64 {
+        self.order
     }
 
     fn due(&self) -> Option<Instant> {
@@ -222,6 +233,7 @@ impl Pending {
             expired.push(Expiry {
                 raw_id: open.raw_id.clone(),
                 origin: open.origin.clone(),
+                since: open.since,
                 waited: now.saturating_duration_since(open.since),
                 bytes: open.bytes,
                 arguments: open.arguments.clone(),
@@ -238,6 +250,42 @@ impl Pending {
             }
         }
         expired
+    }
+
+    /// True while a request waits that ends by itself: a listen stream does not.
+    pub(super) fn busy(&self) -> bool {
+        let mut all = self.open.iter();
+        all.any(|(_, open)| open.state == State::Open && open.limit.is_some())
+    }
+
+    /// True when an answer with this id is still wanted.
+    pub(super) fn is_open(&self, id: &RequestId) -> bool {
+        let at = self.requests.get(id);
+        at.and_then(|at| self.open.get(*at))
+            .is_some_and(|open| open.state == State::Open)
+    }
+
+    /// The server is lost: takes all but what `keep` wants, and hands out what was still wanted of
+    /// it, oldest first. No late answer can come any more.
+    pub(super) fn lost(
+        &mut self,
+        mut keep: impl FnMut(&RequestId, &mut Open) -> bool,
+    ) -> Vec<Open> {
+        let mut gone = Vec::new();
+        self.requests.retain(|id, at| {
+            let kept = self.open.get_mut(*at).is_some_and(|open| keep(id, open));
+            if !kept {
+                gone.extend(self.open.try_remove(*at));
+            }
+            kept
+        });
+        self.graves.clear();
+        for token in gone.iter().filter_map(|open| open.token.as_ref()) {
+            self.by_token.remove(token);
+        }
+        gone.retain(|open| open.state == State::Open);
+        gone.sort_by_key(|open| open.order);
+        gone
     }
 
     /// Empties the table: what was still wanted, oldest first.
@@ -258,6 +306,7 @@ impl Pending {
 pub(super) struct Expiry {
     pub(super) raw_id: RawId,
     pub(super) origin: Origin,
+    pub(super) since: Instant,
     pub(super) waited: Duration,
     pub(super) bytes: usize,
     pub(super) arguments: Arguments,

@@ -1,17 +1,21 @@
 //! The path of a message, top to bottom: prove, decide, apply. `transport` has framed the line; the
 //! event loop writes what comes back.
 
+use super::asks::Asked;
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
-use crate::mcp::method::{CANCELLED, INITIALIZE, PROGRESS};
+use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
-use crate::policy::{Decision, Origin, Verdict};
+use crate::policy::{Decision, Origin, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
 use std::time::Instant;
 
 /// An error result of at most this many bytes is searched for complaints about the cell.
 const COMPLAINT: usize = 16 * 1024;
+
+/// A request of at most this many bytes is kept while it is open, when it may safely be asked again.
+const REPEATED: usize = 64 * 1024;
 
 impl Session {
     /// One line of the client.
@@ -28,8 +32,10 @@ impl Session {
                 self.client_request(&envelope, *id, *params, now, out)
             }
             Kind::Notification { method, params } => {
-                if method == CANCELLED {
-                    self.client_cancels(*params);
+                match &**method {
+                    CANCELLED => self.client_cancels(*params),
+                    INITIALIZED => self.handshake.initialized(line),
+                    _ => {}
                 }
                 let subject = Subject::of(&envelope);
                 let decision = self.policy.client(
@@ -47,19 +53,23 @@ impl Session {
                 )
             }
             Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
-                if !self.server.close(&id.key()) {
+                let Some(asked) = self.server.close(&id.key()) else {
                     return self.nobody_waits(Direction::ToServer, line);
-                }
+                };
                 self.client.excuse_all(now);
                 let decision = self
                     .policy
                     .client(&envelope, None, self.era, &mut self.tools, None);
-                self.apply(
+                let passage = self.apply(
                     Direction::ToServer,
                     MessageKind::Response,
                     &envelope,
                     decision,
-                )
+                );
+                match asked {
+                    Asked::AsIs => passage,
+                    Asked::Renamed(raw) => rename(passage, line, Direction::ToServer, &raw),
+                }
             }
             Kind::Error { id: None, .. } => self.nobody_waits(Direction::ToServer, line),
         }
@@ -102,6 +112,13 @@ impl Session {
             count(self, Outcome::Refuse);
             return Passage::Stop;
         }
+        if !self.switched_off.is_empty() && self.is_off(&subject) {
+            let refused = own::tool_off(&subject);
+            reply::refusal(&mut out.to_client, id.raw, &refused, era);
+            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
+            count(self, Outcome::Refuse);
+            return Passage::Stop;
+        }
         if !self.client_named {
             self.learn_client(envelope, &subject.method, params);
         }
@@ -134,6 +151,15 @@ impl Session {
             }
         };
         count(self, outcome);
+        let line = match &passage {
+            Passage::Replace(line) => line,
+            _ => envelope.line,
+        };
+        let line =
+            (line.len() <= REPEATED && self.policy.repeatable(&subject)).then(|| line.into());
+        if subject.capability != mcp::Capability::Tool {
+            self.handshake.passed_on(&subject, envelope.line);
+        }
         let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
@@ -143,10 +169,22 @@ impl Session {
             arguments,
             limit,
         );
+        open.line = line;
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
         passage
+    }
+
+    /// Compared as policy compares denied names: no second spelling passes.
+    fn is_off(&self, subject: &Subject) -> bool {
+        let name = match subject.capability {
+            mcp::Capability::Tool => subject.name.as_deref(),
+            _ => return false,
+        };
+        let folded = name.map(fold);
+        // A call without a readable name may be any.
+        folded.is_none_or(|name| self.switched_off.iter().any(|off| fold(off) == name))
     }
 
     /// A call that has waited for the tool list goes on.
@@ -175,6 +213,7 @@ impl Session {
 
     /// One line of the server.
     pub fn server_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
+        self.pulse.beat(now);
         let envelope = match mcp::parse(line, Direction::ToClient) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -236,6 +275,10 @@ impl Session {
     ) -> Passage {
         let key = id.key();
         if self.listing.is_ours(&key) {
+            if self.handshake.closes(&key) {
+                self.replayed(envelope, now, out);
+                return Passage::Stop;
+            }
             let done = self
                 .listing
                 .answered(&key, envelope, &mut self.tools, &mut out.to_server);
@@ -253,6 +296,7 @@ impl Session {
         if open.state == State::Expired {
             return self.nobody_waits(Direction::ToClient, envelope.line);
         }
+        self.answered = true;
 
         let decision = self
             .policy
@@ -280,6 +324,11 @@ impl Session {
             // An answer is never dropped and needs no list: it closes a request that waits.
             _ => (Passage::Pass, Outcome::Forward, "forward"),
         };
+        if open.origin.subject.method == INITIALIZE
+            && let Kind::Result { result, .. } = &envelope.kind
+        {
+            self.handshake.told(result.text);
+        }
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
@@ -330,7 +379,7 @@ impl Session {
             );
             return Passage::Stop;
         }
-        if !self.server.open(id.key()) {
+        let Some(asked) = self.server.open(id, || self.listing.own_id()) else {
             let refused = own::duplicate_id();
             reply::refusal(&mut out.to_server, id.raw, &refused, self.era);
             self.tally.message(
@@ -340,8 +389,12 @@ impl Session {
                 envelope.line.len(),
             );
             return Passage::Stop;
+        };
+        let passage = self.apply(Direction::ToClient, kind, envelope, decision);
+        match asked {
+            Asked::AsIs => passage,
+            Asked::Renamed(raw) => rename(passage, envelope.line, Direction::ToClient, &raw),
         }
-        self.apply(Direction::ToClient, kind, envelope, decision)
     }
 
     /// Carries out a decision on a message that nobody here waits for.
@@ -443,5 +496,25 @@ impl Session {
         if let Some(info) = info {
             self.name_client(info);
         }
+    }
+}
+
+/// The same message with another id (raw).
+fn rename(passage: Passage, line: &[u8], direction: Direction, raw: &[u8]) -> Passage {
+    let line = match &passage {
+        Passage::Pass => line,
+        Passage::Replace(line) => line,
+        Passage::Stop => return Passage::Stop,
+    };
+    // What came out of policy is a message with an id, or it would not have been passed.
+    let Ok(envelope) = mcp::parse(line, direction) else {
+        return Passage::Stop;
+    };
+    match &envelope.kind {
+        Kind::Request { id, .. } | Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
+            let (before, after) = (&line[..id.start], &line[id.start + id.raw.len()..]);
+            Passage::Replace([before, raw, after].concat())
+        }
+        Kind::Notification { .. } | Kind::Error { id: None, .. } => Passage::Stop,
     }
 }

@@ -1,6 +1,6 @@
 //! The one place that turns what went wrong into bytes on the wire.
 
-use crate::mcp::{Era, Fault};
+use crate::mcp::{Era, Fault, RequestId};
 use crate::policy::{Refusal, Shape};
 use serde_json::{Value, json};
 
@@ -25,6 +25,25 @@ pub(super) fn malformed(out: &mut Vec<u8>, id: Option<&[u8]>, fault: Fault, era:
         "data": { "rule": "protocol.malformed", "hint": "the line was not passed on; send one JSON-RPC message for each line" },
     });
     line(out, id, era, ("error", body));
+}
+
+/// Appends the notice that our side has given up a request of the server to the client.
+pub(super) fn cancelled(out: &mut Vec<u8>, id: &RequestId, reason: &str) {
+    let id = match id {
+        RequestId::Number(number) => json!(number),
+        RequestId::Text(text) => json!(text),
+        // Beyond 64 bits, so no number type of ours holds it; the digits are the client's.
+        RequestId::Wide(digits) => {
+            json!(serde_json::value::RawValue::from_string(digits.to_string()).ok())
+        }
+    };
+    let notice = json!({
+        "jsonrpc": "2.0",
+        "method": crate::mcp::method::CANCELLED,
+        "params": { "requestId": id, "reason": reason },
+    });
+    out.extend_from_slice(notice.to_string().as_bytes());
+    out.push(b'\n');
 }
 
 /// A denial carries no `structuredContent`: clients validate it even when `isError` is set, and then
@@ -147,12 +166,37 @@ pub(super) mod own {
     }
 
     /// The server could not be started, or is no longer there to be asked.
-    pub(in crate::proxy) fn unavailable(subject: &Subject) -> Refusal {
+    pub(in crate::proxy) fn unavailable(
+        subject: &Subject,
+        wait: Option<std::time::Duration>,
+    ) -> Refusal {
+        let when = match wait {
+            Some(wait) => format!("in {} s", wait.as_secs_f32().ceil()),
+            None => "when it is back".to_owned(),
+        };
+        let text = format!("The server is not running, so nothing was done; ask again {when}.");
+        let mut refusal = about(subject, "server.unavailable", 5030, text);
+        refusal.retry_after_ms = wait.and_then(|wait| u64::try_from(wait.as_millis()).ok());
+        refusal
+    }
+
+    /// The operator wants nothing to run.
+    pub(in crate::proxy) fn switched_off(subject: &Subject) -> Refusal {
         about(
             subject,
-            "server.unavailable",
+            "switch.server",
             5030,
-            "The server is not running, so nothing was done; ask again when it is back.".to_owned(),
+            "The operator has switched this server off, so nothing was done. Do not retry; ask the operator.".to_owned(),
+        )
+    }
+
+    /// The operator wants this tool not to be called.
+    pub(in crate::proxy) fn tool_off(subject: &Subject) -> Refusal {
+        about(
+            subject,
+            "switch.tool",
+            5030,
+            "The operator has switched this tool off, so nothing was done. Do not retry; ask the operator.".to_owned(),
         )
     }
 

@@ -6,10 +6,13 @@
 //! ```
 
 use super::asks::Asks;
-use super::listing::Listing;
+use super::handshake::Handshake;
+use super::listing::{Listing, Parked};
 use super::pending::{Open, Pending};
+use super::pulse::Pulse;
 use super::reply::{self, own};
-use crate::audit::{Arguments, Log, Record};
+use super::revival::Kept;
+use crate::audit::{Arguments, Denial, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::mcp::{Direction, Envelope, Era, OversizeId, Raw, RequestId, Subject};
@@ -19,7 +22,7 @@ use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::{one_line, sanitize};
 use smol_str::SmolStr;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,6 +66,16 @@ pub struct Session {
     pub(super) denials: Denials,
     pub(super) scratch: Vec<Finding>,
     pub(super) client_named: bool,
+    pub(super) handshake: Handshake,
+    /// Requests and calls that wait for the next server.
+    pub(super) kept: Vec<Kept>,
+    pub(super) parked: Vec<Parked>,
+    pub(super) estranged: Option<String>,
+    /// The server has answered its client since it was started.
+    pub(super) answered: bool,
+    pub(super) pulse: Pulse,
+    /// Tools that the operator has switched off.
+    pub(super) switched_off: BTreeSet<String>,
     audit: Log,
     payloads: Payloads,
     caps: Caps,
@@ -92,6 +105,13 @@ impl Session {
             denials: Denials::new(Grants::from(&config.cell)),
             scratch: Vec::new(),
             client_named: false,
+            handshake: Handshake::default(),
+            kept: Vec::new(),
+            parked: Vec::new(),
+            estranged: None,
+            answered: false,
+            pulse: Pulse::new(Instant::now()),
+            switched_off: BTreeSet::new(),
             audit,
             payloads: config.audit.payloads,
             caps: Caps {
@@ -146,10 +166,12 @@ impl Session {
     /// When [`Session::tick`] has work at the earliest.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        match (self.client.next_due(), self.listing.next_due()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let due = [
+            self.client.next_due(),
+            self.listing.next_due(),
+            self.pulse.due(),
+        ];
+        due.into_iter().flatten().min()
     }
 
     /// Answers what has waited too long, and tells the server to stop working on it.
@@ -160,6 +182,11 @@ impl Session {
         }
         for expired in self.client.expire(now) {
             self.metrics.timeouts.inc();
+            if self.pulse.doubt(expired.since, now) {
+                let id = self.listing.own_id();
+                let ping = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"ping\"}}\n");
+                out.to_server.extend_from_slice(ping.as_bytes());
+            }
             out.to_server.extend_from_slice(
                 br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
             );
@@ -268,13 +295,34 @@ impl Session {
             let refused = own::server_gone(&open.origin.subject, how);
             self.answer_for_server(&open, &refused, "unavailable", now, out);
         }
-        for parked in self.listing.drain() {
+        self.kept.clear();
+        let waiting: Vec<Parked> = self.parked.drain(..).chain(self.listing.drain()).collect();
+        for parked in waiting {
             self.after_the_end(&parked.line, out);
         }
     }
 
     /// A line of the client that came when the server was not there (any more).
     pub fn after_the_end(&mut self, line: &[u8], out: &mut Outbox) {
+        self.answer_without(line, None, out);
+    }
+
+    /// Answers a line in the place of a server that is not there; `wait`: when it may be back.
+    pub(super) fn answer_without(
+        &mut self,
+        line: &[u8],
+        wait: Option<std::time::Duration>,
+        out: &mut Outbox,
+    ) {
+        self.answer_as(line, out, |subject| own::unavailable(subject, wait));
+    }
+
+    pub(super) fn answer_as(
+        &mut self,
+        line: &[u8],
+        out: &mut Outbox,
+        refuse: impl FnOnce(&Subject) -> Refusal,
+    ) {
         use crate::mcp::{Kind, parse};
         let envelope = match parse(line, Direction::ToServer) {
             Ok(envelope) => envelope,
@@ -287,7 +335,7 @@ impl Session {
             return;
         };
         let era = Era::of(&envelope).unwrap_or(self.era);
-        let refused = own::unavailable(&subject);
+        let refused = refuse(&subject);
         reply::refusal(&mut out.to_client, id.raw, &refused, era);
         self.metrics.refusal(Direction::ToServer, refused.rule);
         self.unread(
@@ -509,9 +557,24 @@ impl Session {
     /// If the server complains of something that the cell denies, says which flag would allow it.
     pub(super) fn explain_denial(&mut self, text: &[u8]) {
         if let Some(denial) = self.denials.note(text) {
-            self.metrics.denial(denial.kind());
-            tracing::warn!("{}", one_line(&denial.to_string()));
+            self.note_denial(denial.kind(), "reported", denial.to_string().as_bytes());
         }
+    }
+
+    /// One line about what the cell refused; `what` is of our own processes.
+    pub fn denied(&mut self, what: &str, text: &[u8]) {
+        let known = ["read", "write", "execute", "connect"];
+        let what = known.into_iter().find(|known| *known == what);
+        self.denials.told(&String::from_utf8_lossy(text));
+        self.note_denial(what.unwrap_or("other"), "refused", text);
+    }
+
+    fn note_denial(&mut self, what: &'static str, status: &'static str, text: &[u8]) {
+        let text = &sanitize(text).replace('\n', " ");
+        self.metrics.denial(what);
+        let denial = Denial { what, status, text };
+        self.audit.denial(&denial, Instant::now());
+        tracing::warn!("{text}");
     }
 
     /// Names the client in audit lines, once.

@@ -1,10 +1,16 @@
 //! Secret values that leave no trace in memory, logs or debug output.
 
 mod guess;
+pub mod source;
+mod vault;
+mod watch;
 
 pub use guess::looks_secret;
+pub use vault::{Held, News, Vault};
+pub use watch::{SETTLE, Watch};
 
 use std::fmt;
+use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
 /// A value that is never printed and is wiped when dropped.
@@ -34,6 +40,22 @@ impl Secret {
     pub fn expose(&self) -> &[u8] {
         &self.value
     }
+}
+
+/// Which value it is, in 12 hex digits that say nothing about it: an HMAC with a key that this process
+/// has drawn for itself.
+fn fingerprint(value: &[u8]) -> String {
+    use ring::hmac;
+    static KEY: OnceLock<Option<hmac::Key>> = OnceLock::new();
+    let key = KEY.get_or_init(|| {
+        hmac::Key::generate(hmac::HMAC_SHA256, &ring::rand::SystemRandom::new()).ok()
+    });
+    let Some(key) = key else {
+        return "unknown".to_owned();
+    };
+    let tag = hmac::sign(key, value);
+    let digits = tag.as_ref().iter().take(6);
+    digits.fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 impl fmt::Debug for Secret {

@@ -9,6 +9,10 @@
 //! was measured), so the server gets [`EXIT_GRACE`] to end by itself, [`TERM_GRACE`] after SIGTERM,
 //! and the whole tree is gone before the 2 s are over.
 
+mod restart;
+
+pub use restart::{Due, Next, Restarts};
+
 use crate::cell::spawn::Exit;
 use std::time::{Duration, Instant};
 
@@ -16,6 +20,9 @@ use std::time::{Duration, Instant};
 pub const EXIT_GRACE: Duration = Duration::from_millis(1200);
 /// From SIGTERM until the whole tree is killed.
 pub const TERM_GRACE: Duration = Duration::from_millis(400);
+
+/// From the end of its input until SIGTERM, for a server whose place another one waits to take.
+pub const REPLACE_GRACE: Duration = Duration::from_millis(300);
 
 /// What the loop has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +86,13 @@ impl Life {
         Some(Act::CloseInput)
     }
 
+    /// Another one is to take its place, and everything it was asked is answered.
+    pub fn replaced(&mut self, now: Instant) -> Option<Act> {
+        let act = self.end_of_input(now);
+        self.due = self.due.map(|_| now + REPLACE_GRACE);
+        act
+    }
+
     /// Somebody asked us to stop (SIGTERM, SIGINT), or the client does not read any more.
     pub fn stop(&mut self, now: Instant) -> Option<Act> {
         self.ours = true;
@@ -97,6 +111,16 @@ impl Life {
             self.state = State::Ending;
             self.due = Some(now + EXIT_GRACE);
         }
+    }
+
+    /// It does not do anything any more: nothing milder would reach it.
+    pub fn stuck(&mut self) -> Option<Act> {
+        if matches!(self.state, State::Killing | State::Gone) {
+            return None;
+        }
+        self.state = State::Killing;
+        self.due = None;
+        Some(Act::Kill)
     }
 
     fn terminate(&mut self, now: Instant) -> Option<Act> {

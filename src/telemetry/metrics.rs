@@ -58,6 +58,12 @@ pub struct Metrics {
     pub audit_lost: IntCounter,
     pub child_up: IntGauge,
     pub child_starts: IntCounter,
+    pub child_parked: IntGauge,
+    pub retries: IntCounter,
+    pub switched_off: IntGauge,
+    pub replacements: IntCounter,
+    credential_generation: IntGaugeVec,
+    credential_broken: IntGaugeVec,
     child_exits: IntCounterVec,
     enforced: IntGaugeVec,
     own: IntGaugeVec,
@@ -67,6 +73,9 @@ pub struct Metrics {
     http_refused: IntCounterVec,
     pub http_connections: IntGauge,
     pub http_sessions: IntGauge,
+    egress_connections: IntCounterVec,
+    egress_bytes: IntCounterVec,
+    egress_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -188,6 +197,32 @@ impl Metrics {
             )?,
             child_up: gauge("cofferdam_child_up", "1 while the server runs")?,
             child_starts: counter("cofferdam_child_starts_total", "Starts of the server")?,
+            child_parked: gauge(
+                "cofferdam_child_parked",
+                "1 while a server that crashes in a loop is left alone",
+            )?,
+            retries: counter(
+                "cofferdam_retries_total",
+                "Requests asked again of another server, because the first was lost",
+            )?,
+            switched_off: gauge(
+                "cofferdam_switched_off",
+                "1 while the operator wants nothing to run",
+            )?,
+            replacements: counter(
+                "cofferdam_child_replacements_total",
+                "Planned replacements of the server",
+            )?,
+            credential_generation: gauges(
+                "cofferdam_credential_generation",
+                "Generation of a credential that is in force, counted from 1",
+                &["name"],
+            )?,
+            credential_broken: gauges(
+                "cofferdam_credential_broken",
+                "1 while the file of a credential gives no value and the last one stays in force",
+                &["name"],
+            )?,
             child_exits: counters(
                 "cofferdam_child_exits_total",
                 "Ends of the server",
@@ -227,6 +262,21 @@ impl Metrics {
                 "cofferdam_http_sessions",
                 "Sessions of clients before 2026-07-28",
             )?,
+            egress_connections: counters(
+                "cofferdam_egress_connections_total",
+                "Connections that were made for the server, by allowed host",
+                &["host"],
+            )?,
+            egress_bytes: counters(
+                "cofferdam_egress_bytes_total",
+                "Bytes that passed between the server and hosts, by allowed host",
+                &["host", "direction"],
+            )?,
+            egress_refused: counters(
+                "cofferdam_egress_refused_total",
+                "Connections and look-ups of the server that were refused or failed, by the allowed host that they had to do with",
+                &["host", "reason"],
+            )?,
             registry,
         };
         Ok(metrics)
@@ -259,6 +309,16 @@ impl Metrics {
     }
 
     /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.
+    pub fn credential(&self, name: &str, generation: u32, broken: bool) {
+        let generations = &self.credential_generation;
+        generations
+            .with_label_values(&[name])
+            .set(generation.into());
+        let gauge = self.credential_broken.with_label_values(&[name]);
+        gauge.set(broken.into());
+    }
+
+    /// Counts an end of the server by its cause.
     pub fn child_exit(&self, cause: &str) {
         self.child_exits.with_label_values(&[cause]).inc();
     }
@@ -266,6 +326,30 @@ impl Metrics {
     /// Counts a denial that the server reported: `read`, `write`, `execute`, `network`.
     pub fn denial(&self, what: &str) {
         self.denials.with_label_values(&[what]).inc();
+    }
+
+    /// Counts denials that the cell itself has seen.
+    pub fn denials(&self, what: &str, times: u64) {
+        self.denials.with_label_values(&[what]).inc_by(times);
+    }
+
+    /// Counts what passed between the server and a host; hosts are those of the configuration.
+    pub fn carried(&self, host: &str, connections: u64, sent: u64, received: u64) {
+        self.egress_connections
+            .with_label_values(&[host])
+            .inc_by(connections);
+        for (direction, bytes) in [("sent", sent), ("received", received)] {
+            self.egress_bytes
+                .with_label_values(&[host, direction])
+                .inc_by(bytes);
+        }
+    }
+
+    /// Counts connections and look-ups that did not come about.
+    pub fn outbound_refused(&self, host: &str, reason: &str, times: u64) {
+        self.egress_refused
+            .with_label_values(&[host, reason])
+            .inc_by(times);
     }
 
     /// Shows one layer of the cell.

@@ -98,7 +98,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 34] = [
+const OWNERS: [(&str, &[&str]); 35] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
@@ -127,6 +127,7 @@ const OWNERS: [(&str, &[&str]); 34] = [
             "audit/",
             "cell/",
             "cli/files",
+            "secret/watch",
             "supervise/",
             "telemetry/",
             "transport/",
@@ -145,12 +146,14 @@ const OWNERS: [(&str, &[&str]); 34] = [
             "cell/package",
             "cli/client",
             "identity/",
+            "secret/",
             "transport/tls",
         ],
     ),
     ("rustls", &["transport/"]),
     ("schemars", &["config/", "cli/"]),
     ("seccompiler", &["cell/"]),
+    ("socket2", &["cell/egress"]),
     // Hashes of keys are compared in constant time.
     ("subtle", &["identity/"]),
     ("tokio", &["admin/", "app/http/", "transport/"]),
@@ -165,7 +168,10 @@ const OWNERS: [(&str, &[&str]); 34] = [
     ("unicode_normalization", &["policy/"]),
     // Names in certificates.
     ("x509_cert", &["identity/"]),
-    ("zeroize", &["secret/", "policy/", "cell/"]),
+    (
+        "zeroize",
+        &["secret/", "policy/", "cell/", "app/credentials"],
+    ),
 ];
 
 /// Small crates that any room may use.

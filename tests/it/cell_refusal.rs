@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 /// cofferdam on a kernel that seems to have no landlock; `None` without Python.
 fn without_landlock(args: &[&str]) -> Option<Output> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/without_landlock.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/refusing.py");
     let output = Command::new("python3")
-        .arg(script)
+        .args([&script, Path::new("landlock_create_ruleset")])
         .arg(env!("CARGO_BIN_EXE_cofferdam"))
         .args(args)
         .stdin(Stdio::null())

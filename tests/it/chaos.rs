@@ -113,7 +113,7 @@ fn the_driver_sees_what_a_bare_server_loses() {
 fn wrapped(state: &Path, seed: u64) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
     command
-        .args(["run", "--audit"])
+        .args(["run", "--restart", "never", "--audit"])
         .arg(state.join("audit.jsonl"))
         .arg("--");
     command.arg(examples().join("chaos")).arg(seed.to_string());

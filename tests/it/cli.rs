@@ -77,7 +77,7 @@ cache = "cache"
 #[test]
 fn no_command() {
     let rig = Rig::new();
-    insta::assert_snapshot!(rig.run(&[]), @r#"
+    insta::assert_snapshot!(rig.run(&[]), @r"
     exit: 64
     --- stderr ---
     cofferdam: error: no command was given
@@ -89,6 +89,8 @@ fn no_command() {
       run          Run one MCP server in a cell, with policy on every message
       exec         Run any program in the very same cell, without the protocol
       check        Validate a configuration and print what is effective, with the origin of each value
+      kill         Switch a server off, or some of its tools: at once, and until `resume`
+      resume       Switch on again what `kill` has switched off
       doctor       Print what this host can enforce, and what is missing
       client       Keys for network clients
       tls          Certificates for the listener
@@ -103,7 +105,7 @@ fn no_command() {
 
     Example:
       cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
-    "#);
+    ");
 }
 
 #[test]
@@ -345,7 +347,7 @@ fn command_not_executable() {
 #[test]
 fn check_warns_of_what_run_would_stop_at() {
     let rig = Rig::new();
-    insta::assert_snapshot!(rig.run(&["check", "--read", "data", "--allow-env", "NOT_SET", "--optional", "seccomp", "--", "nosuch"]), @r#"
+    insta::assert_snapshot!(rig.run(&["check", "--read", "data", "--allow-env", "NOT_SET", "--optional", "seccomp", "--", "nosuch"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -353,6 +355,8 @@ fn check_warns_of_what_run_would_stop_at() {
       command           nosuch                                        command
       cwd               where cofferdam is started                    default
       transport         stdio                                         default
+      restart           always                                        default
+      replace           swap                                          default
 
     Cell
       preset            chosen by the command                         default
@@ -403,13 +407,13 @@ fn check_warns_of_what_run_would_stop_at() {
                `run` would end with exit code 78
       warning: the variable `NOT_SET` is passed on, but is not set here
       warning: the server starts also where `seccomp` cannot be enforced
-    "#);
+    ");
 }
 
 #[test]
 fn check_shows_the_whole_file() {
     let rig = Rig::new().file("server.toml", FULL);
-    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml"]), @r#"
+    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -417,6 +421,8 @@ fn check_shows_the_whole_file() {
       command           [DIR]/server --stdio  file, line 3
       cwd               [DIR]file, line 7
       transport         stdio                                         file, line 4
+      restart           always                                        default
+      replace           swap                                          default
       owner             platform@example.com                          file, line 5
       review by         2027-02-01                                    file, line 6
 
@@ -475,13 +481,13 @@ fn check_shows_the_whole_file() {
                `run` would end with exit code 78
       warning: the variable `LANG` is passed on, but is not set here
       warning: the server starts also where `landlock-scopes` cannot be enforced
-    "#);
+    ");
 }
 
 #[test]
 fn flags_win_over_the_file() {
     let rig = Rig::new().file("server.toml", FULL);
-    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml", "--name", "mine", "--preset", "python", "--read", "more", "--allow-env", "MODE", "--require", "landlock-scopes", "--response-limit", "1MiB", "--scrub", "flag", "--allow-tool", "get_*", "--deny-tool", "create_issue", "--admin", "unix:sock", "--audit", "off", "--", "./other"]), @r#"
+    insta::assert_snapshot!(rig.run(&["check", "--config", "server.toml", "--name", "mine", "--preset", "python", "--read", "more", "--allow-env", "MODE", "--require", "landlock-scopes", "--response-limit", "1MiB", "--scrub", "flag", "--allow-tool", "get_*", "--deny-tool", "create_issue", "--admin", "unix:sock", "--audit", "off", "--", "./other"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -489,6 +495,8 @@ fn flags_win_over_the_file() {
       command           [DIR]/other  command
       cwd               [DIR]file, line 7
       transport         stdio                                         file, line 4
+      restart           always                                        default
+      replace           swap                                          default
       owner             platform@example.com                          file, line 5
       review by         2027-02-01                                    file, line 6
 
@@ -552,13 +560,13 @@ fn flags_win_over_the_file() {
                `run` would end with exit code 78
       warning: the variable `LANG` is passed on, but is not set here
       warning: the variable `MODE` is passed on, but is not set here
-    "#);
+    ");
 }
 
 #[test]
 fn dry_run_prints_the_plan() {
     let rig = Rig::new().file("server.toml", "[server]\ncommand = [\"node\", \"x.js\"]\n");
-    insta::assert_snapshot!(rig.run(&["run", "--dry-run", "--config", "server.toml"]), @r#"
+    insta::assert_snapshot!(rig.run(&["run", "--dry-run", "--config", "server.toml"]), @r"
     exit: 0
     --- stdout ---
     Server
@@ -566,6 +574,8 @@ fn dry_run_prints_the_plan() {
       command           node x.js                                     file, line 2
       cwd               where cofferdam is started                    default
       transport         stdio                                         default
+      restart           always                                        default
+      replace           swap                                          default
 
     Cell
       preset            chosen by the command                         default
@@ -607,7 +617,7 @@ fn dry_run_prints_the_plan() {
       audit             [DIR]/home/.local/state/cofferdam/node/audit.jsonl  default
       payloads          digest                                        default
       listen            no listener                                   default
-    "#);
+    ");
 }
 
 #[test]
@@ -641,6 +651,16 @@ fn check_as_json() {
         {
           "key": "server.transport",
           "value": "stdio",
+          "origin": "default"
+        },
+        {
+          "key": "server.restart",
+          "value": "always",
+          "origin": "default"
+        },
+        {
+          "key": "server.replace",
+          "value": "swap",
           "origin": "default"
         },
         {
@@ -826,7 +846,7 @@ fn mistakes_as_json() {
           "label": "not a key of [server]",
           "hints": [
             "did you mean `command`?",
-            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`"
+            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`"
           ],
           "line": 2,
           "column": 1
@@ -871,37 +891,42 @@ fn help_of_run() {
       -h, --help                 Print help
 
     Cell:
-          --preset <PRESET>           What the runtime needs [default: chosen by looking at the command]
-                                      [possible values: node, python, none]
-          --read <PATH>               Let the server read a file or directory
-          --write <PATH>              Let the server read and write a file or directory
-          --allow-exec <PROGRAM>      Let the server execute a program, by path or by name
-          --allow-env <NAME[=VALUE]>  Pass a variable to the server, or set one
-          --allow-host <HOST[:PORT]>  Let the server connect to the TCP port of a host [default port:
-                                      443]
-          --memory <SIZE>             Largest data segment of each process, as in 1GiB
-          --processes <N>             Largest number of processes and threads
-          --user <USER>               Whom root's server runs as: a name, a number, or `root` [default:
-                                      a number nobody else has]
-          --cpu <CORES>               Processors that all of the server may use together, as in 1.5;
-                                      needs a delegated cgroup
-          --syscalls <FILE>           Let the server make only the system calls that FILE lists, one
-                                      `name = "why"` on a line
-          --optional <LAYER>          Start although this layer cannot be enforced [possible values:
-                                      no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
-                                      capabilities, rlimits, environment, descriptors, namespaces,
-                                      namespace-net, cgroup]
-          --off <LAYER>               Do not use this layer [possible values: namespaces, cgroup]
-          --require <LAYER>           Do not start without this layer, whatever the file says [possible
-                                      values: no-new-privs, landlock, landlock-net, landlock-scopes,
-                                      seccomp, capabilities, rlimits, environment, descriptors,
-                                      namespaces, namespace-net, cgroup]
-          --allow-scripts             Let install scripts of packages run, inside the install cell
+          --preset <PRESET>             What the runtime needs [default: chosen by looking at the
+                                        command] [possible values: node, python, none]
+          --read <PATH>                 Let the server read a file or directory
+          --write <PATH>                Let the server read and write a file or directory
+          --allow-exec <PROGRAM>        Let the server execute a program, by path or by name
+          --allow-env <NAME[=VALUE]>    Pass a variable to the server, or set one
+          --credential <VARIABLE=FILE>  Give the server a secret from a file that is watched: another
+                                        value is another process
+          --allow-host <HOST[:PORT]>    Let the server connect to the TCP port of a host [default port:
+                                        443]
+          --memory <SIZE>               Largest data segment of each process, as in 1GiB
+          --processes <N>               Largest number of processes and threads
+          --user <USER>                 Whom root's server runs as: a name, a number, or `root`
+                                        [default: a number nobody else has]
+          --cpu <CORES>                 Processors that all of the server may use together, as in 1.5;
+                                        needs a delegated cgroup
+          --syscalls <FILE>             Let the server make only the system calls that FILE lists, one
+                                        `name = "why"` on a line
+          --optional <LAYER>            Start although this layer cannot be enforced [possible values:
+                                        no-new-privs, landlock, landlock-net, landlock-scopes, seccomp,
+                                        capabilities, rlimits, environment, descriptors, namespaces,
+                                        namespace-net, cgroup, supervision]
+          --off <LAYER>                 Do not use this layer [possible values: namespaces, cgroup,
+                                        supervision]
+          --require <LAYER>             Do not start without this layer, whatever the file says
+                                        [possible values: no-new-privs, landlock, landlock-net,
+                                        landlock-scopes, seccomp, capabilities, rlimits, environment,
+                                        descriptors, namespaces, namespace-net, cgroup, supervision]
+          --allow-scripts               Let install scripts of packages run, inside the install cell
 
     Policy:
           --request-limit <SIZE>   Largest message of the client [default: 1MiB]
           --response-limit <SIZE>  Largest message of the server [default: 1MiB]
           --timeout <DURATION>     Silence after which a request expires [default: 300s]
+          --restart <WHEN>         Whether another server takes the place of one that has ended unasked
+                                   [default: always] [possible values: always, never]
           --scrub <MODE>           What happens to credentials in messages [default: redact] [possible
                                    values: redact, refuse, flag, off]
           --allow-tool <GLOB>      Allow these tools and deny the rest; `*` matches any run of
@@ -1053,12 +1078,14 @@ fn doctor_tells_what_the_exit_code_tells() {
     let enforceable = report["enforceable"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(if enforceable { 0 } else { 77 }));
     let layers = report["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 12);
-    let around =
-        |layer: &serde_json::Value| layer["layer"].as_str().unwrap().starts_with("namespace");
+    assert_eq!(layers.len(), 13);
+    fn name(layer: &serde_json::Value) -> &str {
+        layer["layer"].as_str().unwrap()
+    }
+    let around = |layer: &serde_json::Value| name(layer).starts_with("namespace");
     let mut floor = layers
         .iter()
-        .filter(|layer| !around(layer) && layer["layer"] != "cgroup");
+        .filter(|layer| !around(layer) && !["cgroup", "supervision"].contains(&name(layer)));
     assert_eq!(floor.all(|layer| layer["enforceable"] == true), enforceable);
     // Tried, and so the same as what a cell gets.
     let inside = crate::support::namespaces_work();

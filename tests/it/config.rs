@@ -26,7 +26,7 @@ fn unknown_key() {
       | ^^^^^^ not a key of [server]
       |
       = help: did you mean `command`?
-      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`
+      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`
     "#);
 }
 

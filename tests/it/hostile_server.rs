@@ -1,7 +1,7 @@
 //! A server that means harm: what it writes, what it closes, how it dies, what it leaves behind.
 
 use crate::rig::Rig;
-use crate::wire::{Over, Wire, eventually, hex, rule, said};
+use crate::wire::{Over, Wire, eventually, hex, refused_by, rule, said};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,8 @@ fn assert_tame(over: &Over) {
     assert_eq!(wild, None, "{text:?}");
 }
 
-fn refused_by(answer: &Value, wanted: &str) {
-    assert_eq!(rule(answer), wanted, "{answer}");
-}
+/// Without another server in the place of one that ends, its end is cofferdam's.
+const ONCE: [&str; 2] = ["--restart", "never"];
 
 #[test]
 fn junk_on_stdout_is_counted_shown_once_and_never_forwarded() {
@@ -119,7 +118,7 @@ fn a_flood_of_stderr_is_drained_and_cut() {
 
 #[test]
 fn a_server_that_closes_its_stdout_is_ended_and_its_calls_answered() {
-    let mut wire = Wire::hostile(&[], &[]);
+    let mut wire = Wire::hostile(&ONCE, &[]);
     wire.alive();
     wire.begin("1", "hang", &json!({}));
     wire.begin("2", "close", &json!({"what": "stdout"}));
@@ -137,7 +136,7 @@ fn a_server_that_closes_its_stdout_is_ended_and_its_calls_answered() {
 
 #[test]
 fn a_server_that_closes_its_stdin_is_ended_and_its_calls_answered() {
-    let mut wire = Wire::hostile(&[], &[]);
+    let mut wire = Wire::hostile(&ONCE, &[]);
     wire.alive();
     wire.begin("1", "hang", &json!({}));
     assert_eq!(
@@ -165,7 +164,7 @@ fn a_server_that_closes_its_stderr_goes_on() {
 
 #[test]
 fn half_a_line_at_the_end_is_no_message() {
-    let mut wire = Wire::hostile(&[], &[]);
+    let mut wire = Wire::hostile(&ONCE, &[]);
     wire.alive();
     wire.begin(
         "1",
@@ -648,6 +647,8 @@ fn a_daemon_that_holds_the_pipes_goes_with_the_server() {
     for end in ["eof", "exit"] {
         let mut wire = Wire::hostile(
             &[
+                "--restart",
+                "never",
                 "--preset",
                 "none",
                 "--allow-exec",
@@ -695,7 +696,7 @@ fn a_crash_answers_everything_and_its_code_is_passed_on() {
         ("exit", json!({"code": 3}), 3),
         ("exit", json!({"code": 0}), 0),
     ] {
-        let mut wire = Wire::hostile(&[], &[]);
+        let mut wire = Wire::hostile(&ONCE, &[]);
         wire.alive();
         for id in 1..=50 {
             wire.begin(&id.to_string(), "hang", &json!({}));

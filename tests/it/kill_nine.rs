@@ -97,7 +97,12 @@ fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Dur
         ("guardian", run.guardian_pid()),
         ("spawner", run.spawner_pid()),
     ];
-    ours.extend(["pid 1", "launcher"].into_iter().zip(between.clone()));
+    let names = match between.len() {
+        1 => &["supervisor"][..],
+        _ => &["pid 1", "launcher"],
+    };
+    assert_eq!(between.len(), names.len(), "who stands above the server");
+    ours.extend(names.iter().copied().zip(between.clone()));
     let (name, victim) = ours[dice.below(ours.len())];
     let all = pids(&run.marker);
     sleeper.latest();

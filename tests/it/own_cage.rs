@@ -200,7 +200,14 @@ fn admin(wire: &Wire) -> String {
 
 #[test]
 fn every_thread_is_caged_and_a_session_does_not_notice() {
-    let flags = ["--admin", "127.0.0.1:0", "--audit", "{dir}/audit.jsonl"];
+    let flags = [
+        "--restart",
+        "never",
+        "--admin",
+        "127.0.0.1:0",
+        "--audit",
+        "{dir}/audit.jsonl",
+    ];
     let rig = Rig::new();
     // Old lines, and room for none more: the first flush asks for a rotation.
     let audit = rig.path().join("audit.jsonl");
@@ -295,10 +302,11 @@ fn signals_and_the_death_of_the_spawner_end_a_caged_session() {
 /// the operator has listed.
 #[test]
 fn without_landlock_it_says_so_and_goes_on() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/without_landlock.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/refusing.py");
     let rig = Rig::new();
     let mut command = Command::new("python3");
-    command.arg(script).arg(cofferdam()).arg("run");
+    command.arg(script).arg("landlock_create_ruleset");
+    command.arg(cofferdam()).arg("run");
     for layer in ["landlock", "landlock-net", "landlock-scopes"] {
         command.args(["--optional", layer]);
     }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 /// The directory holds `home/` (`$HOME`) and `bin/` (the only entry of `$PATH`).
 pub(crate) struct Rig {
-    dir: TempDir,
+    dir: std::sync::Arc<TempDir>,
 }
 
 impl Default for Rig {
@@ -21,7 +21,14 @@ impl Rig {
         for name in ["home", "bin"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Self { dir }
+        Self { dir: dir.into() }
+    }
+
+    /// The same directory for another session.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            dir: std::sync::Arc::clone(&self.dir),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -201,7 +201,7 @@ fn what_is_no_request_ends_the_spawner_and_its_cells() {
     noise.push([&valid[..], b"x"].concat());
     noise.push(valid[..15].to_vec());
     // Cell 99; a request of a kind that does not exist, as for a credential; a rotation of something.
-    for (byte, value) in [(8, 99), (4, 4), (4, 3)] {
+    for (byte, value) in [(8, 99), (4, 9), (4, 3)] {
         let mut bytes = valid;
         bytes[byte] = value;
         if (byte, value) == (4, 3) {

@@ -174,20 +174,28 @@ pub(crate) fn kill(pid: i32) {
 #[test]
 fn kill_9_of_any_one_process_ends_all_and_cleans_up() {
     for cell in [BEST, FLOOR] {
-        for victim in ["outer", "guardian", "spawner", "main", "init", "launcher"] {
+        for victim in [
+            "outer",
+            "guardian",
+            "spawner",
+            "main",
+            "init",
+            "launcher",
+            "supervisor",
+        ] {
             let mut run = Run::start_in(cell, "daemons", "0");
             // Message process, guardian, spawner, main, three helpers.
             // A helper that is being executed has no command line for a moment.
             assert!(eventually(|| pids(&run.marker).len() == 7));
             let between = run.between();
             let inside = cell == BEST && namespaces_work();
-            assert_eq!(between.len(), if inside { 2 } else { 0 });
+            assert_eq!(between.len(), if inside { 2 } else { 1 });
             kill(match (victim, between.as_slice()) {
                 ("outer", _) => run.outer_pid(),
                 ("guardian", _) => run.guardian_pid(),
                 ("spawner", _) => run.spawner_pid(),
                 ("init", [init, _]) => *init,
-                ("launcher", [_, launcher]) => *launcher,
+                ("launcher", [_, launcher]) | ("supervisor", [launcher]) => *launcher,
                 _ => run.main_pid(),
             });
             let took = run.gone();
@@ -196,6 +204,26 @@ fn kill_9_of_any_one_process_ends_all_and_cleans_up() {
             let left: Vec<i32> = between.into_iter().filter(|p| is_launcher(*p)).collect();
             assert!(left.is_empty(), "killed {victim}, left {left:?}");
         }
+    }
+}
+
+#[test]
+fn a_supervisor_that_stands_still_holds_up_no_end() {
+    for victim in ["outer", "spawner", "supervisor"] {
+        let mut run = Run::start_in(FLOOR, "daemons", "0");
+        assert!(eventually(|| pids(&run.marker).len() == 7));
+        let [supervisor] = run.between()[..] else {
+            panic!("who stands above the server?")
+        };
+        let stop = rustix::process::Pid::from_raw(supervisor).unwrap();
+        rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
+        kill(match victim {
+            "outer" => run.outer_pid(),
+            "spawner" => run.spawner_pid(),
+            _ => supervisor,
+        });
+        run.gone();
+        assert!(!is_launcher(supervisor), "killed {victim}");
     }
 }
 

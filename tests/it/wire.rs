@@ -227,6 +227,24 @@ impl Wire {
         self.stdin.take().unwrap()
     }
 
+    pub(crate) fn rig(&self) -> &Rig {
+        &self.rig
+    }
+
+    /// The directory of this session.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.rig.path()
+    }
+
+    /// The pid of the server itself: the last process that was started with the mark.
+    pub(crate) fn server(&self) -> i32 {
+        let all = processes(&self.mark);
+        let program = |line: &str| line.split(' ').next().map(str::to_owned);
+        let is_ours = |line: &str| program(line).is_some_and(|it| it.ends_with("cofferdam"));
+        let servers = all.iter().filter(|(_, line)| !is_ours(line));
+        i32::try_from(servers.map(|(pid, _)| *pid).max().unwrap()).unwrap()
+    }
+
     /// Asks the program to end, as a client's SIGTERM does.
     pub(crate) fn terminate(&self) {
         self.signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
@@ -419,4 +437,9 @@ pub(crate) fn rule(answer: &Value) -> &str {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// That an answer is a refusal by this rule.
+pub(crate) fn refused_by(answer: &Value, wanted: &str) {
+    assert_eq!(rule(answer), wanted, "{answer}");
 }

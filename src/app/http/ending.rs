@@ -6,6 +6,7 @@ use super::state::{Gate, State};
 use super::tasks;
 use crate::admin::Phase;
 use crate::app::ending::how_it_ended;
+use crate::app::network;
 use crate::app::stdio::tell_started;
 use crate::cell::spawn::Event;
 use crate::proxy::{Outbox, Party};
@@ -73,6 +74,35 @@ impl Gate {
                 })) => {
                     tracing::error!("{}", sanitize(message.as_bytes()));
                     self.failed(cell, exit_code, now);
+                }
+                Ok(Some(Event::Denied { cell, what, text })) => {
+                    let text = text.as_bytes();
+                    self.work(|state| {
+                        state.with(cell, |_, server| server.session.denied(&what, text))
+                    });
+                }
+                Ok(Some(Event::Network { news, .. })) => {
+                    let mut state = self.state.borrow_mut();
+                    let audit = state.desk.audit();
+                    network::note(&news, &self.config, &self.metrics, audit, now);
+                }
+                Ok(Some(Event::Credentials { states, values })) => {
+                    let taken = self.work(|state| state.take_credentials(&states, values, now));
+                    if let Err(error) = taken {
+                        // A server whose words cannot be searched for what it was given must not speak.
+                        tracing::error!("cannot read the credentials of the server: {error}");
+                        self.stop(now);
+                        return;
+                    }
+                    self.health.update(|facts| facts.credentials = states);
+                }
+                Ok(Some(Event::Switch { off, tools })) => {
+                    self.work(|state| state.take_switch(off.as_deref(), tools, now));
+                    self.health.enter(match off {
+                        Some(_) => Phase::Off,
+                        None => Phase::Serving,
+                    });
+                    self.wake_by(Some(now));
                 }
                 Ok(Some(Event::Rotated { log })) => {
                     let log = log.map(|(file, size)| (file.into(), size));

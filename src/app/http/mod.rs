@@ -8,6 +8,7 @@
 //! A message crosses no channel and no task on its way in; on its way out the connection that waits
 //! for it is woken. [`crate::proxy::Session`] is the same as on stdio.
 
+mod change;
 mod ending;
 mod errors;
 mod legacy;

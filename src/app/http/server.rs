@@ -81,6 +81,8 @@ pub(super) struct Server {
     pub(super) handshake: Handshake,
     /// `notifications/initialized` has been sent to a server that is shared.
     pub(super) initialized: bool,
+    /// Another one takes its place for those who come; it ends when its requests are answered.
+    pub(super) retired: bool,
     /// How it ended, and until when its last output is waited for.
     pub(super) ended: Option<(String, Instant)>,
 }
@@ -111,13 +113,14 @@ impl Server {
             held: Vec::new(),
             handshake: Handshake::None,
             initialized: false,
+            retired: false,
             ended: None,
         }
     }
 
     /// True while it takes requests.
     pub(super) fn serves(&self) -> bool {
-        self.ended.is_none() && !self.inlet.closed && !self.life.ending()
+        self.ended.is_none() && !self.retired && !self.inlet.closed && !self.life.ending()
     }
 
     /// Hands a request to policy and to the server; what policy answers itself is in `out`.

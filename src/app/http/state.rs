@@ -5,6 +5,7 @@ use super::server::{Role, Server};
 use super::visit::Visit;
 use super::who::{Caller, Names};
 use crate::admin::Health;
+use crate::app::credentials::Known;
 use crate::app::seldom::Alarm;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::Spawner;
@@ -17,7 +18,7 @@ use crate::telemetry::Metrics;
 use crate::transport::http::Bytes;
 use smol_str::SmolStr;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,7 +53,7 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) config: Arc<Config>,
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     pub(super) metrics: Arc<Metrics>,
     /// Takes what reaches no server: it is counted and noted like everything else.
     pub(super) desk: Session,
@@ -79,6 +80,12 @@ pub(super) struct State {
     /// Servers whose input waits to be written.
     pub(super) unsent: Vec<u32>,
     limit: usize,
+    /// Every value that a server may hold.
+    pub(super) known: Known,
+    /// Nothing may run, says the operator.
+    pub(super) off: bool,
+    /// These tools may not be called.
+    pub(super) tools_off: BTreeSet<String>,
 }
 
 /// Why there is no server for a request.
@@ -124,6 +131,9 @@ impl State {
             orphaned: false,
             unsent: Vec::new(),
             limit: limit.saturating_mul(2).saturating_add(READER),
+            known: Known::default(),
+            off: false,
+            tools_off: BTreeSet::new(),
             config,
         };
         // The spawner was asked for cell 0 before anything else.
@@ -150,6 +160,7 @@ impl State {
         if role == Role::Modern {
             session.set_era(Era::Modern);
         }
+        session.switch_tools(self.tools_off.clone());
         let server = Box::new(Server::new(cell, self.serial, role, session));
         if let Some(slot) = self.servers.get_mut(cell as usize) {
             *slot = Some(server);
@@ -158,7 +169,7 @@ impl State {
 
     /// A process for a role: the one that is there, the spare one, or a new one.
     pub(super) fn server_for(&mut self, role: Role) -> Result<u32, NoServer> {
-        if self.stopping || self.orphaned {
+        if self.stopping || self.orphaned || self.off {
             return Err(NoServer::Unavailable);
         }
         let mut spare = None;
@@ -231,6 +242,10 @@ impl State {
         if server.inlet.deaf && server.ended.is_none() {
             server.inlet.deaf = false;
             let act = server.life.deaf(Instant::now());
+            self.act(server, act);
+        }
+        if server.retired && server.exchanges.is_empty() && server.ended.is_none() {
+            let act = server.life.replaced(Instant::now());
             self.act(server, act);
         }
         if self.rest_at.is_none() && server.session.restless() {

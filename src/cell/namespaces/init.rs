@@ -6,7 +6,7 @@
 
 use super::mapped::{self, Trees};
 use super::{Entry, FAILED, HOST_NAME, Plan, READY, loopback, relayed, tell_end, view, withdraw};
-use crate::cell::sys;
+use crate::cell::{egress, sys};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -15,13 +15,19 @@ use nix::unistd::Pid;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 /// Runs as pid 1. The process that becomes the server returns too, as [`Entry::Inside`].
-pub(super) fn run(plan: &Plan<'_>, trees: Trees, mut link: UnixStream, status: File) -> Entry {
-    let started = prepare(plan, trees, &mut link).and_then(|()| {
+pub(super) fn run(
+    plan: &Plan<'_>,
+    trees: Trees,
+    mut link: UnixStream,
+    status: File,
+    egress: Option<OwnedFd>,
+) -> Entry {
+    let started = prepare(plan, trees, &mut link, egress).and_then(|()| {
         sys::fork_into(CloneFlags::empty()).map_err(|error| format!("fork: {}", error.desc()))
     });
     match started {
@@ -45,7 +51,12 @@ pub(super) fn run(plan: &Plan<'_>, trees: Trees, mut link: UnixStream, status: F
     }
 }
 
-fn prepare(plan: &Plan<'_>, mut trees: Trees, link: &mut UnixStream) -> Result<(), String> {
+fn prepare(
+    plan: &Plan<'_>,
+    mut trees: Trees,
+    link: &mut UnixStream,
+    egress: Option<OwnedFd>,
+) -> Result<(), String> {
     let failed =
         |doing: &'static str| move |error: nix::errno::Errno| format!("{doing}: {}", error.desc());
     match plan.account {
@@ -76,6 +87,9 @@ fn prepare(plan: &Plan<'_>, mut trees: Trees, link: &mut UnixStream) -> Result<(
     nix::unistd::sethostname(HOST_NAME).map_err(failed("host name"))?;
     if plan.own_network {
         loopback::raise().map_err(failed("loopback"))?;
+    }
+    if let Some(control) = egress {
+        egress::open(plan.egress, control).map_err(|error| format!("egress: {error}"))?;
     }
     view::build(&plan.layout, trees).map_err(|error| error.to_string())
 }

@@ -72,8 +72,11 @@ pub(super) enum Item {
     Bind {
         write: bool,
         directory: bool,
+        /// Whether code can be mapped from it. No grant of ours says so of what can be written, and
+        /// landlock does not see a loader map what it reads; a mount does.
+        run: bool,
     },
-    /// A file of ours in the place of the host's.
+    /// A file of ours, which lies there on the host, in the place of the host's own.
     Copy(PathBuf),
     /// A directory in memory, of at most this size.
     Memory(&'static str),
@@ -125,6 +128,7 @@ impl Layout<'_> {
                 tree.bind(path, write);
             }
         }
+        tree.forbid_code(spec);
         for path in spec.names.iter().chain([&spec.program, &spec.cwd]) {
             tree.walk(path);
         }
@@ -140,8 +144,15 @@ impl Layout<'_> {
         }
         tree.place(TERMINALS, Item::Terminals);
         tree.items.insert(PROCESSES.into(), Item::Processes);
-        for (path, copy) in spec.account().iter().flat_map(|user| &user.names) {
-            tree.replace(path, copy);
+        for (path, ours) in spec.account().iter().flat_map(|user| &user.names) {
+            if tree.is_only_read(path) {
+                tree.replace(path, ours);
+            }
+        }
+        if spec.relayed {
+            for (path, ours) in &spec.covers {
+                tree.replace(path, ours);
+            }
         }
         Self {
             steps: settle(tree.items),
@@ -171,11 +182,12 @@ fn settle(items: BTreeMap<PathBuf, Item>) -> Vec<(PathBuf, Item)> {
                 continue;
             }
             // A grant below a writable one is writable too: landlock adds grants up.
-            Item::Bind { .. } | Item::Copy(_) if shown == Some(true) => continue,
+            Item::Bind { .. } if shown == Some(true) => continue,
             Item::Bind { write: false, .. } if shown.is_some() => continue,
             Item::Bind {
                 write,
                 directory: true,
+                ..
             } => around.push((path.clone(), write)),
             _ => {}
         }
@@ -207,7 +219,37 @@ impl Tree {
         let directory = found == Found::Directory;
         match self.items.get_mut(&real) {
             Some(Item::Bind { write: known, .. }) => *known |= write,
-            _ => drop(self.items.insert(real, Item::Bind { write, directory })),
+            _ => {
+                let run = true;
+                let item = Item::Bind {
+                    write,
+                    directory,
+                    run,
+                };
+                self.items.insert(real, item);
+            }
+        }
+    }
+
+    /// What can be written holds no code, unless a grant says that it does: to execute something in
+    /// it or around it, or to read it or something in it, which to write it includes already.
+    fn forbid_code(&mut self, spec: &CellSpec) {
+        let mut real = |paths: &[PathBuf]| -> Vec<PathBuf> {
+            let found = paths.iter().filter_map(|path| self.walk(path));
+            found.map(|(path, _)| path).collect()
+        };
+        let (execute, read) = (real(&spec.execute), real(&spec.read));
+        for (path, item) in &mut self.items {
+            if let Item::Bind {
+                write: true, run, ..
+            } = item
+            {
+                *run = execute.iter().any(|code| path.starts_with(code))
+                    || execute
+                        .iter()
+                        .chain(&read)
+                        .any(|code| code.starts_with(path));
+            }
         }
     }
 
@@ -219,15 +261,24 @@ impl Tree {
         }
     }
 
-    /// Puts a file of ours where the host's may be read, and nowhere else.
-    fn replace(&mut self, path: &Path, copy: &Path) {
-        let granted = path.ancestors().any(|above| {
-            let item = self.items.get(above);
-            matches!(item, Some(Item::Bind { write: false, .. }))
-        });
-        if granted {
-            self.items.insert(path.into(), Item::Copy(copy.into()));
+    /// Puts a file of ours in the place of the host's. A host without it needs none: what the C
+    /// library assumes then is right.
+    fn replace(&mut self, path: &Path, ours: &Path) {
+        if let Some((real, Found::Other)) = self.walk(path) {
+            self.items.insert(real, Item::Copy(ours.into()));
         }
+    }
+
+    /// Whether a path without links is granted, and not for writing.
+    fn is_only_read(&self, path: &Path) -> bool {
+        let mut grants = path
+            .ancestors()
+            .filter_map(|above| match self.items.get(above) {
+                Some(Item::Bind { write, .. }) => Some(*write),
+                _ => None,
+            })
+            .peekable();
+        grants.peek().is_some() && !grants.any(|write| write)
     }
 
     /// Follows a path as the kernel would, noting every directory and link on the way. `None` when
@@ -317,7 +368,12 @@ mod tests {
     }
 
     fn bind(write: bool, directory: bool) -> Item {
-        Item::Bind { write, directory }
+        let run = true;
+        Item::Bind {
+            write,
+            directory,
+            run,
+        }
     }
 
     #[test]
@@ -370,10 +426,41 @@ mod tests {
             .collect();
         let expected = [
             ("a", bind(false, true)),
-            ("a/w", bind(true, true)),
+            ("a/w", bind(true, true)), // a/w/r is read
             ("ab", bind(false, true)),
         ];
         assert_eq!(below, expected);
+    }
+
+    #[test]
+    fn what_can_be_written_holds_no_code_unless_a_grant_says_so() {
+        let host = tempfile::tempdir().unwrap();
+        let host = host.path().canonicalize().unwrap();
+        for name in ["data", "code", "venv/lib", "app/bin", "tools/w"] {
+            fs::create_dir_all(host.join(name)).unwrap();
+        }
+        fs::write(host.join("app/bin/run"), "x").unwrap();
+        symlink("app", host.join("link")).unwrap();
+        let at = |names: &[&str]| names.iter().map(|name| host.join(name)).collect();
+        let found = steps(&CellSpec {
+            read: at(&["code", "venv/lib"]),
+            execute: at(&["link/bin/run", "tools"]),
+            write: at(&["data", "code", "venv", "app", "tools/w"]),
+            ..CellSpec::default()
+        });
+        for (name, expected) in [
+            ("data", false),
+            ("code", true),
+            ("venv", true),
+            ("app", true),
+            ("tools/w", true),
+        ] {
+            let Some(Item::Bind { run, write, .. }) = found.get(&host.join(name)) else {
+                panic!("{name} is not bound")
+            };
+            assert!(*write);
+            assert_eq!(*run, expected, "{name}");
+        }
     }
 
     #[test]

@@ -53,7 +53,10 @@ pub(super) fn trees(
     };
     let mut plain = Vec::new();
     for (path, item) in &layout.steps {
-        let Item::Bind { write, directory } = item else {
+        let Item::Bind {
+            write, directory, ..
+        } = item
+        else {
             continue;
         };
         let reach = match (trees.get(path), swap.as_ref().and_then(Swap::as_fd)) {

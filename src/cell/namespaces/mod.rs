@@ -1,5 +1,6 @@
 //! Namespaces of the cell's own, where the kernel gives them to users: users, processes, mounts,
-//! names, System V objects and, when no host is allowed, the network.
+//! names, System V objects and the network, which is empty but for the relay's sockets when hosts are
+//! allowed (`cell/egress`).
 //!
 //! ```text
 //! launcher ── clone ──▶ pid 1 ── fork ──▶ goes on with the launch, becomes the server
@@ -19,6 +20,7 @@ mod view;
 
 use super::account::Account;
 use super::{CellSpec, caps, probe, seccomp, sys};
+use crate::config::EgressRule;
 use layout::Layout;
 pub(super) use layout::Own;
 use mapped::{Failure, Trees};
@@ -29,6 +31,7 @@ use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getppid};
 use rustix::process::{Pid as Child, WaitOptions, WaitStatus, waitpid};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -65,6 +68,7 @@ pub(super) enum Entry {
 struct Plan<'a> {
     layout: Layout<'a>,
     own_network: bool,
+    egress: &'a [EgressRule],
     user: Uid,
     group: Gid,
     /// The user that everything inside runs as, when that is not the launcher's own.
@@ -75,16 +79,19 @@ struct Plan<'a> {
     notes: Vec<String>,
 }
 
-/// Whether the cell gets a network of its own: an empty one, so only where no host is allowed.
+/// Whether the cell gets a network of its own: an empty one, so only where no host is allowed or
+/// somebody outside brings the hosts to it.
 pub(super) fn own_network(spec: &CellSpec) -> bool {
-    spec.connect_ports.is_empty() && !spec.datagrams
+    spec.relayed || (spec.connect_ports.is_empty() && !spec.datagrams)
 }
 
 /// Enters the namespaces. Returns in up to three processes; [`Entry`] says which one this is.
 ///
 /// `status` stays open in the process that becomes the server and nowhere else, because the spawner
 /// takes its closing for the execution of the server.
-pub(super) fn enter(spec: &CellSpec, status: File) -> Entry {
+///
+/// `egress` is where the sockets of `spec.egress` are handed out.
+pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> Entry {
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
         Err(error) => return floor(status, format!("socketpair: {error}")),
@@ -98,6 +105,7 @@ pub(super) fn enter(spec: &CellSpec, status: File) -> Entry {
     let mut plan = Plan {
         layout: Layout::of(spec),
         own_network: own_network(spec),
+        egress: &spec.egress,
         user: geteuid(),
         group: getegid(),
         account: spec.account(),
@@ -131,10 +139,10 @@ pub(super) fn enter(spec: &CellSpec, status: File) -> Entry {
     let reason = match sys::fork_into(flags) {
         Ok(None) => {
             drop(ours);
-            return init::run(&plan, trees, theirs, status);
+            return init::run(&plan, trees, theirs, status, egress);
         }
         Ok(Some(init)) => {
-            drop((theirs, trees));
+            drop((theirs, trees, egress));
             match watch(init, ours, status, &signals, &plan) {
                 Ok(entry) => return entry,
                 Err((back, reason)) => {

@@ -204,6 +204,9 @@ pub(super) fn copy(path: &Path, item: &Item) -> Result<OwnedFd, ViewError> {
     if !matches!(item, Item::Bind { write: true, .. }) {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
+    if matches!(item, Item::Bind { run: false, .. }) {
+        attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    }
     if !path.starts_with("/dev") && path != Path::new("/") {
         attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
     }

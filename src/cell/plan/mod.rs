@@ -22,7 +22,7 @@ pub(super) use account::usual as usual_account;
 pub use error::PlanError;
 
 use super::seccomp::allow;
-use super::{CellCgroup, CellSpec, Layer};
+use super::{CellCgroup, CellSpec, Layer, egress};
 use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
 use host::{Host, absolute};
@@ -112,6 +112,7 @@ impl<'a> Planner<'a> {
             .write
             .extend([&private.home, &private.tmp, &private.run].map(Clone::clone));
         self.allow_network();
+        self.cover_resolver(&private)?;
         self.choose_user(&private)?;
         self.limit(&table);
         self.name_layers()?;
@@ -136,12 +137,31 @@ impl<'a> Planner<'a> {
         if !ports.is_empty() {
             // Landlock knows ports and no addresses (landlock(7), LANDLOCK_RULE_NET_PORT).
             let numbers: Vec<String> = ports.iter().map(u16::to_string).collect();
-            self.spec.warnings.push(format!(
+            self.spec.floor_warnings.push(format!(
                 "the kernel checks ports, not names: any host can be reached on TCP {}",
                 numbers.join(", ")
             ));
         }
         self.spec.connect_ports = ports.into_iter().collect();
+        self.spec.egress.clone_from(egress);
+        let ranges = self.config.egress_private.iter();
+        self.spec.egress_private = ranges.map(ToString::to_string).collect();
+    }
+
+    /// What a network of the cell's own has in the place of the host's settings.
+    fn cover_resolver(&mut self, private: &Private) -> Result<(), PlanError> {
+        if self.spec.egress.is_empty() {
+            return Ok(());
+        }
+        for (name, text) in [
+            ("resolv.conf", egress::RESOLV_CONF),
+            ("hosts", egress::HOSTS),
+            ("nsswitch.conf", egress::NSSWITCH),
+        ] {
+            let ours = private.file(name.as_ref(), text)?;
+            self.spec.covers.push((Path::new("/etc").join(name), ours));
+        }
+        Ok(())
     }
 
     /// Over TCP where that works: no landlock rule can narrow a datagram.
@@ -150,7 +170,7 @@ impl<'a> Planner<'a> {
         self.names_by_tcp = resolver::answers_over_tcp(&resolv_conf, name);
         if !self.names_by_tcp {
             self.spec.datagrams = true;
-            self.spec.warnings.push(
+            self.spec.floor_warnings.push(
                 "the name server does not answer over TCP, so the server gets UDP sockets, which reach any host"
                     .to_owned(),
             );
@@ -182,6 +202,8 @@ impl<'a> Planner<'a> {
         let required = named(&self.config.require)?;
         let off = named(&self.config.off)?;
         self.spec.namespaces = !off.contains(&Layer::Namespaces);
+        self.spec.supervision = !off.contains(&Layer::Supervision);
+        self.spec.ports_always = required.contains(&Layer::LandlockNet);
         if off.contains(&Layer::Cgroup) {
             self.spec.cgroup = Some(CellCgroup::off());
         }

@@ -24,7 +24,9 @@ pub(super) fn is_asked_for(hosts: &str, host: &str) -> bool {
             .skip(1)
             .any(|name| name.eq_ignore_ascii_case(host))
     };
+    // Ranges have a slash.
     host.parse::<IpAddr>().is_err()
+        && !host.contains('/')
         && !host.eq_ignore_ascii_case("localhost")
         && !hosts.lines().any(known)
 }

@@ -124,19 +124,19 @@ fn a_cell_without_a_cgroup_starts_unless_somebody_counts_on_it() {
     let tmp = tempfile::tempdir().unwrap();
     let plan = |config: &Cell| spec(config, &["cat"], Path::new("/"), tmp.path()).unwrap();
     assert_eq!(plan(&Cell::default()).optional, Layer::DEGRADES);
-    let namespaces = [Layer::Namespaces, Layer::NamespaceNet];
+    let others = [Layer::Namespaces, Layer::NamespaceNet, Layer::Supervision];
     let required = Cell {
         require: vec!["cgroup".into()],
         ..Cell::default()
     };
-    assert_eq!(plan(&required).optional, namespaces);
+    assert_eq!(plan(&required).optional, others);
     let limited = Cell {
         cpu: Some(Cores(1500)),
         ..Cell::default()
     };
     let spec = plan(&limited);
     assert_eq!(spec.cpu, Some(1500));
-    assert_eq!((spec.optional, spec.cgroup), (namespaces.into(), None));
+    assert_eq!((spec.optional, spec.cgroup), (others.into(), None));
     let off = Cell {
         off: vec!["cgroup".into()],
         ..Cell::default()
@@ -177,7 +177,7 @@ fn an_allowed_name_brings_the_way_that_its_name_server_answers() {
     // Which of the two depends on where the test runs; never both, never none.
     let by_tcp = value(&spec, "RES_OPTIONS") == Some("use-vc");
     assert_ne!(by_tcp, spec.datagrams);
-    let told = spec.warnings.iter().any(|text| text.contains("UDP"));
+    let told = spec.floor_warnings.iter().any(|text| text.contains("UDP"));
     assert_eq!(told, spec.datagrams);
 }
 

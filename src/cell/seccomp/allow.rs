@@ -3,7 +3,7 @@
 //! In strict mode a file narrows the tables that are always in force. The list names calls, with a reason on each line; everything else does not exist (ENOSYS, so that
 //! callers fall back instead of giving up). It can only narrow: what the tables refuse stays refused.
 
-use super::{BASE, SeccompError, gaps, host_arch, load, prologue, search, step, table};
+use super::{BASE, SeccompError, gaps, host_arch, load, step, table};
 use crate::cell::sys;
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, TargetArch};
@@ -190,10 +190,7 @@ pub(super) fn program(numbers: &[u32], otherwise: Errno, arch: TargetArch) -> Bp
     let allow = vec![step(super::RETURN, 0, 0, libc::SECCOMP_RET_ALLOW)];
     let calls: Vec<_> = numbers.iter().map(|n| (*n, allow.clone())).collect();
     let refuse = libc::SECCOMP_RET_ERRNO | (otherwise as u32);
-    let mut program = prologue(arch);
-    program.extend(search(&calls));
-    program.push(step(super::RETURN, 0, 0, refuse));
-    program
+    super::program(&calls, refuse, arch)
 }
 
 #[cfg(test)]

@@ -1,56 +1,77 @@
-//! The filter of our own message process: an allow list, because we know what we call.
+//! The filters of our own processes that read what hostile peers write: allow lists, because we know
+//! what we call.
 
-use super::{
-    RETURN, SeccompError, host_arch, load, parse_clause, piece, prologue, search, step, table,
-};
+use super::{SeccompError, gather, host_arch, load, program, rules};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, TargetArch};
-use std::collections::BTreeMap;
 
 const OWN: &str = include_str!("../../../policy/seccomp/own.toml");
 
-/// Compiles and installs the filter for this thread and those that it starts; `no_new_privs` is set.
+const SUPERVISOR: &str = include_str!("../../../policy/seccomp/supervisor.toml");
+const RELAY: &str = include_str!("../../../policy/seccomp/relay.toml");
+
+/// Compiles and installs the filter of the message process, for this thread and those that it starts;
+/// `no_new_privs` is set.
 ///
 /// # Errors
 /// When the table does not compile or the kernel refuses.
 pub(in crate::cell) fn install() -> Result<(), SeccompError> {
-    load(&compile(host_arch()?, std::process::id())?)
+    let own = std::process::id().to_string();
+    load(&compile(OWN, host_arch()?, &[("SELF", &own)])?)
 }
 
-/// The filter of the process `own`. What is allowed without conditions needs no look at the arguments,
-/// so the kernel remembers it.
-fn compile(arch: TargetArch, own: u32) -> Result<BpfProgram, SeccompError> {
-    let refused = SeccompAction::Errno(Errno::EPERM as u32);
-    let mut calls: BTreeMap<u32, BpfProgram> = BTreeMap::new();
-    for entry in table::parse(OWN).map_err(|reason| SeccompError::Table { reason })? {
-        let number = match arch {
-            TargetArch::aarch64 => entry.aarch64,
-            _ => entry.x86_64,
-        };
-        let Some(number) = number else { continue };
-        let wrong = |reason: String| SeccompError::Entry {
-            call: entry.call.to_owned(),
-            reason,
-        };
-        let verdict = verdict(entry.errno).ok_or_else(|| wrong("unknown errno".into()))?;
-        if !entry.when.is_empty() && verdict != SeccompAction::Allow {
-            return Err(wrong("conditions are for what is allowed".into()));
-        }
-        let mut rules = Vec::new();
-        for clause in &entry.when {
-            let clause = clause.replace("SELF", &own.to_string());
-            rules.extend(parse_clause(&clause).map_err(&wrong)?);
-        }
-        let piece = piece(number, rules, (verdict, refused.clone()), arch).map_err(&wrong)?;
-        if calls.insert(number, piece).is_some() {
-            return Err(wrong("named twice".into()));
-        }
+/// The same for the supervisor, whose child the server is.
+///
+/// # Errors
+/// When the table does not compile or the kernel refuses.
+pub(in crate::cell) fn install_supervisor(child: u32) -> Result<(), SeccompError> {
+    let (own, child) = (std::process::id().to_string(), child.to_string());
+    let numbers = [("SELF", own.as_str()), ("CHILD", child.as_str())];
+    load(&compile(SUPERVISOR, host_arch()?, &numbers)?)
+}
+
+/// The same for the process that makes the connections of a cell, in two steps: what it compiles while
+/// it waits for the cell, it installs at once.
+#[derive(Debug)]
+pub(in crate::cell) struct RelayFilter(BpfProgram);
+
+impl RelayFilter {
+    /// # Errors
+    /// When the table does not compile.
+    pub(in crate::cell) fn compile() -> Result<Self, SeccompError> {
+        let own = std::process::id().to_string();
+        compile(RELAY, host_arch()?, &[("SELF", &own)]).map(Self)
     }
-    let calls: Vec<(u32, BpfProgram)> = calls.into_iter().collect();
-    let mut program = prologue(arch);
-    program.extend(search(&calls));
-    program.push(step(RETURN, 0, 0, refused.into()));
-    Ok(program)
+
+    /// # Errors
+    /// When the kernel refuses.
+    pub(in crate::cell) fn install(&self) -> Result<(), SeccompError> {
+        load(&self.0)
+    }
+}
+
+/// The filter of a table, in which words stand for numbers. What is allowed without conditions needs
+/// no look at the arguments, so the kernel remembers it.
+fn compile(
+    text: &str,
+    arch: TargetArch,
+    numbers: &[(&str, &str)],
+) -> Result<BpfProgram, SeccompError> {
+    let refused = SeccompAction::Errno(Errno::EPERM as u32);
+    let calls = gather(&[text], arch, |entry| {
+        let verdict = verdict(entry.errno).ok_or("unknown errno")?;
+        if !entry.when.is_empty() && verdict != SeccompAction::Allow {
+            return Err("conditions are for what is allowed".to_owned());
+        }
+        let clauses = entry.when.iter().map(|clause| {
+            let filled = (*clause).to_owned();
+            numbers
+                .iter()
+                .fold(filled, |text, (word, number)| text.replace(word, number))
+        });
+        Ok((rules(clauses)?, (verdict, refused.clone())))
+    })?;
+    Ok(program(&calls, refused.into(), arch))
 }
 
 /// What the word of a line means; no word allows.
@@ -67,9 +88,10 @@ fn verdict(errno: &str) -> Option<SeccompAction> {
 mod tests {
     use super::super::allow;
     use super::super::proof::{answer as run, is_constant};
+    use super::super::table;
     use super::super::tests::{AARCH64, X86_64};
     use super::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const SELF: u32 = 4711;
     const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
@@ -77,8 +99,17 @@ mod tests {
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
+    fn message(arch: TargetArch) -> BpfProgram {
+        compile(OWN, arch, &[("SELF", &SELF.to_string())]).unwrap()
+    }
+
+    fn supervisor(arch: TargetArch) -> BpfProgram {
+        let numbers = [("SELF", "4711"), ("CHILD", "4712")];
+        compile(SUPERVISOR, arch, &numbers).unwrap()
+    }
+
     fn x86(number: libc::c_long, args: &[u64]) -> u32 {
-        let filter = compile(TargetArch::x86_64, SELF).unwrap();
+        let filter = message(TargetArch::x86_64);
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
         run(&filter, X86_64, u32::try_from(number).unwrap(), all)
@@ -96,7 +127,7 @@ mod tests {
             (TargetArch::aarch64, AARCH64, column(|entry| entry.aarch64)),
         ];
         for (arch, token, listed) in sides {
-            let filter = compile(arch, SELF).unwrap();
+            let filter = message(arch);
             assert!(filter.len() < 4096);
             for number in 0..600u32 {
                 for args in [[0; 6], [u64::MAX; 6], [1; 6], [u64::from(SELF); 6]] {
@@ -172,7 +203,7 @@ mod tests {
     /// (`seccomp_is_const_allow` in kernel/seccomp.c).
     #[test]
     fn the_path_of_a_message_needs_no_argument() {
-        let filter = compile(TargetArch::x86_64, SELF).unwrap();
+        let filter = message(TargetArch::x86_64);
         for call in [
             libc::SYS_read,
             libc::SYS_preadv2,
@@ -205,24 +236,114 @@ mod tests {
             when: Vec<String>,
             why: String,
         }
-        let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(OWN).unwrap();
-        let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
-        let fast = table::parse(OWN).unwrap();
-        assert_eq!(fast.len(), slow.len());
-        for entry in fast {
-            let there = slow[&entry.call.to_owned()];
-            assert_eq!((entry.x86_64, entry.aarch64), (there.x86_64, there.aarch64));
-            assert_eq!(entry.errno, there.errno);
-            assert_eq!(entry.when, there.when);
-            assert!(!there.why.is_empty());
-            for (arch, ours) in [
-                (TargetArch::x86_64, entry.x86_64),
-                (TargetArch::aarch64, entry.aarch64),
-            ] {
-                let theirs = allow::number(entry.call, arch);
-                // Some are called on one architecture only.
-                assert!(ours.is_none() || ours == theirs, "{}", entry.call);
+        for text in [OWN, SUPERVISOR, RELAY] {
+            let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
+            let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
+            let fast = table::parse(text).unwrap();
+            assert_eq!(fast.len(), slow.len());
+            for entry in fast {
+                let there = slow[&entry.call.to_owned()];
+                assert_eq!((entry.x86_64, entry.aarch64), (there.x86_64, there.aarch64));
+                assert_eq!(entry.errno, there.errno);
+                assert_eq!(entry.when, there.when);
+                assert!(!there.why.is_empty());
+                for (arch, ours) in [
+                    (TargetArch::x86_64, entry.x86_64),
+                    (TargetArch::aarch64, entry.aarch64),
+                ] {
+                    let theirs = allow::number(entry.call, arch);
+                    // Some are called on one architecture only.
+                    assert!(ours.is_none() || ours == theirs, "{}", entry.call);
+                }
             }
         }
+    }
+
+    #[test]
+    fn the_supervisor_starts_nothing_connects_to_nothing_and_signals_two() {
+        let filter = supervisor(TargetArch::x86_64);
+        let ask = |number: libc::c_long, args: [u64; 6]| {
+            run(&filter, X86_64, u32::try_from(number).unwrap(), args)
+        };
+        for call in [
+            libc::SYS_execve,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_writev,
+        ] {
+            assert_eq!(ask(call, [0; 6]), KILL, "{call}");
+        }
+        for call in [
+            libc::SYS_clone,
+            libc::SYS_fork,
+            libc::SYS_open,
+            libc::SYS_write,
+            libc::SYS_unlinkat,
+            libc::SYS_renameat2,
+            libc::SYS_fchownat,
+            libc::SYS_setxattr,
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_mount,
+            libc::SYS_tgkill,
+            libc::SYS_pidfd_send_signal,
+            libc::SYS_mprotect,
+        ] {
+            assert_eq!(ask(call, [0; 6]), EPERM, "{call}");
+        }
+        let chmod = |mode| ask(libc::SYS_fchmodat, [0, 0, mode, 0, 0, 0]);
+        assert_eq!(
+            (chmod(0o755), chmod(0o4755), chmod(0o2755)),
+            (ALLOW, EPERM, EPERM)
+        );
+        let kill = |pid| ask(libc::SYS_kill, [pid, 15, 0, 0, 0, 0]);
+        assert_eq!((kill(4711), kill(4712), kill(1)), (ALLOW, ALLOW, EPERM));
+        let request = |number| ask(libc::SYS_ioctl, [3, number, 0, 0, 0, 0]);
+        assert_eq!((request(0xc050_2100), request(0x4018_2103)), (ALLOW, ALLOW));
+        assert_eq!(request(0x4008_2104), EPERM, "SECCOMP_IOCTL_NOTIF_SET_FLAGS");
+        assert_eq!(request(0x5412), EPERM, "TIOCSTI");
+        assert_eq!(ask(libc::SYS_mmap, [0, 4096, 7, 0, 0, 0]), EPERM);
+        assert!(supervisor(TargetArch::aarch64).len() < 4096);
+    }
+
+    #[test]
+    fn the_relay_connects_and_does_nothing_else() {
+        let filter = compile(RELAY, TargetArch::x86_64, &[("SELF", "4711")]).unwrap();
+        let asks = |number: libc::c_long, args: [u64; 3]| {
+            let [a, b, c] = args;
+            let number = u32::try_from(number).unwrap();
+            run(&filter, X86_64, number, [a, b, c, 0, 0, 0])
+        };
+        let stream = libc::SOCK_STREAM as u64 | libc::SOCK_CLOEXEC as u64;
+        for (number, args) in [
+            (libc::SYS_socket, [2, stream, 6]),
+            (libc::SYS_socket, [10, 2, 0]),
+            (libc::SYS_connect, [3, 0, 16]),
+            (libc::SYS_accept4, [3, 0, 0]),
+            (libc::SYS_splice, [3, 0, 4]),
+            (libc::SYS_pipe2, [0, 0, 0]),
+            (libc::SYS_setsockopt, [3, 1, 13]),
+            (libc::SYS_openat, [0, 0, libc::O_CLOEXEC as u64]),
+            (libc::SYS_lseek, [3, 0, 0]),
+            (libc::SYS_statx, [3, 0, 0]),
+        ] {
+            assert_eq!(asks(number, args), ALLOW, "{number} {args:?}");
+        }
+        for (number, args) in [
+            (libc::SYS_socket, [1, 1, 0]),
+            (libc::SYS_socket, [2, 3, 255]),
+            (libc::SYS_socket, [16, 3, 0]),
+            (libc::SYS_socket, [40, 1, 0]),
+            (libc::SYS_bind, [3, 0, 16]),
+            (libc::SYS_listen, [3, 1, 0]),
+            (libc::SYS_openat, [0, 0, libc::O_RDWR as u64]),
+            (libc::SYS_unlinkat, [0, 0, 0]),
+            (libc::SYS_kill, [1, 9, 0]),
+            (libc::SYS_mmap, [0, 4096, 7]),
+            (libc::SYS_clone, [17, 0, 0]),
+            (libc::SYS_setns, [3, 0, 0]),
+        ] {
+            assert_eq!(asks(number, args), EPERM, "{number} {args:?}");
+        }
+        assert_eq!(asks(libc::SYS_execve, [0, 0, 0]), KILL);
     }
 }

@@ -228,6 +228,20 @@ fn what_is_refused_is_refused_and_what_servers_live_on_is_allowed() {
 }
 
 #[test]
+fn only_a_network_of_its_own_may_be_listened_on() {
+    for network in [Network::Off, Network::Tcp, Network::TcpAndUdp] {
+        assert_eq!(x86(network, libc::SYS_listen, [3, 1, 0, 0, 0, 0]), EACCES);
+    }
+    let own = |number, args| x86(Network::Own, number, args);
+    assert_eq!(own(libc::SYS_listen, [3, 1, 0, 0, 0, 0]), 0);
+    assert_eq!(own(libc::SYS_socket, [2, 2, 17, 0, 0, 0]), 0);
+    for [family, kind, protocol] in [[1, 1, 0], [2, 3, 255], [17, 3, 3], [40, 1, 0], [2, 1, 262]] {
+        let args = [family, kind, protocol, 0, 0, 0];
+        assert_eq!(own(libc::SYS_socket, args), EACCES, "{args:?}");
+    }
+}
+
+#[test]
 fn clauses_that_cannot_be_read_are_errors() {
     for clause in [
         "",

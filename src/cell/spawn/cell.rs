@@ -1,28 +1,28 @@
 //! One cell from its sealed spec to its end: launching, listening to the launcher, naming the exit.
 
-use super::channel::Channel;
 use super::into::spawn_into;
-use super::protocol::{Event, Exit, Facts};
-use super::server::{ancestors, parent_is_gone};
-use super::signals::Signals;
+use super::protocol::{Exit, Facts};
+use super::refusals::Refusals;
+use super::relay::{self, Relay};
+use super::server::ancestors;
 use super::stdio::{Ends, pass_on};
 use super::tempdir::{TempDir, random_name};
-use super::tree;
 use crate::cell::cgroup::{self, Leaf};
 use crate::cell::{
-    CellCgroup, CellSpec, LaunchFailure, LaunchMessage, LayerReport, MESSAGE_LIMIT, seal_spec,
+    CellCgroup, CellSpec, LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState,
+    MESSAGE_LIMIT, seal_spec,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, WaitStatus, getpid};
+use rustix::event::Timespec;
+use rustix::process::{Pid, Signal, WaitStatus, getpid, kill_process};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A launcher that has not entered its cell after this long never will.
-const START_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Why a cell did not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +56,6 @@ impl StartError {
     }
 }
 
-/// A cell that ran to its end.
-#[derive(Debug)]
-pub struct Completion {
-    pub exit: Exit,
-    pub report: LayerReport,
-}
-
 /// What of a launcher is ours: its pid and the descriptor on which it reports.
 #[derive(Debug)]
 pub(super) struct Launched {
@@ -70,6 +63,8 @@ pub(super) struct Launched {
     status: Option<io::PipeReader>,
     heard: Vec<u8>,
     deadline: Instant,
+    /// Where a supervisor tells what it refused.
+    pub(super) refusals: Refusals,
 }
 
 fn spawn(command: &mut Command) -> io::Result<Pid> {
@@ -82,27 +77,36 @@ fn spawn(command: &mut Command) -> io::Result<Pid> {
 pub(super) type Verdict = Result<LayerReport, LaunchFailure>;
 
 impl Launched {
-    /// Starts `cofferdam __cell` on a sealed copy of `spec`.
+    /// Starts `cofferdam __cell` on a sealed copy of `spec`; `egress` is where it hands out the
+    /// sockets of its network.
     pub(super) fn start(
         spec: &CellSpec,
         stdin: Stdio,
         stdout: Stdio,
         stderr: Stdio,
         leaf: Option<&Leaf>,
+        egress: Option<OwnedFd>,
     ) -> Result<Self, StartError> {
         let os = |doing| move |source| StartError::Os { doing, source };
-        let sealed = seal_spec(spec).map_err(os("seal the spec of the cell"))?;
+        let mut spec = spec.clone();
+        let (refusals, told) = Refusals::of(&mut spec).map_err(os("make a socket pair"))?;
+        let sealed = seal_spec(&spec).map_err(os("seal the spec of the cell"))?;
         let (status, theirs) = io::pipe().map_err(os("make a pipe"))?;
         let theirs = OwnedFd::from(theirs);
         rustix::io::ioctl_fionbio(&status, true).map_err(|e| os("set up a pipe")(e.into()))?;
         pass_on(&sealed).map_err(os("pass on a descriptor"))?;
         pass_on(&theirs).map_err(os("pass on a descriptor"))?;
+        egress
+            .iter()
+            .try_for_each(pass_on)
+            .map_err(os("pass on a descriptor"))?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("cofferdam")
             .arg("__cell")
             .arg(sealed.as_raw_fd().to_string())
             .arg(theirs.as_raw_fd().to_string())
+            .args(egress.iter().map(|fd| fd.as_raw_fd().to_string()))
             .env_clear()
             .stdin(stdin)
             .stdout(stdout)
@@ -113,12 +117,14 @@ impl Launched {
             None => spawn(&mut command),
         };
         let pid = pid.map_err(os("start the launcher"))?;
+        drop(told);
         let deadline = Instant::now() + START_LIMIT;
         Ok(Self {
             pid,
             status: Some(status),
             heard: Vec::new(),
             deadline,
+            refusals,
         })
     }
 
@@ -213,11 +219,47 @@ pub(super) struct Cell {
     memory_kills: u64,
     /// The ends for the message process, until `Started` takes them.
     pub(super) ours: Vec<OwnedFd>,
+    /// Makes its connections, if it has a network of its own from which any lead out.
+    pub(super) relay: Option<Relay>,
+    /// For the operator, if it turns out to have the host's network.
+    pub(super) floor_warnings: Vec<String>,
     /// Removed with the cell, after its last process.
     pub(super) _directory: TempDir,
 }
 
 impl Cell {
+    /// The processes that are the cell's own from the start.
+    pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
+        let relay = self.relay.as_ref().and_then(Relay::pid);
+        [self.launched.pid].into_iter().chain(relay)
+    }
+
+    /// Whether its network is its own.
+    fn is_apart(&self) -> bool {
+        let apart = (Layer::NamespaceNet, LayerState::Enforced);
+        matches!(&self.verdict, Some(Ok(report)) if report.layers.contains(&apart))
+    }
+
+    /// What the operator should hear about the network that it has come to have.
+    pub(super) fn network_warnings(&mut self) -> Vec<String> {
+        let warnings = std::mem::take(&mut self.floor_warnings);
+        if self.is_apart() {
+            Vec::new()
+        } else {
+            warnings
+        }
+    }
+
+    /// Whether its relay has ended before it; true once.
+    pub(super) fn has_lost_its_relay(&mut self) -> bool {
+        let gone = |relay: &Relay| relay.events().is_none();
+        let lost = self.is_apart() && self.exit.is_none() && self.relay.as_ref().is_some_and(gone);
+        if lost {
+            self.relay = None;
+        }
+        lost
+    }
+
     pub(super) fn start(
         number: u32,
         mut spec: CellSpec,
@@ -227,11 +269,27 @@ impl Cell {
     ) -> Result<Self, StartError> {
         spec.terminal = ends.terminal;
         spec.parent = getpid().as_raw_nonzero().get();
+        let os = |doing| move |source| StartError::Os { doing, source };
+        let (control, inside) = relay::way_out(&spec)
+            .map_err(os("make a way out of the cell"))?
+            .unzip();
         let leaf = limit_tree(&mut spec);
         let memory_kills = cgroup::memory_kills_around(Path::new("/proc/self"));
         let (stdin, stdout, stderr) = (ends.stdin, ends.stdout, ends.stderr);
-        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref())?;
+        // The launcher first: it is what the server waits for.
+        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref(), inside)?;
+        let relay = control
+            .map(|control| Relay::start(&spec, control))
+            .transpose()
+            .map_err(|source| {
+                // Nobody would hear of it again.
+                kill_process(launched.pid, Signal::KILL).ok();
+                let doing = "start the process that makes connections";
+                StartError::Os { doing, source }
+            })?;
         Ok(Self {
+            relay,
+            floor_warnings: spec.floor_warnings,
             number,
             launched,
             verdict: None,
@@ -269,10 +327,10 @@ fn limit_tree(spec: &mut CellSpec) -> Option<Leaf> {
     }
     let limits = cgroup::Limits {
         memory: spec.memory,
-        // Pid 1 and the launcher are in there too.
-        processes: spec.processes.map(|most| match spec.namespaces {
-            true => most.saturating_add(2),
-            false => most,
+        // The launcher is in there too, and pid 1 or the supervisor.
+        processes: spec.processes.map(|most| {
+            let ours = u64::from(spec.namespaces) + u64::from(spec.namespaces || spec.supervision);
+            most.saturating_add(ours)
         }),
         cpu: spec.cpu,
     };
@@ -299,193 +357,6 @@ fn limit_tree(spec: &mut CellSpec) -> Option<Leaf> {
         lack,
     });
     leaf
-}
-
-/// The spawner's ears while it does something long: it still notices when nobody waits any more.
-#[derive(Debug)]
-pub struct Watch<'a> {
-    pub(super) control: &'a Channel,
-    pub(super) signals: &'a Signals,
-    /// The cell that is being prepared.
-    pub(super) cell: u32,
-    /// Main processes of other cells, which live on.
-    pub(super) others: Vec<Pid>,
-    /// Children that ended meanwhile.
-    pub(super) reaped: Vec<(Pid, WaitStatus)>,
-}
-
-/// The way to the operator alone.
-#[derive(Debug, Clone, Copy)]
-pub struct Teller<'a> {
-    control: &'a Channel,
-    cell: u32,
-}
-
-impl Teller<'_> {
-    /// Shows the operator one line; dropped when the message process does not read.
-    pub fn tell(&self, text: impl Into<String>) {
-        let event = Event::Progress {
-            cell: self.cell,
-            text: text.into(),
-        };
-        if let Ok((bytes, fds)) = event.encode() {
-            drop(self.control.send(&bytes, &fds));
-        }
-    }
-}
-
-impl<'a> Watch<'a> {
-    /// Shows the operator one line; dropped when the message process does not read.
-    pub fn progress(&self, text: impl Into<String>) {
-        self.teller().tell(text);
-    }
-
-    /// Shows lines while the watch is lent to [`run_to_completion`].
-    #[must_use]
-    pub fn teller(&self) -> Teller<'a> {
-        Teller {
-            control: self.control,
-            cell: self.cell,
-        }
-    }
-
-    /// Waits, for example for a lock, with open ears.
-    ///
-    /// # Errors
-    /// Nobody waits for the result any more.
-    pub fn pause(&mut self, time: Duration) -> Result<(), StartError> {
-        self.reap();
-        wait(self, None, None, None, Instant::now() + time)
-    }
-
-    fn reap(&mut self) {
-        let reaped = &mut self.reaped;
-        tree::reap(&mut |pid, status| reaped.push((pid, status)));
-    }
-
-    fn ended(&self, pid: Pid) -> Option<Exit> {
-        self.reaped
-            .iter()
-            .find(|(p, _)| *p == pid)
-            .map(|(_, status)| exit_of(*status))
-    }
-}
-
-/// Runs one program in a cell of its own until it ends, and everything that it started with it.
-///
-/// Stdin is empty; what it writes to stdout and stderr goes to `output` in pieces as it comes. The
-/// other cells' events wait meanwhile.
-///
-/// # Errors
-/// The cell cannot be entered, the time is over, or the message process is gone; in each case
-/// nothing of the cell is left.
-pub fn run_to_completion(
-    spec: &CellSpec,
-    watch: &mut Watch<'_>,
-    limit: Duration,
-    output: &mut dyn FnMut(&[u8]),
-) -> Result<Completion, StartError> {
-    let os = |doing| move |source| StartError::Os { doing, source };
-    let (mut read, write) = io::pipe().map_err(os("make a pipe"))?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(|e| os("set up a pipe")(e.into()))?;
-    let stderr = write.try_clone().map_err(os("make a pipe"))?;
-    let mut spec = spec.clone();
-    spec.parent = getpid().as_raw_nonzero().get();
-    let (stdin, stdout) = (Stdio::null(), Stdio::from(write));
-    let mut launched = Launched::start(&spec, stdin, stdout, stderr.into(), None)?;
-    let deadline = Instant::now() + limit;
-    let mut verdict = None;
-    let outcome = loop {
-        watch.reap();
-        let ended = watch.ended(launched.pid);
-        verdict = verdict.or_else(|| launched.listen(ended.is_some()));
-        if let Some(exit) = ended {
-            break Ok(exit);
-        }
-        let entering = launched.deadline().filter(|d| Instant::now() >= *d);
-        if entering.is_some() {
-            break Err(StartError::Slow {
-                seconds: START_LIMIT.as_secs(),
-            });
-        }
-        if Instant::now() >= deadline {
-            break Err(StartError::Endless {
-                seconds: limit.as_secs(),
-            });
-        }
-        let heard = wait(
-            watch,
-            launched.status(),
-            Some(&read),
-            launched.deadline(),
-            deadline,
-        );
-        if heard.is_err() {
-            break Err(StartError::Abandoned);
-        }
-        pour(&mut read, output);
-    };
-    let mut late = Vec::new();
-    tree::kill_all_but(&watch.others, &mut |pid, status| late.push((pid, status)));
-    watch.reaped.append(&mut late);
-    pour(&mut read, output);
-    let exit = outcome?;
-    match verdict {
-        Some(Ok(report)) => Ok(Completion { exit, report }),
-        Some(Err(LaunchFailure { code, text })) => Err(StartError::Refused {
-            exit_code: code,
-            message: text,
-        }),
-        None => Err(StartError::Slow { seconds: 0 }),
-    }
-}
-
-/// Waits for anything; an error when the message process is gone.
-fn wait(
-    watch: &Watch<'_>,
-    status: Option<&io::PipeReader>,
-    output: Option<&io::PipeReader>,
-    entering: Option<Instant>,
-    deadline: Instant,
-) -> Result<(), StartError> {
-    let until = entering.map_or(deadline, |e| e.min(deadline));
-    let left = until.saturating_duration_since(Instant::now());
-    let mut fds = vec![
-        // Requests wait: only a hang-up, which is always reported, ends this.
-        PollFd::from_borrowed_fd(watch.control.as_fd(), PollFlags::empty()),
-        PollFd::from_borrowed_fd(watch.signals.as_fd(), PollFlags::IN),
-    ];
-    for pipe in [status, output].into_iter().flatten() {
-        fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
-    }
-    match poll(&mut fds, Some(&timespec(left))) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(_) => return Err(StartError::Abandoned),
-    }
-    let hung_up = fds.first().is_some_and(|fd| !fd.revents().is_empty());
-    // An output pipe at its end stays readable; without this pause a daemon that closed its
-    // output would make the loop spin until it ends.
-    if let Some(pipe) = fds.last()
-        && pipe.revents() == PollFlags::HUP
-    {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let seen = watch.signals.take();
-    if hung_up || (seen.terminate && parent_is_gone()) {
-        return Err(StartError::Abandoned);
-    }
-    Ok(())
-}
-
-fn pour(read: &mut io::PipeReader, output: &mut dyn FnMut(&[u8])) {
-    let mut chunk = [0; 8192];
-    // Bounded, so that a flood cannot keep the caller from its deadline.
-    for _ in 0..64 {
-        match read.read(&mut chunk) {
-            Ok(n) if n > 0 => output(chunk.get(..n).unwrap_or_default()),
-            Ok(_) | Err(_) => return,
-        }
-    }
 }
 
 pub(super) fn timespec(left: Duration) -> Timespec {

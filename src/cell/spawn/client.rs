@@ -109,6 +109,22 @@ impl Spawner {
         self.channel.send(&Request::Rotate.encode(), &[])
     }
 
+    /// Asks for the credential files to be read now; `Credentials` follows if something has changed.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn reread(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::Reread.encode(), &[])
+    }
+
+    /// Asks for everything to be killed, and for nothing to be started until the switch says so.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn switch_off(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::SwitchOff.encode(), &[])
+    }
+
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
     ///
     /// # Errors

@@ -25,9 +25,12 @@
 mod cell;
 mod channel;
 mod client;
+mod completion;
 mod guardian;
 mod into;
 mod protocol;
+mod refusals;
+mod relay;
 mod server;
 mod signals;
 mod stdio;
@@ -35,10 +38,11 @@ pub mod tempdir;
 pub mod tree;
 mod trial;
 
-pub use cell::{Completion, StartError, Teller, Watch, run_to_completion};
+pub use cell::StartError;
 pub use client::{SpawnError, Spawner};
+pub use completion::{Completion, Teller, Watch, run_to_completion};
 pub use guardian::{Role, guard};
-pub use protocol::{Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
+pub use protocol::{CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
 pub use server::{Duties, Ended, Planned, serve};
 pub use stdio::{Terminals, adopt};
-pub use trial::try_namespaces;
+pub use trial::{try_namespaces, try_supervision};

@@ -4,6 +4,7 @@
 //! message that is not exactly right is an error, never a guess.
 
 use crate::cell::LayerReport;
+use crate::cell::egress::News;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
@@ -74,6 +75,10 @@ pub enum Request {
     /// The audit log has grown to its limit: move it aside and open a new one. Its path is in the
     /// configuration.
     Rotate,
+    /// The credential files may have changed: read them now.
+    Reread,
+    /// Kill what runs, and start nothing until the switch says so.
+    SwitchOff,
 }
 
 /// Why bytes are not a message.
@@ -108,6 +113,8 @@ impl Request {
                 },
             ),
             Self::Rotate => (3, 0, 0),
+            Self::Reread => (4, 0, 0),
+            Self::SwitchOff => (5, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -148,7 +155,9 @@ impl Request {
                 how: Stop::Kill,
             }),
             (3, 0) if cell == 0 => Ok(Self::Rotate),
-            (1..=3, value) => Err(ProtocolError::Field {
+            (4, 0) if cell == 0 => Ok(Self::Reread),
+            (5, 0) if cell == 0 => Ok(Self::SwitchOff),
+            (1..=5, value) => Err(ProtocolError::Field {
                 field: "argument",
                 value,
             }),
@@ -203,6 +212,15 @@ pub enum Event {
     },
     /// One line for people, while something takes long.
     Progress { cell: u32, text: String },
+    /// One line about what the cell refused, with the setting that would allow it.
+    Denied {
+        cell: u32,
+        /// As `cofferdam_cell_denials_total` counts it: `read`, `write`, `execute`, `connect`.
+        what: String,
+        text: String,
+    },
+    /// What the cell's network refused, with the setting that would allow it, and what passed.
+    Network { cell: u32, news: News },
     /// The main process ended, and after it everything that it had started.
     Exited {
         cell: u32,
@@ -224,6 +242,34 @@ pub enum Event {
         /// The audit log, opened for appending, and its size in bytes; or why there is none.
         log: Result<(OwnedFd, u64), String>,
     },
+    /// The credentials that the server is given, before its first start and whenever one of them
+    /// has changed or cannot be read any more.
+    Credentials {
+        states: Vec<CredentialState>,
+        /// A sealed memfd with the values, in the same order, each after its length in bytes (32 bits,
+        /// little endian): the message process takes them out of what the server says.
+        values: OwnedFd,
+    },
+    /// The operator's switch, when it is not as it was.
+    Switch {
+        /// Why nothing may run, if so.
+        off: Option<String>,
+        /// Tools that may not be called.
+        tools: Vec<String>,
+    },
+}
+
+/// One credential, without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialState {
+    pub name: String,
+    pub generation: u32,
+    pub fingerprint: String,
+    /// Another value than the last event said.
+    pub changed: bool,
+    /// Why its file gives no value now.
+    pub problem: Option<String>,
 }
 
 /// The bodies, as JSON after the header.
@@ -245,6 +291,13 @@ struct ExitedBody {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct DeniedBody {
+    what: String,
+    text: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct FailedBody {
     exit_code: u8,
     message: String,
@@ -262,6 +315,10 @@ const PROGRESS: u32 = 2;
 const EXITED: u32 = 3;
 const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
+const CREDENTIALS: u32 = 6;
+const SWITCH: u32 = 9;
+const DENIED: u32 = 7;
+const NETWORK: u32 = 8;
 
 impl Event {
     /// The bytes on the wire and the descriptors that go with them. Texts are cut to fit.
@@ -290,6 +347,11 @@ impl Event {
                     fds,
                 )
             }
+            Self::Denied { cell, what, text } => {
+                let (what, text) = (cut(what, 16), cut(text, TEXT));
+                (DENIED, cell, json(&DeniedBody { what, text })?, vec![])
+            }
+            Self::Network { cell, news } => (NETWORK, cell, json(&news)?, vec![]),
             Self::Progress { cell, text } => (PROGRESS, cell, json(&cut(text, TEXT))?, vec![]),
             Self::Exited {
                 cell,
@@ -322,6 +384,20 @@ impl Event {
                     Err(reason) => (0, Some(cut(reason, TEXT)), vec![]),
                 };
                 (ROTATED, 0, json(&RotatedBody { size, failed })?, fds)
+            }
+            Self::Credentials { states, values } => {
+                let states: Vec<CredentialState> = states
+                    .into_iter()
+                    .map(|state| CredentialState {
+                        problem: state.problem.map(|problem| cut(problem, 256)),
+                        ..state
+                    })
+                    .collect();
+                (CREDENTIALS, 0, json(&states)?, vec![values])
+            }
+            Self::Switch { off, tools } => {
+                let off = off.map(|reason| cut(reason, TEXT));
+                (SWITCH, 0, json(&(off, tools))?, vec![])
             }
         };
         if body.len() > MAX_BODY {
@@ -359,7 +435,7 @@ impl Event {
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
-            ROTATED => 1,
+            ROTATED | CREDENTIALS => 1,
             _ => 0,
         };
         if announced != fds.len() || announced > most {
@@ -380,6 +456,14 @@ impl Event {
                     fds,
                 })
             }
+            DENIED => {
+                let DeniedBody { what, text } = parse(body)?;
+                Ok(Self::Denied { cell, what, text })
+            }
+            NETWORK => Ok(Self::Network {
+                cell,
+                news: parse(body)?,
+            }),
             PROGRESS => Ok(Self::Progress {
                 cell,
                 text: parse(body)?,
@@ -413,6 +497,19 @@ impl Event {
                     }
                 };
                 Ok(Self::Rotated { log })
+            }
+            SWITCH => {
+                let (off, tools) = parse(body)?;
+                Ok(Self::Switch { off, tools })
+            }
+            CREDENTIALS => {
+                let states = parse(body)?;
+                let none = ProtocolError::Descriptors {
+                    found: 0,
+                    expected: 1,
+                };
+                let values = fds.into_iter().next().ok_or(none)?;
+                Ok(Self::Credentials { states, values })
             }
             value => Err(ProtocolError::Field {
                 field: "kind",

@@ -7,22 +7,25 @@
 //!
 //! Whatever ends the loop, the way out is the same: kill every descendant, remove every directory.
 
-use super::cell::{Cell, StartError, Verdict, Watch, exit_of, meaning, timespec};
+use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
+use super::completion::Watch;
 use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
+use super::relay::Relay;
 use super::signals::Signals;
 use super::stdio::Ends;
 use super::tempdir::{self, TempDir};
 use super::tree;
 use crate::cell::CellSpec;
 use crate::cell::cgroup;
+use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
 };
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -54,6 +57,22 @@ pub trait Duties {
     /// # Errors
     /// What the file system says, or that there is no log.
     fn rotate(&mut self) -> io::Result<(OwnedFd, u64)>;
+
+    /// What becomes readable when a file that is watched may have changed.
+    fn watched(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// When [`Duties::look`] has something to do without that.
+    fn due(&self) -> Option<Instant>;
+
+    /// Reads the files that are watched where that is due, or `now` in any case; what the message
+    /// process is to know of it.
+    fn look(&mut self, now: bool) -> Vec<Event>;
+
+    /// True while the operator wants nothing to run.
+    fn is_off(&self) -> bool;
+
+    /// Somebody wants nothing to run, from now on.
+    fn switch_off(&mut self);
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -150,10 +169,22 @@ impl Server {
         for pipe in self.cells.iter().filter_map(|cell| cell.launched.status()) {
             fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
         }
+        for watched in duties.watched() {
+            fds.push(PollFd::from_borrowed_fd(watched, PollFlags::IN));
+        }
+        for cell in &self.cells {
+            let refuses = cell.launched.refusals.as_fd().into_iter();
+            fds.extend(refuses.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
+        for relay in self.cells.iter().filter_map(|cell| cell.relay.as_ref()) {
+            let events = relay.events().into_iter();
+            fds.extend(events.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         let deadline = self
             .cells
             .iter()
             .filter_map(|cell| cell.launched.deadline())
+            .chain(duties.due())
             .min();
         let left = deadline.map(|d| timespec(d.saturating_duration_since(Instant::now())));
         match poll(&mut fds, left.as_ref()) {
@@ -170,7 +201,53 @@ impl Server {
             tree::reap(&mut |pid, status| reaped.push((pid, status)));
             self.note(reaped);
         }
+        self.look(duties, false)?;
+        self.pass_on_refusals();
+        self.hear_relays()?;
         if asked { self.answer(duties) } else { Ok(()) }
+    }
+
+    /// Lost when the message process does not read: the server must not wait for it.
+    fn pass_on_refusals(&mut self) {
+        for cell in &mut self.cells {
+            for (what, text) in cell.launched.refusals.hear() {
+                let (cell, what) = (cell.number, what.to_owned());
+                if let Ok((bytes, fds)) = (Event::Denied { cell, what, text }).encode() {
+                    drop(self.control.send(&bytes, &fds));
+                }
+            }
+        }
+    }
+
+    /// Passes on what relays tell; lost when the message process does not read.
+    fn hear_relays(&mut self) -> Result<(), Ended> {
+        let mut told = Vec::new();
+        for cell in &mut self.cells {
+            let news = cell.relay.as_mut().map(Relay::hear).unwrap_or_default();
+            let cell_number = cell.number;
+            told.extend(news.into_iter().map(|news| (cell_number, news)));
+        }
+        self.pass_on(told);
+        for at in 0..self.cells.len() {
+            let Some(cell) = self.cells.get_mut(at) else {
+                continue;
+            };
+            if cell.has_lost_its_relay() {
+                let cell = cell.number;
+                let text = "the process that makes connections has ended: no host is reachable";
+                let text = text.to_owned();
+                self.tell(Event::Progress { cell, text })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_on(&self, told: Vec<(u32, News)>) {
+        for (cell, news) in told {
+            if let Ok((bytes, fds)) = (Event::Network { cell, news }).encode() {
+                drop(self.control.send(&bytes, &fds));
+            }
+        }
     }
 
     /// Reads one request; more of them keep the descriptor readable.
@@ -192,6 +269,8 @@ impl Server {
             }));
         }
         match Request::decode(&datagram.bytes).map_err(Ended::Malformed)? {
+            // It is told of the switch, and asks again when that is on.
+            Request::Start { .. } if duties.is_off() => Ok(()),
             Request::Start { cell } => match self.start(cell, duties) {
                 Ok(()) => Ok(()),
                 Err(StartError::Abandoned) => Err(Ended::Closed),
@@ -205,11 +284,31 @@ impl Server {
                 self.stop(cell, how);
                 Ok(())
             }
+            Request::Reread => self.look(duties, true),
+            Request::SwitchOff => {
+                duties.switch_off();
+                self.look(duties, false)
+            }
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
                 self.tell(Event::Rotated { log })
             }
         }
+    }
+
+    /// Takes notice of the files that are watched; what runs while nothing may is killed at once.
+    fn look(&mut self, duties: &mut dyn Duties, now: bool) -> Result<(), Ended> {
+        for event in duties.look(now) {
+            self.tell(event)?;
+        }
+        if duties.is_off() {
+            let running = self.cells.iter().filter(|cell| cell.exit.is_none());
+            let running: Vec<u32> = running.map(|cell| cell.number).collect();
+            for number in running {
+                self.stop(number, Stop::Kill);
+            }
+        }
+        Ok(())
     }
 
     fn start(&mut self, number: u32, duties: &mut dyn Duties) -> Result<(), StartError> {
@@ -227,7 +326,7 @@ impl Server {
             control: &self.control,
             signals: &self.signals,
             cell: number,
-            others: self.cells.iter().map(|cell| cell.launched.pid).collect(),
+            others: self.cells.iter().flat_map(Cell::processes).collect(),
             reaped: Vec::new(),
         };
         let planned = duties.plan(directory.path(), &mut watch);
@@ -262,15 +361,15 @@ impl Server {
 
     /// Kills what does not belong to another cell that still runs.
     fn fell(&mut self, number: u32) -> tree::Felled {
-        let leaf = self.cells.iter().find(|cell| cell.number == number);
-        if let Some(leaf) = leaf.and_then(|cell| cell.leaf.as_ref()) {
-            leaf.kill();
+        if let Some(cell) = self.cells.iter_mut().find(|cell| cell.number == number) {
+            cell.leaf.iter().for_each(|leaf| leaf.kill());
+            cell.relay.iter_mut().for_each(Relay::end);
         }
         let spare: Vec<Pid> = self
             .cells
             .iter()
             .filter(|cell| cell.number != number && cell.exit.is_none())
-            .map(|cell| cell.launched.pid)
+            .flat_map(Cell::processes)
             .collect();
         let mut reaped = Vec::new();
         let felled = tree::kill_all_but(&spare, &mut |pid, status| reaped.push((pid, status)));
@@ -280,6 +379,8 @@ impl Server {
 
     fn note(&mut self, reaped: Vec<(Pid, WaitStatus)>) {
         for (pid, status) in reaped {
+            let relays = self.cells.iter_mut().filter_map(|cell| cell.relay.as_mut());
+            relays.for_each(|relay| relay.note(pid));
             // Whatever else ended was an orphan: reaped, and of no interest.
             let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
             if let Some(cell) = self.cells.iter_mut().find(known) {
@@ -296,6 +397,13 @@ impl Server {
                 let started = started(cell, &verdict);
                 cell.verdict = Some(verdict);
                 if let Some(event) = started {
+                    let number = cell.number;
+                    for warning in cell.network_warnings() {
+                        self.tell(Event::Progress {
+                            cell: number,
+                            text: format!("warning: {warning}"),
+                        })?;
+                    }
                     self.tell(event)?;
                     self.sweep_once();
                 }
@@ -307,6 +415,9 @@ impl Server {
                 .deadline()
                 .is_some_and(|d| Instant::now() >= d);
             if let Some(exit) = cell.exit {
+                let last = cell.relay.as_mut().map(Relay::finish).unwrap_or_default();
+                self.pass_on(last.into_iter().map(|news| (number, news)).collect());
+                self.pass_on_refusals();
                 let felled = self.fell(number);
                 // Dropped at the end of this round: the directory goes after the last process, the
                 // report does not wait for it.

@@ -11,36 +11,55 @@ use std::process::Stdio;
 /// # Errors
 /// What the launcher says of the layer, or that it could not be asked.
 pub fn try_namespaces() -> (Result<(), String>, Option<u32>) {
-    match enter() {
-        Ok(report) => (found(&report), report.user),
+    match enter(Layer::Namespaces) {
+        Ok(report) => (found(&report, Layer::Namespaces), report.user),
         Err(error) => (Err(format!("they cannot be tried: {error}")), None),
     }
 }
 
-fn found(report: &LayerReport) -> Result<(), String> {
+/// The same for the supervisor of a server without namespaces.
+///
+/// # Errors
+/// What the launcher says of the layer, or that it could not be asked.
+pub fn try_supervision() -> Result<(), String> {
+    match enter(Layer::Supervision) {
+        Ok(report) => found(&report, Layer::Supervision),
+        Err(error) => Err(format!("it cannot be tried: {error}")),
+    }
+}
+
+fn found(report: &LayerReport, wanted: Layer) -> Result<(), String> {
     let layers = report.layers.iter().cloned();
     let found = layers
         .into_iter()
-        .find_map(|(layer, state)| (layer == Layer::Namespaces).then_some(state));
+        .find_map(|(layer, state)| (layer == wanted).then_some(state));
     match found {
         Some(LayerState::Enforced) => Ok(()),
         Some(LayerState::Missing(reason)) => Err(reason),
-        None => Err("they cannot be tried: the launcher does not answer".to_owned()),
+        None => Err("it cannot be tried: the launcher does not answer".to_owned()),
     }
 }
 
 /// The report of a cell that grants nothing; its program does not exist, so it ends there.
-fn enter() -> Result<LayerReport, StartError> {
+fn enter(wanted: Layer) -> Result<LayerReport, StartError> {
     let spec = CellSpec {
         program: "/nonexistent".into(),
         cwd: "/".into(),
-        namespaces: true,
+        namespaces: wanted == Layer::Namespaces,
+        supervision: wanted == Layer::Supervision,
         user: crate::cell::plan::usual_account(),
         optional: Layer::ALL.into(),
         parent: getpid().as_raw_nonzero().get(),
         ..CellSpec::default()
     };
-    let launched = Launched::start(&spec, Stdio::null(), Stdio::null(), Stdio::null(), None)?;
+    let launched = Launched::start(
+        &spec,
+        Stdio::null(),
+        Stdio::null(),
+        Stdio::null(),
+        None,
+        None,
+    )?;
     let pid = launched.pid;
     let report = launched.entered();
     // It ends by itself; with what code does not matter.

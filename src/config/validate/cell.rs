@@ -51,6 +51,13 @@ impl Builder<'_> {
             "--allow-host",
             FromStr::from_str,
         );
+        let egress_private = self.list(
+            "cell.egress_private",
+            &raw.egress_private,
+            &[],
+            "",
+            FromStr::from_str,
+        );
         let cpu = self.pick("cell.cpu", raw.cpu.as_ref(), flags.cpu, "--cpu");
         let place = place_of(raw.cpu.as_ref(), flags.cpu, "--cpu");
         self.range("cell.cpu", cpu, &CPU_RANGE, &place);
@@ -77,6 +84,7 @@ impl Builder<'_> {
             execute,
             env,
             egress,
+            egress_private,
             memory,
             processes,
             user,

@@ -4,6 +4,7 @@
 //! about a tool, a variable or a layer replaces what the file says about that same one.
 
 mod cell;
+mod credentials;
 mod door;
 mod identity;
 mod listen;
@@ -15,6 +16,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use super::Restart;
 use super::diagnose::{self, Place, Problem};
 use super::load::{Error, File};
 use super::origin::Origins;
@@ -47,6 +49,7 @@ pub struct Overrides {
     pub request: Option<ByteSize>,
     pub response: Option<ByteSize>,
     pub timeout: Option<TimeSpan>,
+    pub restart: Option<Restart>,
     pub scrub: Option<SecretsMode>,
     /// Tools that may be called; when there is one, the rest is denied.
     pub allow_tools: Vec<String>,
@@ -55,6 +58,14 @@ pub struct Overrides {
     pub listen: Option<AdminAddr>,
     pub audit: Option<AuditTo>,
     pub allow_scripts: bool,
+    pub credentials: Vec<CredentialRule>,
+}
+
+/// `--credential VARIABLE=FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRule {
+    pub variable: String,
+    pub file: String,
 }
 
 /// Where `--audit` sends the log.
@@ -178,6 +189,7 @@ impl Builder<'_> {
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
+        let credentials = self.credentials(&raw.credentials, &cell, flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,
@@ -196,6 +208,7 @@ impl Builder<'_> {
             tools,
             audit,
             packages,
+            credentials,
             state_dir,
         }
     }

@@ -212,6 +212,7 @@ impl Builder<'_> {
                 .map(|list| self.words(key("scopes"), list.value(), scope)),
             rate: self.only(key("rate"), raw.rate.as_ref()),
             concurrency: self.places(key("concurrency"), raw.concurrency.as_ref()),
+            idempotent: self.only(key("idempotent"), raw.idempotent.as_ref()),
         }
     }
 }

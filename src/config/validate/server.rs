@@ -83,6 +83,18 @@ impl Builder<'_> {
             owner,
             review_by,
             cwd: self.file_path("server.cwd", raw.cwd.as_ref()),
+            restart: self
+                .pick(
+                    "server.restart",
+                    raw.restart.as_ref(),
+                    flags.restart,
+                    "--restart",
+                )
+                .unwrap_or_default(),
+            kill_file: self.file_path("server.kill_file", raw.kill_file.as_ref()),
+            replace: self
+                .only("server.replace", raw.replace.as_ref())
+                .unwrap_or_default(),
         }
     }
 

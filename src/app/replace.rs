@@ -1,0 +1,169 @@
+//! Planned replacement: another process takes the place of a healthy one, and no call is lost.
+//!
+//! ```text
+//! (none) ── a credential changed ──▶ Draining ── everything answered, or too late ──▶ Ending
+//!    ▲                                                                                  │ exited
+//!    └──────────────────── ready, handshake done ◀── Starting ◀─────────────────────────┘
+//! ```
+//! Calls of the client wait in their pipe from the first state to the last. Only while the server itself
+//! waits for an answer of the client are its lines read: among them is that answer.
+
+use super::stdio::{Loop, LoopError};
+use crate::admin::Phase;
+use crate::cell::spawn::{CredentialState, Exit};
+use crate::config::Replace;
+use crate::policy::{Policy, scrub::Scrubber};
+use crate::proxy::Outbox;
+use crate::secret::Secret;
+use crate::supervise::Life;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
+const DRAIN: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replacing {
+    Draining { since: Instant },
+    Ending { since: Instant },
+    Starting { since: Instant },
+}
+
+impl Replacing {
+    /// When it has waited for long enough.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Draining { since } => Some(*since + DRAIN),
+            Self::Ending { .. } | Self::Starting { .. } => None,
+        }
+    }
+
+    fn since(self) -> Instant {
+        let (Self::Draining { since } | Self::Ending { since } | Self::Starting { since }) = self;
+        since
+    }
+}
+
+impl Loop {
+    /// The spawner has read the credentials: what the server says is searched for these values from
+    /// here on, and a server that was started with others is replaced.
+    pub(super) fn take_credentials(
+        &mut self,
+        states: &[CredentialState],
+        values: OwnedFd,
+        now: Instant,
+    ) -> Result<(), LoopError> {
+        let sources = &self.config.credentials;
+        // A server whose words cannot be searched for what it was given must not speak.
+        self.known
+            .take(states, values, sources, now)
+            .map_err(|source| LoopError::System {
+                doing: "read the credentials of the server",
+                source,
+            })?;
+        let given = super::given(&self.config).into_iter();
+        let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
+        let scrubber = Scrubber::new(self.config.scrub, &secrets);
+        self.session
+            .adopt(Arc::new(Policy::new(&self.config, scrubber)));
+        for state in states {
+            self.metrics
+                .credential(&state.name, state.generation, state.problem.is_some());
+            if let Some(problem) = &state.problem {
+                tracing::error!(
+                    "credential {}: {problem}; generation {} stays in force",
+                    state.name,
+                    state.generation
+                );
+            }
+        }
+        let shown = states.to_vec();
+        self.health.update(|facts| facts.credentials = shown);
+        let changed: Vec<String> = states
+            .iter()
+            .filter(|state| state.changed)
+            .map(|state| {
+                format!(
+                    "{} (generation {}, {})",
+                    state.name, state.generation, state.fingerprint
+                )
+            })
+            .collect();
+        if !changed.is_empty() {
+            self.replace(&changed.join(", "), now);
+        }
+        Ok(())
+    }
+
+    /// Plans to replace the server because of `why`.
+    fn replace(&mut self, why: &str, now: Instant) {
+        if self.config.server.replace == Replace::Never {
+            tracing::warn!(
+                "another credential: {why}; the server keeps the old one until its session ends (server.replace = \"never\")"
+            );
+            return;
+        }
+        tracing::info!("another credential: {why}; the server is replaced");
+        // One that is being started may have got the old value: it is replaced when it is up.
+        self.replacing = Some(Replacing::Draining { since: now });
+    }
+
+    /// Ends the server once nothing is in flight.
+    pub(super) fn step_replacement(&mut self, now: Instant) -> Result<(), LoopError> {
+        let Some(Replacing::Draining { since }) = self.replacing else {
+            return Ok(());
+        };
+        if !self.started || self.restarts.down() || self.to_server.has_output() {
+            return Ok(());
+        }
+        let late = now >= since + DRAIN;
+        if self.session.is_busy() && !late {
+            return Ok(());
+        }
+        if late {
+            tracing::warn!(
+                "calls in flight have taken {} s; the server is replaced without their answers",
+                DRAIN.as_secs()
+            );
+        }
+        self.replacing = Some(Replacing::Ending { since });
+        let act = self.life.replaced(now);
+        self.act(act)?;
+        self.health.enter(Phase::Restarting);
+        Ok(())
+    }
+
+    /// The server that was to be replaced has ended; false when that was not why.
+    pub(super) fn replace_ended(&mut self, exit: Exit, now: Instant) -> bool {
+        let Some(Replacing::Ending { since }) = self.replacing else {
+            return false;
+        };
+        if self.client_in.is_none() || self.client_out.is_none() {
+            return false;
+        }
+        self.life.exited(exit);
+        self.settle_output(now);
+        let unsent = self.to_server.recall();
+        let mut out = Outbox::default();
+        self.session
+            .server_lost("it was replaced", &unsent, now, &mut out);
+        self.send(out);
+        self.replacing = Some(Replacing::Starting { since });
+        self.restarts.planned(now);
+        self.life = Life::default();
+        true
+    }
+
+    /// The next server can be asked.
+    pub(super) fn replaced(&mut self, now: Instant) {
+        let done = self
+            .replacing
+            .take_if(|replacing| matches!(replacing, Replacing::Starting { .. }));
+        if let Some(replacing) = done {
+            self.metrics.replacements.inc();
+            let took = now.saturating_duration_since(replacing.since());
+            tracing::info!("the server was replaced within {} ms", took.as_millis());
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The kill switch at work: the spawner reads it, ends what runs and starts nothing; the message process
+//! answers its client.
+
+use super::stdio::{CELL, Loop, LoopError};
+use crate::admin::Phase;
+use crate::admin::switch::{Switch, SwitchError};
+use crate::cell::spawn::{Event, Stop};
+use crate::config::Config;
+use crate::proxy::Outbox;
+use crate::secret::Watch;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// From an event until the file is read: a kill is to be in force within 100 ms, all in all.
+const SETTLE: Duration = Duration::from_millis(1);
+
+/// Where the switch of a server is.
+pub(crate) fn path(config: &Config) -> PathBuf {
+    let named = config.server.kill_file.clone();
+    named.unwrap_or_else(|| config.state_dir.join("switch"))
+}
+
+/// The spawner's side.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    path: PathBuf,
+    watch: Option<Watch>,
+    /// There was a file, or there has to be one.
+    expected: bool,
+    state: Switch,
+    reason: String,
+    untold: bool,
+}
+
+impl Guarded {
+    pub(super) fn open(config: &Config) -> Self {
+        let path = path(config);
+        let expected = config.server.kill_file.is_some();
+        if !expected && matches!(Switch::read(&path), Err(SwitchError::Absent { .. })) {
+            // Where no state can be kept there is no switch either; a first start runs.
+            drop(Switch::default().write(&path));
+        }
+        let mut guarded = Self {
+            watch: Watch::new(vec![path.clone()], SETTLE, Instant::now()).ok(),
+            path,
+            expected,
+            state: Switch::default(),
+            reason: String::new(),
+            untold: false,
+        };
+        guarded.read();
+        guarded.untold = guarded.state != Switch::default();
+        guarded
+    }
+
+    /// True while nothing may run.
+    pub(super) fn is_off(&self) -> bool {
+        self.state.off
+    }
+
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        match (self.untold, &self.watch) {
+            (true, _) => Some(Instant::now()),
+            // The regular look is for what no event tells; a file system that tells nothing is none
+            // to keep a switch on, and an idle server is not to be woken for it.
+            (false, Some(watch)) => watch.stirred(),
+            (false, None) => None,
+        }
+    }
+
+    /// Reads the file where it may have changed, or `at_once`; what the message process is to know.
+    pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
+        let now = Instant::now();
+        let due = self.watch.as_mut().is_some_and(|watch| {
+            watch.stir(now);
+            watch.take(now)
+        });
+        if due || at_once {
+            let before = self.state.clone();
+            self.read();
+            self.untold |= self.state != before;
+        }
+        std::mem::take(&mut self.untold).then(|| Event::Switch {
+            off: self.state.off.then(|| self.reason.clone()),
+            tools: self.state.tools.iter().cloned().collect(),
+        })
+    }
+
+    /// Switches everything off, as a signal asks for.
+    pub(super) fn off(&mut self) {
+        self.state.off = true;
+        self.reason = "a signal asked for it".to_owned();
+        self.untold = true;
+        // In force in any case; the file makes it last.
+        drop(self.state.write(&self.path));
+    }
+
+    fn read(&mut self) {
+        match Switch::read(&self.path) {
+            Ok(state) => {
+                self.expected = true;
+                self.state = state;
+                "the operator switched it off".clone_into(&mut self.reason);
+            }
+            Err(SwitchError::Absent { .. }) if !self.expected => {}
+            Err(error) => {
+                self.state.off = true;
+                self.reason = error.to_string();
+            }
+        }
+    }
+}
+
+impl Loop {
+    /// The switch has another position.
+    pub(super) fn take_switch(
+        &mut self,
+        off: Option<&str>,
+        tools: Vec<String>,
+        now: Instant,
+    ) -> Result<(), LoopError> {
+        let was_off = self.restarts.off();
+        for tool in &tools {
+            tracing::warn!("switched off: the tool {}", sanitized(tool));
+        }
+        self.session.switch_tools(BTreeSet::from_iter(tools));
+        self.metrics.switched_off.set(off.is_some().into());
+        match off {
+            Some(reason) if !was_off => {
+                tracing::warn!(
+                    "switched off: {reason}; `cofferdam resume {}` switches it on",
+                    self.config.server.name
+                );
+                self.health.enter(Phase::Off);
+                self.restarts.switch_off();
+                let mut out = Outbox::default();
+                self.session
+                    .give_up_waiting("it was switched off", now, &mut out);
+                self.send(out);
+                if self.started {
+                    // The spawner has killed it already; this names whose doing it is.
+                    self.life.stop(now);
+                    let act = self.life.stuck();
+                    self.act(act)?;
+                    self.health.enter(Phase::Off);
+                }
+            }
+            None if was_off => {
+                tracing::info!("switched on again");
+                self.restarts.planned(now);
+                self.health.enter(Phase::Restarting);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// SIGUSR1: everything off, at once and until somebody switches it on.
+    pub(super) fn switch_off(&mut self) -> Result<(), LoopError> {
+        self.spawner
+            .switch_off()
+            .and_then(|()| self.spawner.stop(CELL, Stop::Kill))
+            .map_err(|source| LoopError::System {
+                doing: "reach the spawner",
+                source,
+            })
+    }
+}
+
+fn sanitized(text: &str) -> String {
+    crate::transport::terminal::one_line(text)
+}
+
+/// Changes the switch of a server; what it says now.
+///
+/// # Errors
+/// What the file system says. A switch that cannot be read counts as off, and stays so but for `change`.
+pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Switch)) -> Result<Switch, SwitchError> {
+    let mut switch = match Switch::read(path) {
+        Ok(switch) => switch,
+        Err(SwitchError::Absent { .. }) => Switch::default(),
+        Err(SwitchError::Malformed { .. }) => Switch {
+            off: true,
+            ..Switch::default()
+        },
+        Err(error) => return Err(error),
+    };
+    change(&mut switch);
+    switch.write(path)?;
+    Ok(switch)
+}

@@ -1,0 +1,222 @@
+//! The server is lost and another one takes its place: what its client has asked is asked again where
+//! that is safe, and answered where it is not.
+//!
+//! ```text
+//! served ── server_lost ──▶ kept ── server_back ──▶ (handshake) ──▶ asked again ──▶ served
+//!                             └── server_gone ──▶ answered: nobody will
+//! ```
+
+use super::handshake::Compared;
+use super::pending::State;
+use super::reply::{self, own};
+use super::session::{Outbox, Session};
+use crate::mcp::method::{CANCELLED, INITIALIZED};
+use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
+use crate::policy::Policy;
+use foldhash::HashSet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What waits for the next server.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// `None` for a notification.
+    id: Option<RequestId>,
+    line: Box<[u8]>,
+}
+
+impl Session {
+    /// The server has ended (`how`) and another will be started. `unsent` are the whole lines that it
+    /// cannot have read. Requests that it cannot have run, and those that may safely run twice, wait
+    /// for the next one; the rest is answered.
+    pub fn server_lost(&mut self, how: &str, unsent: &[u8], now: Instant, out: &mut Outbox) {
+        self.handshake.forget_question();
+        let unread = self.unread_by_the_dead(unsent);
+        let ids: HashSet<RequestId> = unread.iter().filter_map(|kept| kept.id.clone()).collect();
+        let mut again = Vec::new();
+        let lost = self.client.lost(|id, open| {
+            if ids.contains(id) {
+                return true;
+            }
+            let once_more =
+                open.state == State::Open && !std::mem::replace(&mut open.retried, true);
+            match &open.line {
+                Some(line) if once_more => {
+                    again.push((open.order(), id.clone(), line.clone()));
+                    true
+                }
+                _ => false,
+            }
+        });
+        for open in lost {
+            let refused = own::server_gone(&open.origin.subject, how);
+            self.answer_for_server(&open, &refused, "unavailable", now, out);
+        }
+        again.sort_by_key(|(order, ..)| *order);
+        self.metrics.retries.inc_by(again.len() as u64);
+        let again = again
+            .into_iter()
+            .map(|(_, id, line)| Kept { id: Some(id), line });
+        self.kept = again.chain(unread).collect();
+        self.parked.extend(self.listing.drain());
+        for id in self.server.lost() {
+            reply::cancelled(&mut out.to_client, &id, "the server ended");
+        }
+        self.tally.open(self.client.waiting());
+    }
+
+    /// Requests whose answer is still wanted, and notifications that are not about the dead server.
+    fn unread_by_the_dead(&mut self, unsent: &[u8]) -> Vec<Kept> {
+        let lines = unsent.split(|byte| *byte == b'\n');
+        let kept = lines.filter_map(|line| {
+            let id = match mcp::parse(line, Direction::ToServer).ok()?.kind {
+                Kind::Request { id, .. } => Some(id.key()).filter(|id| self.client.is_open(id)),
+                // The handshake says that again.
+                Kind::Notification { method, .. }
+                    if matches!(&*method, INITIALIZED | CANCELLED) =>
+                {
+                    return None;
+                }
+                Kind::Notification { .. } => {
+                    return Some(Kept {
+                        id: None,
+                        line: line.into(),
+                    });
+                }
+                Kind::Result { .. } | Kind::Error { .. } => None,
+            };
+            id.map(|id| Kept {
+                id: Some(id),
+                line: line.into(),
+            })
+        });
+        kept.collect()
+    }
+
+    /// Another server runs: it is told what the lost one knew, or asked at once what waits.
+    pub fn server_back(&mut self, now: Instant, out: &mut Outbox) {
+        self.answered = false;
+        self.pulse.beat(now);
+        let id = self.listing.own_id();
+        match self.handshake.ask(id) {
+            Some(question) => out.to_server.extend_from_slice(&question),
+            None => self.ask_again(now, out),
+        }
+    }
+
+    /// True while a new server has not answered the handshake as it should: nothing else may be sent
+    /// to it.
+    #[must_use]
+    pub fn reviving(&self) -> bool {
+        self.handshake.asking() || self.estranged.is_some()
+    }
+
+    /// Why the client cannot go on with the new server, if so.
+    #[must_use]
+    pub fn estranged(&self) -> Option<&str> {
+        self.estranged.as_deref()
+    }
+
+    /// True when the server has answered its client since it was started.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// True when the server has let a call expire and does not even say that it is there.
+    #[must_use]
+    pub fn has_stopped(&self, now: Instant) -> bool {
+        self.pulse.has_stopped(now)
+    }
+
+    /// True while the server waits for its client, perhaps for a person.
+    #[must_use]
+    pub fn asks_client(&self) -> bool {
+        self.server.any()
+    }
+
+    /// True while the server works on something that the next one could not be asked without harm.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.client.busy() || self.listing.holds_any() || self.server.any()
+    }
+
+    /// Messages are decided by this policy from here on.
+    pub fn adopt(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
+    /// True while an answer is owed.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.client.waiting() > 0 || self.listing.holds_any() || !self.parked.is_empty()
+    }
+
+    /// The new server has answered our handshake.
+    pub(super) fn replayed(&mut self, envelope: &Envelope<'_>, now: Instant, out: &mut Outbox) {
+        let compared = match &envelope.kind {
+            Kind::Result { result, .. } => self.handshake.compare(result.text),
+            _ => Compared::Estranged("it refuses the handshake".to_owned()),
+        };
+        match compared {
+            Compared::Same => {}
+            Compared::Announce(lines) => {
+                tracing::warn!(
+                    "the server says something else of itself than before; the client is told to list again"
+                );
+                self.tools.mark_stale();
+                out.to_client.extend_from_slice(&lines);
+            }
+            Compared::Estranged(why) => {
+                self.estranged = Some(why);
+                return;
+            }
+        }
+        let listing = &mut self.listing;
+        let lines = self.handshake.follow_up(|| listing.own_id());
+        out.to_server.extend_from_slice(&lines);
+        self.ask_again(now, out);
+    }
+
+    fn ask_again(&mut self, now: Instant, out: &mut Outbox) {
+        for kept in std::mem::take(&mut self.kept) {
+            // It may have been cancelled by its deadline meanwhile.
+            if kept.id.is_none_or(|id| self.client.is_open(&id)) {
+                out.to_server.extend_from_slice(&kept.line);
+                out.to_server.push(b'\n');
+            }
+        }
+        for parked in std::mem::take(&mut self.parked) {
+            self.resume(&parked.line, now, out);
+        }
+    }
+
+    /// A line of the client that came while the server is away for longer than a line is kept.
+    pub fn while_away(&mut self, line: &[u8], wait: Duration, out: &mut Outbox) {
+        self.answer_without(line, Some(wait), out);
+    }
+
+    /// A line of the client that came while everything is switched off.
+    pub fn while_off(&mut self, line: &[u8], out: &mut Outbox) {
+        self.answer_as(line, out, own::switched_off);
+    }
+
+    /// These tools may not be called, whatever the policy says.
+    pub fn switch_tools(&mut self, tools: BTreeSet<String>) {
+        self.switched_off = tools;
+    }
+
+    /// What is kept for a server that will not come (soon) is answered.
+    pub fn give_up_waiting(&mut self, how: &str, now: Instant, out: &mut Outbox) {
+        for kept in std::mem::take(&mut self.kept) {
+            if let Some(open) = kept.id.and_then(|id| self.client.close(&id)) {
+                let refused = own::server_gone(&open.origin.subject, how);
+                self.answer_for_server(&open, &refused, "unavailable", now, out);
+            }
+        }
+        for parked in std::mem::take(&mut self.parked) {
+            self.answer_without(&parked.line, None, out);
+        }
+    }
+}

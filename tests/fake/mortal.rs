@@ -1,0 +1,141 @@
+//! A server that dies as it is told, and that is worth nothing until it has been greeted.
+//!
+//! `mortal MARK DIR`: in `DIR`, `log` gets `LIFE<TAB>LINE` for each line it reads, `ledger` one line for
+//! each call that it runs, `lives` counts its processes, `offer.json` replaces its answer to
+//! `initialize` (after `slow=MS`, a start that takes time), and `stillborn` holds how many of the next processes end before they read anything.
+
+use serde_json::{Value, json};
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let dir = PathBuf::from(std::env::args().nth(2).unwrap_or_default());
+    let life = number(&dir.join("lives")) + 1;
+    put(&dir.join("lives"), life);
+    let stillborn = number(&dir.join("stillborn"));
+    if stillborn > 0 {
+        put(&dir.join("stillborn"), stillborn - 1);
+        return ExitCode::from(5);
+    }
+    let token = std::env::var("TOKEN").unwrap_or_default();
+    if let Some(wait) = std::env::args().find_map(|arg| arg.strip_prefix("slow=")?.parse().ok()) {
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+    }
+    let (mut greeted, mut asked) = (false, None);
+    for line in io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        note(&dir.join("log"), &format!("{life}\t{line}"));
+        let Ok(message) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        let (id, params) = (&message["id"], &message["params"]);
+        let method = message["method"].as_str().unwrap_or_default();
+        match method {
+            "initialize" => reply(id, &offer(&dir, params)),
+            "notifications/initialized" => greeted = true,
+            "server/discover" => reply(id, &json!({"resultType": "complete"})),
+            "" => {
+                if let Some(call) = asked.take() {
+                    reply(&call, &text(&message["result"].to_string()));
+                }
+            }
+            _ if !greeted && params["_meta"].is_null() => {
+                say(
+                    &json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32600, "message": "not greeted"}}),
+                );
+            }
+            "tools/list" => {
+                let tools = [
+                    "work", "look", "hang", "gaze", "die", "exit", "ask", "token", "leak",
+                ];
+                let tools =
+                    tools.map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+                reply(id, &json!({ "tools": tools }));
+            }
+            "tools/call" => {
+                let (name, arguments) = (params["name"].as_str(), &params["arguments"]);
+                note(
+                    &dir.join("ledger"),
+                    &format!("{life} {} {}", params["name"], arguments["key"]),
+                );
+                match name.unwrap_or_default() {
+                    "work" | "look" => reply(id, &text(&arguments["key"].to_string())),
+                    // Never in its first life; afterwards at once.
+                    "hang" | "gaze" if life == 1 => {}
+                    "hang" | "gaze" => reply(id, &text(&format!("in life {life}"))),
+                    // Like most servers it reads its token once, when it starts.
+                    "token" => reply(id, &text(&fingerprint(&token))),
+                    "leak" => reply(id, &text(&format!("the token is {token}."))),
+                    "ask" => {
+                        asked = Some(id.clone());
+                        say(&json!({"jsonrpc": "2.0", "id": 0, "method": "roots/list"}));
+                    }
+                    "exit" => {
+                        return ExitCode::from(
+                            u8::try_from(arguments["code"].as_u64().unwrap_or(0)).unwrap_or(0),
+                        );
+                    }
+                    _ => {
+                        let signal =
+                            i32::try_from(arguments["signal"].as_u64().unwrap_or(9)).unwrap_or(9);
+                        let signal = nix::sys::signal::Signal::try_from(signal);
+                        signal.and_then(nix::sys::signal::raise).ok();
+                    }
+                }
+            }
+            _ if id.is_null() => {}
+            _ => reply(id, &json!({})),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Which token it is, in a form that nobody takes for the token.
+fn fingerprint(token: &str) -> String {
+    let sum = token.bytes().fold(7_u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    format!("token {sum}")
+}
+
+fn offer(dir: &Path, params: &Value) -> Value {
+    if let Ok(text) = std::fs::read_to_string(dir.join("offer.json"))
+        && let Ok(offer) = serde_json::from_str(&text)
+    {
+        return offer;
+    }
+    json!({
+        "protocolVersion": params["protocolVersion"],
+        "capabilities": {"tools": {"listChanged": true}, "logging": {}, "resources": {"subscribe": true}},
+        "serverInfo": {"name": "mortal", "version": "1"},
+    })
+}
+
+fn text(said: &str) -> Value {
+    json!({"content": [{"type": "text", "text": said}]})
+}
+
+fn reply(id: &Value, result: &Value) {
+    say(&json!({"jsonrpc": "2.0", "id": id, "result": result}));
+}
+
+fn say(message: &Value) {
+    let mut out = io::stdout().lock();
+    drop(writeln!(out, "{message}").and_then(|()| out.flush()));
+}
+
+fn number(path: &Path) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+fn put(path: &Path, number: u64) {
+    drop(std::fs::write(path, number.to_string()));
+}
+
+fn note(path: &Path, line: &str) {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    drop(file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())));
+}
