@@ -20,16 +20,16 @@ use tokio::task::spawn_local;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Gate {
-    /// What the spawner has to say.
-    pub(super) fn take_events(self: &Rc<Self>) {
+    /// What the spawner has to say; false when it will say nothing more.
+    pub(super) fn take_events(self: &Rc<Self>) -> bool {
         loop {
             let now = Instant::now();
             let event = match &mut self.state.borrow_mut().spawner {
                 Some(spawner) => spawner.next_event(),
-                None => return,
+                None => return false,
             };
             match event {
-                Ok(None) => return,
+                Ok(None) => return true,
                 Ok(Some(Event::Started {
                     cell,
                     pid,
@@ -81,7 +81,7 @@ impl Gate {
                 Err(error) => {
                     tracing::error!("{error}");
                     self.orphaned(now);
-                    return;
+                    return false;
                 }
             }
         }
