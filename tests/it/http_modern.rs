@@ -445,3 +445,59 @@ fn a_request_that_takes_long_becomes_a_stream_with_signs_of_life() {
     assert!(seen.contains("\"id\":1"), "{seen}");
     assert!(conn.chunk().is_none());
 }
+
+#[test]
+fn a_killed_spawner_leaves_no_request_without_an_answer_and_nothing_behind() {
+    let site = Site::hostile(&[], &[]);
+    let mut waiting: Vec<Conn> = (0..5).map(|_| site.connect()).collect();
+    for conn in &mut waiting {
+        conn.send(modern(
+            &json!("w"),
+            "tools/call",
+            &json!({"name":"hang"}),
+            "",
+        ));
+    }
+    let text = site.call(&json!(1), "echo", &json!({"text":"up"})).json();
+    assert_eq!(said(&text), "up");
+    site.wire.kill("__spawn");
+    for conn in &mut waiting {
+        let answer = conn.reply().json();
+        assert_eq!(
+            (&answer["id"], &answer["result"]["isError"]),
+            (&json!("w"), &json!(true)),
+            "{answer}"
+        );
+    }
+    let over = site.wire.wait();
+    assert_eq!(over.code, 70, "{}", over.text());
+}
+
+#[test]
+fn a_request_to_stop_is_an_orderly_end_with_every_answer() {
+    let site = Site::hostile(&[], &["term=ignore"]);
+    let mut waiting: Vec<Conn> = (0..5).map(|_| site.connect()).collect();
+    for conn in &mut waiting {
+        conn.send(modern(
+            &json!("w"),
+            "tools/call",
+            &json!({"name":"hang"}),
+            "",
+        ));
+    }
+    let text = site.call(&json!(1), "echo", &json!({"text":"up"})).json();
+    assert_eq!(said(&text), "up");
+    let begun = std::time::Instant::now();
+    site.wire.terminate();
+    for conn in &mut waiting {
+        let answer = conn.reply().json();
+        assert_eq!(
+            (&answer["id"], &answer["result"]["isError"]),
+            (&json!("w"), &json!(true)),
+            "{answer}"
+        );
+    }
+    let over = site.wire.wait();
+    assert_eq!(over.code, 0, "{}", over.text());
+    assert!(begun.elapsed().as_secs() < 4, "{:?}", begun.elapsed());
+}

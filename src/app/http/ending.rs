@@ -21,16 +21,16 @@ use tokio::task::spawn_local;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Gate {
-    /// What the spawner has to say.
-    pub(super) fn take_events(self: &Rc<Self>) {
+    /// What the spawner has to say; false when it will say nothing more.
+    pub(super) fn take_events(self: &Rc<Self>) -> bool {
         loop {
             let now = Instant::now();
             let event = match &mut self.state.borrow_mut().spawner {
                 Some(spawner) => spawner.next_event(),
-                None => return,
+                None => return false,
             };
             match event {
-                Ok(None) => return,
+                Ok(None) => return true,
                 Ok(Some(Event::Started {
                     cell,
                     pid,
@@ -92,7 +92,7 @@ impl Gate {
                         // A server whose words cannot be searched for what it was given must not speak.
                         tracing::error!("cannot read the credentials of the server: {error}");
                         self.stop(now);
-                        return;
+                        return true;
                     }
                     self.health.update(|facts| facts.credentials = states);
                 }
@@ -111,7 +111,7 @@ impl Gate {
                 Err(error) => {
                     tracing::error!("{error}");
                     self.orphaned(now);
-                    return;
+                    return false;
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! unless the server is declared safe to share.
 
 use super::errors::{INVALID_REQUEST, error};
-use super::post::{Post, Reply, SESSION_HEADER, VERSION_HEADER, bare, id_of, no_server};
+use super::post::{Post, Reply, SESSION_HEADER, VERSION_HEADER, bare, id_of, is_modern, no_server};
 use super::route::{answer_line, json};
 use super::seat::Seat;
 use super::server::{Handshake, Kind as PlaceKind, Role, Server};
@@ -263,6 +263,12 @@ impl State {
         Ok(party)
     }
 
+    /// The session that a GET or a DELETE names; the modern era has neither.
+    fn named_session<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+        let modern = value(headers, &VERSION_HEADER).is_some_and(is_modern);
+        value(headers, &SESSION_HEADER).filter(|_| !modern && !self.stateless())
+    }
+
     /// A GET: the stream for what belongs to no request, or one that broke off.
     pub(super) fn get(
         &mut self,
@@ -270,7 +276,7 @@ impl State {
         caller: Option<&Caller>,
         now: Instant,
     ) -> Reply {
-        let Some(session) = value(headers, &SESSION_HEADER).filter(|_| !self.stateless()) else {
+        let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
         let party = match self.visit(session, headers, caller, None, now) {
@@ -330,7 +336,7 @@ impl State {
         caller: Option<&Caller>,
         now: Instant,
     ) -> Reply {
-        let Some(session) = value(headers, &SESSION_HEADER).filter(|_| !self.stateless()) else {
+        let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
         let Some((party, visit)) = self.find_visit(session, caller) else {

@@ -150,6 +150,7 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
     drop(spawn_local(tasks::watch(alarm, move || {
         ringing.alarm.borrow_mut().ring();
         ringing.tick(Instant::now());
+        true
     })));
     drop(spawn_local(tasks::flush(Rc::clone(&gate))));
 
@@ -162,7 +163,7 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
     if let Some(spawner) = spawner.transpose()? {
         let events = Rc::clone(&gate);
         drop(spawn_local(tasks::watch(spawner, move || {
-            events.take_events();
+            events.take_events()
         })));
     }
     let asked = gate.health.asked().try_clone_to_owned()?;
@@ -170,6 +171,7 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
     drop(spawn_local(tasks::watch(asked, move || {
         asking.state.borrow_mut().publish();
         asking.health.beat();
+        true
     })));
     let signalled = signals.as_fd().try_clone_to_owned()?;
     let stopping = Rc::clone(&gate);
@@ -178,6 +180,7 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
             tracing::info!("stopping: signal {}", signal.ssi_signo);
             stopping.stop(Instant::now());
         }
+        true
     })));
 
     gate.over.notified().await;

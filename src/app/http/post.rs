@@ -45,7 +45,7 @@ pub(super) fn bare(status: StatusCode) -> Reply {
 }
 
 /// True when the version in the header is of the modern era, or later than anything known.
-fn is_modern(version: &str) -> bool {
+pub(super) fn is_modern(version: &str) -> bool {
     match Revision::read(version) {
         Some(revision) => revision.era() == Era::Modern,
         None => version > Revision::V2025_11_25.as_str() && version.starts_with("20"),

@@ -95,12 +95,15 @@ fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest)
 }
 
-/// Waits until a descriptor is readable, again and again.
-pub(super) async fn watch(fd: OwnedFd, mut news: impl FnMut()) -> io::Result<()> {
+/// Waits until a descriptor is readable, again and again while `news` wants more. One whose other end
+/// is closed is readable for ever.
+pub(super) async fn watch(fd: OwnedFd, mut news: impl FnMut() -> bool) -> io::Result<()> {
     let fd = watched(fd, Interest::READABLE)?;
     loop {
         let mut guard = fd.readable().await?;
-        news();
+        if !news() {
+            return Ok(());
+        }
         guard.clear_ready();
     }
 }
