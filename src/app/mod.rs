@@ -15,6 +15,7 @@ mod revive;
 mod seldom;
 mod slice;
 mod spawner;
+mod starting;
 mod stdio;
 mod stopwatch;
 mod switch;

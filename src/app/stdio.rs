@@ -9,13 +9,13 @@ use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
 use super::seldom::Seldom;
+use super::starting::tell_started;
 use super::stopwatch::Stopwatch;
 use super::wake::{Followed, Ready};
 use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
-use crate::cell::{Layer, LayerState};
 use crate::config::{Config, Restart};
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
@@ -535,52 +535,6 @@ impl Loop {
         self.greet(now);
         Ok(())
     }
-}
-
-/// Says that a server runs, and what confines it.
-pub(super) fn tell_started(
-    health: &Health,
-    metrics: &Metrics,
-    server: &str,
-    pid: u32,
-    report: &crate::cell::LayerReport,
-    facts: &spawn::Facts,
-    after: Duration,
-) {
-    metrics.landlock_abi.set(report.landlock_abi.into());
-    for (layer, state) in &report.layers {
-        let enforced = matches!(state, LayerState::Enforced);
-        metrics.layer(layer.name(), enforced);
-        match state {
-            // Few hosts delegate a cgroup, and whoever counts on one requires it.
-            LayerState::Missing(why) if *layer == Layer::Cgroup => {
-                tracing::debug!("the cell has no {}: {why}", layer.name());
-            }
-            LayerState::Missing(why) => {
-                tracing::warn!("the cell has no {}: {why}", layer.name());
-            }
-            _ => {}
-        }
-    }
-    for note in &report.notes {
-        tracing::warn!("{note}");
-    }
-    let what = facts.name.as_deref().unwrap_or(server);
-    let version = facts
-        .version
-        .as_deref()
-        .map(|v| format!("@{v}"))
-        .unwrap_or_default();
-    tracing::info!(
-        "{what}{version} runs as {pid}{} after {} ms: {}",
-        report.identity(),
-        after.as_millis(),
-        report.summary()
-    );
-    health.update(|facts| {
-        facts.pid = i32::try_from(pid).ok();
-        facts.cell = report.clone();
-    });
 }
 
 pub(super) fn open_signals() -> io::Result<SignalFd> {

@@ -7,7 +7,7 @@ use super::tasks;
 use crate::admin::Phase;
 use crate::app::ending::how_it_ended;
 use crate::app::network;
-use crate::app::stdio::tell_started;
+use crate::app::starting::tell_started;
 use crate::cell::spawn::Event;
 use crate::proxy::{Outbox, Party};
 use crate::transport::terminal::sanitize;
