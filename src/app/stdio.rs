@@ -280,7 +280,7 @@ impl Loop {
         let deaf = match &mut self.server_in {
             Some(outlet) => self.to_server.write(outlet).is_err(),
             None => {
-                if self.started {
+                if self.started && !self.keeps_lines() {
                     self.to_server.abandon();
                 }
                 false
@@ -289,7 +289,9 @@ impl Loop {
         if deaf {
             // It closed its input. What it was sent is answered when it ends, which we see to.
             self.server_in = None;
-            self.to_server.abandon();
+            if !self.keeps_lines() {
+                self.to_server.abandon();
+            }
             let act = self.life.deaf(now);
             self.act(act)?;
         }
