@@ -28,6 +28,7 @@ mod fidelity;
 mod honest;
 mod hostile_client;
 mod hostile_server;
+mod http_change;
 mod http_conformance;
 mod http_hostile;
 mod http_legacy;
