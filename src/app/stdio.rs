@@ -344,6 +344,7 @@ impl Loop {
             self.rest_at = None;
             self.rest(now);
         }
+        self.health.pat(now);
         self.end_stopped(now)?;
         self.step_restart(now)?;
         self.step_replacement(now)?;

@@ -48,5 +48,6 @@ mod spawn_cells;
 mod spawn_tree;
 mod support;
 mod switch;
+mod unit;
 mod web;
 mod wire;
