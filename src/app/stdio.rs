@@ -15,6 +15,7 @@ use super::wake::{Followed, Ready};
 use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
+use crate::cell::Code;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
 use crate::config::{Config, Restart};
 use crate::mcp::Direction;
@@ -77,6 +78,8 @@ pub(super) struct Loop {
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
     pub(super) begun: Instant,
+    /// Where our own code lies, until what the start has touched of it is given back.
+    pub(super) code: Option<Code>,
     /// What takes the place of stdin at the end: by then nothing can be opened.
     pub(super) nothing: Option<File>,
 }
@@ -132,6 +135,7 @@ impl Loop {
             hung_up: false,
             rest_at: None,
             begun,
+            code: Code::find(),
             nothing: File::open("/dev/null").ok(),
         })
     }
@@ -355,6 +359,10 @@ impl Loop {
     /// What can wait until nobody else waits: audit lines and counts; then, when nothing more has
     /// come meanwhile, the memory that a burst has grown.
     pub(super) fn rest(&mut self, now: Instant) {
+        if let Some(code) = self.code.take() {
+            // Once, after the first quiet moment: by then what a start needs has run.
+            code.shed();
+        }
         if !self.session.restless() {
             self.session.audit().shrink();
             self.to_server.rest();

@@ -6,6 +6,7 @@
 mod account;
 mod caps;
 mod cgroup;
+mod code;
 pub mod denial;
 mod descriptors;
 pub mod egress;
@@ -27,6 +28,7 @@ mod sys;
 mod witness;
 
 pub use account::Account;
+pub use code::Code;
 pub use descriptors::{SpecError, read_spec, seal, seal_spec};
 pub use launcher::enter;
 pub use own::{close_inherited, confine};

@@ -23,6 +23,19 @@ fn scalar(number: libc::c_long, args: [libc::c_ulong; 5]) -> Result<i64, Errno> 
     Errno::result(result)
 }
 
+/// Gives back the pages of a mapping; what is asked for again comes from its file.
+pub(super) fn give_back(start: usize, length: usize) -> Result<(), Errno> {
+    let advice = libc::c_ulong::try_from(libc::MADV_DONTNEED).unwrap_or(0);
+    let args = [
+        start as libc::c_ulong,
+        length as libc::c_ulong,
+        advice,
+        0,
+        0,
+    ];
+    scalar(libc::SYS_madvise, args).map(drop)
+}
+
 /// Takes over the descriptors that the spawner names on our command line.
 ///
 /// # Errors

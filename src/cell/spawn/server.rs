@@ -16,10 +16,10 @@ use super::signals::Signals;
 use super::stdio::Ends;
 use super::tempdir::{self, TempDir};
 use super::tree;
-use crate::cell::CellSpec;
 use crate::cell::cgroup;
 use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
+use crate::cell::{CellSpec, Code};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
@@ -438,6 +438,9 @@ impl Server {
         if !std::mem::replace(&mut self.swept, true) {
             tempdir::sweep();
             cgroup::sweep(None);
+            if let Some(code) = Code::find() {
+                code.shed();
+            }
         }
     }
 
