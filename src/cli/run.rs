@@ -5,7 +5,7 @@ use super::exit::Exit;
 use super::exit::Failure;
 use super::{exit, preflight, show};
 use crate::app;
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, Grants};
 use crate::telemetry::logs;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
 
 /// What may be written and checked, and is not asked by the listener yet.
 fn not_served(config: &Config) -> Option<&'static str> {
-    let listen = config.listen.as_ref()?;
+    config.listen.as_ref()?;
     let Access {
         identity,
         clients,
@@ -59,12 +59,17 @@ fn not_served(config: &Config) -> Option<&'static str> {
         || !config.resource_scopes.is_empty()
         || !config.prompt_scopes.is_empty();
     [
-        ("listen.tls", listen.tls.is_some()),
+        ("identity.scopes", !identity.scopes.is_empty()),
         (
-            "identity",
-            identity.keys.is_some() || identity.jwt.is_some() || !identity.scopes.is_empty(),
+            "clients",
+            clients.values().any(|client| {
+                client.grants != Grants::default()
+                    || !client.groups.is_empty()
+                    || client.rate.is_some()
+                    || client.concurrency.is_some()
+                    || client.quota.is_some()
+            }),
         ),
-        ("clients", !clients.is_empty()),
         ("groups", !groups.is_empty()),
         ("scopes", scopes),
         (

@@ -108,6 +108,15 @@ impl Caller {
             .is_ok()
     }
 
+    /// True when both have the same [`Self::principal`].
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.tenant == other.tenant
+            && self.how == other.how
+            && self.client == other.client
+            && self.user == other.user
+    }
+
     #[must_use]
     pub fn principal(&self) -> Principal {
         Principal {

@@ -8,7 +8,7 @@ use super::seat::Seat;
 use super::server::{Handshake, Kind as PlaceKind, Role, Server};
 use super::state::{NoServer, State};
 use super::visit::GET;
-use super::who::Caller;
+use crate::identity::Caller;
 use crate::mcp::method::{
     CANCELLED, INITIALIZED, RESOURCES_SUBSCRIBE, RESOURCES_UNSUBSCRIBE, ROOTS_CHANGED,
 };
@@ -49,7 +49,7 @@ impl State {
         };
         let seat = self.seat(now);
         let opened = self.with(cell, |state, server| {
-            let party = state.open_visit(post.caller.cloned(), server, now)?;
+            let party = state.open_visit(post.caller, server, now)?;
             if share {
                 state.shake_hands(server, post.envelope, id, party, &seat, now);
             } else {
@@ -66,9 +66,9 @@ impl State {
     }
 
     /// Ends the session of this caller that was left longest ago; false when none was left.
-    fn make_room(&mut self, caller: Option<&Caller>, now: Instant) -> bool {
+    fn make_room(&mut self, caller: &Caller, now: Instant) -> bool {
         let left = self.visits.iter().filter(|(party, visit)| {
-            visit.caller.as_ref() == caller
+            visit.caller.is_same(caller)
                 && visit.is_left(LEFT, now)
                 && !self.works_for(**party, visit.cell)
         });
@@ -238,7 +238,7 @@ impl State {
         &mut self,
         session: &str,
         headers: &HeaderMap,
-        caller: Option<&Caller>,
+        caller: &Caller,
         id: Option<&[u8]>,
         now: Instant,
     ) -> Found {
@@ -270,12 +270,7 @@ impl State {
     }
 
     /// A GET: the stream for what belongs to no request, or one that broke off.
-    pub(super) fn get(
-        &mut self,
-        headers: &HeaderMap,
-        caller: Option<&Caller>,
-        now: Instant,
-    ) -> Reply {
+    pub(super) fn get(&mut self, headers: &HeaderMap, caller: &Caller, now: Instant) -> Reply {
         let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
@@ -330,12 +325,7 @@ impl State {
     }
 
     /// A DELETE: the session is over.
-    pub(super) fn delete(
-        &mut self,
-        headers: &HeaderMap,
-        caller: Option<&Caller>,
-        now: Instant,
-    ) -> Reply {
+    pub(super) fn delete(&mut self, headers: &HeaderMap, caller: &Caller, now: Instant) -> Reply {
         let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };

@@ -4,13 +4,14 @@ use super::errors::{INVALID_PARAMS, INVALID_REQUEST, UNAVAILABLE, error};
 use super::seat::{Answer, Seat};
 use super::server::{Handed, Kind as PlaceKind, Place, Server};
 use super::state::{NoServer, State};
-use super::who::Caller;
 use crate::config::StateMode;
+use crate::identity::{self, Caller};
 use crate::mcp::method::{INITIALIZE, SERVER_DISCOVER};
 use crate::mcp::{Direction, Envelope, Era, Kind, Revision, flatten, parse};
 use crate::proxy::{Outbox, Party};
 use crate::transport::http::{Bytes, HeaderMap, HeaderName, StatusCode, value};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -21,6 +22,8 @@ pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-sessi
 pub(super) enum Reply {
     /// This.
     Now(Answer),
+    /// This, which says who may.
+    Said(identity::Answer),
     /// Whatever comes to the seat.
     Wait(Rc<Seat>),
 }
@@ -30,7 +33,7 @@ pub(super) enum Reply {
 pub(super) struct Post<'a> {
     pub(super) envelope: &'a Envelope<'a>,
     pub(super) headers: &'a HeaderMap,
-    pub(super) caller: Option<&'a Caller>,
+    pub(super) caller: &'a Arc<Caller>,
     /// The body as it came, for a request that has to wait.
     pub(super) body: &'a Bytes,
 }
@@ -57,7 +60,7 @@ impl State {
     pub(super) fn post(
         &mut self,
         headers: &HeaderMap,
-        caller: Option<&Caller>,
+        caller: &Arc<Caller>,
         body: &Bytes,
         now: Instant,
     ) -> Reply {

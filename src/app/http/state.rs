@@ -3,19 +3,21 @@
 use super::seat::Seat;
 use super::server::{Role, Server};
 use super::visit::Visit;
-use super::who::{Caller, Names};
+use super::who::Names;
 use crate::admin::Health;
 use crate::app::credentials::Known;
 use crate::app::seldom::Alarm;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::Spawner;
 use crate::config::{Config, Listen};
+use crate::identity::{Caller, Challenges, Verifier};
 use crate::mcp::Era;
 use crate::policy::Policy;
 use crate::proxy::{Outbox, Party, Session};
 use crate::supervise::Act;
 use crate::telemetry::Metrics;
 use crate::transport::http::Bytes;
+use crate::transport::tls::ServerTls;
 use smol_str::SmolStr;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -35,6 +37,10 @@ pub(super) struct Gate {
     pub(super) config: Arc<Config>,
     pub(super) listen: Listen,
     pub(super) names: Names,
+    /// `None`: plain HTTP.
+    pub(super) tls: Option<ServerTls>,
+    pub(super) verifier: RefCell<Rc<Verifier>>,
+    pub(super) challenges: Challenges,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) state: RefCell<State>,
@@ -271,7 +277,7 @@ impl State {
     /// A new session on this server.
     pub(super) fn open_visit(
         &mut self,
-        caller: Option<Caller>,
+        caller: &Arc<Caller>,
         server: &Server,
         now: Instant,
     ) -> Option<Party> {
@@ -284,7 +290,13 @@ impl State {
         let id: SmolStr = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.parties += 1;
         let party = self.parties;
-        let visit = Visit::new(id.clone(), caller, server.cell, server.serial, now);
+        let visit = Visit::new(
+            id.clone(),
+            Arc::clone(caller),
+            server.cell,
+            server.serial,
+            now,
+        );
         self.by_id.insert(id, party);
         self.visits.insert(party, Box::new(visit));
         self.metrics.http_sessions.inc();
@@ -292,10 +304,10 @@ impl State {
     }
 
     /// The session with this id, if it is the caller's and its server is there.
-    pub(super) fn find_visit(&self, id: &str, caller: Option<&Caller>) -> Option<(Party, &Visit)> {
+    pub(super) fn find_visit(&self, id: &str, caller: &Caller) -> Option<(Party, &Visit)> {
         let party = *self.by_id.get(id)?;
         let visit = self.visits.get(&party)?;
-        (visit.caller.as_ref() == caller).then_some((party, visit))
+        visit.caller.is_same(caller).then_some((party, visit))
     }
 
     /// Forgets a session. Its requests, if any are open, are answered when its server is gone.
