@@ -313,6 +313,7 @@ mod tests {
             request_bytes: 1,
             response_bytes: 0,
             arguments: &Arguments::Absent,
+            caller: None,
         }
     }
 

@@ -63,16 +63,24 @@ pub enum How {
     Loopback,
 }
 
-impl fmt::Display for How {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl How {
+    /// One word, for logs and audit.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Key => "key",
             Self::Jwt => "jwt",
             Self::Mtls => "mtls",
             Self::UnixPeer => "unix",
             Self::Gateway => "gateway",
             Self::Loopback => "loopback",
-        })
+        }
+    }
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

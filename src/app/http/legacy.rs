@@ -2,7 +2,9 @@
 //! unless the server is declared safe to share.
 
 use super::errors::{INVALID_REQUEST, error};
-use super::post::{Post, Reply, SESSION_HEADER, VERSION_HEADER, bare, id_of, is_modern, no_server};
+use super::post::{
+    Post, Reply, SESSION_HEADER, Sender, VERSION_HEADER, bare, id_of, is_modern, no_server,
+};
 use super::route::{answer_line, json};
 use super::seat::Seat;
 use super::server::{Handshake, Kind as PlaceKind, Role, Server};
@@ -16,6 +18,7 @@ use crate::mcp::{Direction, Envelope, Era, Id, Kind, Revision, parse};
 use crate::proxy::{Outbox, Party};
 use crate::transport::http::{HeaderMap, StatusCode, resume_from, value};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A session without a stream that nobody used for so long makes room for a new one.
@@ -51,11 +54,12 @@ impl State {
         let opened = self.with(cell, |state, server| {
             let party = state.open_visit(post.caller, server, now)?;
             if share {
-                state.shake_hands(server, post.envelope, id, party, &seat, now);
+                state.shake_hands(server, post.envelope, id, (party, post.caller), &seat, now);
             } else {
                 server.role = Role::Own(party);
                 let kind = PlaceKind::Initialize;
-                state.submit(server, post.envelope, party, &seat, kind, now);
+                server.session.belongs_to(Arc::clone(post.caller));
+                state.submit(server, post.envelope, post.sender(party), &seat, kind, now);
             }
             Some(())
         });
@@ -89,7 +93,7 @@ impl State {
         server: &mut Server,
         envelope: &Envelope<'_>,
         id: Id<'_>,
-        party: Party,
+        (party, caller): (Party, &Arc<Caller>),
         seat: &Rc<Seat>,
         now: Instant,
     ) {
@@ -113,7 +117,12 @@ impl State {
                 let line = without_capabilities(envelope);
                 if let Ok(envelope) = parse(&line, Direction::ToServer) {
                     let kind = PlaceKind::Initialize;
-                    self.submit(server, &envelope, party, seat, kind, now);
+                    let from = Sender {
+                        party,
+                        caller,
+                        pass: None,
+                    };
+                    self.submit(server, &envelope, from, seat, kind, now);
                 }
             }
         }
@@ -139,14 +148,20 @@ impl State {
             match (&post.envelope.kind, &seat) {
                 (Kind::Request { .. }, Some(seat)) => {
                     let kind = PlaceKind::Plain;
-                    state.submit(server, post.envelope, party, seat, kind, now);
+                    let from = post.sender(party);
+                    state.submit(server, post.envelope, from, seat, kind, now);
                 }
                 (Kind::Notification { method, .. }, _) => {
-                    state.notified(server, post.envelope, method, party, now);
+                    state.notified(server, post.envelope, method, (party, post.caller), now);
                 }
                 _ if server.role == Role::Own(party) => {
                     let mut out = Outbox::default();
-                    server.pass_in(post.envelope.line.to_vec(), now, &mut out);
+                    server.pass_in(
+                        post.envelope.line.to_vec(),
+                        Some(post.caller),
+                        now,
+                        &mut out,
+                    );
                     state.send(server, out, now);
                 }
                 // A shared server has asked nobody.
@@ -168,7 +183,7 @@ impl State {
         server: &mut Server,
         envelope: &Envelope<'_>,
         method: &str,
-        party: Party,
+        (party, caller): (Party, &Arc<Caller>),
         now: Instant,
     ) {
         let line = match method {
@@ -186,7 +201,7 @@ impl State {
             _ => envelope.line.to_vec(),
         };
         let mut out = Outbox::default();
-        server.pass_in(line, now, &mut out);
+        server.pass_in(line, Some(caller), now, &mut out);
         self.send(server, out, now);
         if method == CANCELLED {
             self.withdrawn(server, envelope, party);

@@ -21,6 +21,7 @@ mod server;
 mod state;
 mod tasks;
 mod tick;
+mod turns;
 mod visit;
 mod who;
 
@@ -121,6 +122,7 @@ impl Front {
                 Arc::clone(&metrics),
                 spawner,
             );
+            let turns = Rc::new(turns::Turns::new(&config));
             Rc::new(Gate {
                 config,
                 listen,
@@ -128,6 +130,7 @@ impl Front {
                 tls: access.tls,
                 verifier: RefCell::new(Rc::new(access.verifier)),
                 challenges: access.challenges,
+                turns,
                 metrics,
                 health,
                 state: RefCell::new(state),

@@ -28,6 +28,8 @@ pub(super) struct Answer {
     pub(super) line: Bytes,
     /// The session that has begun with it.
     pub(super) session: Option<SmolStr>,
+    /// Seconds after which it is worth to come again.
+    pub(super) retry_after: Option<u64>,
 }
 
 /// The request of a server process that a seat is about.
@@ -256,6 +258,7 @@ mod tests {
             status: StatusCode::OK,
             line: Bytes::from_static(b"{}"),
             session: None,
+            retry_after: None,
         };
         let seat = Seat::new(100, now);
         assert!(poll(|cx| seat.poll_outcome(cx)).is_pending());

@@ -3,8 +3,10 @@
 use super::post::{Reply, SESSION_HEADER, bare};
 use super::seat::{Answer, Outcome, Seat};
 use super::state::Gate;
+use super::turns::Pass;
 use super::who::Guest;
 use crate::identity::{self, Caller};
+use crate::mcp::{Direction, Kind, Subject, flatten, parse};
 use crate::transport::http::{
     BodyError, Bytes, Handler, HeaderName, HeaderValue, Incoming, Method, Outgoing, Parts, Request,
     Response, Source, StatusCode, accepts_events, accepts_json, carries_json, header, read_body,
@@ -152,8 +154,39 @@ impl Gate {
             BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken => StatusCode::BAD_REQUEST,
         })?;
+        let pass = match self.turns.is_off() {
+            true => None,
+            false => match self.turn(&caller, &body).await {
+                Ok(pass) => pass,
+                Err(reply) => return Ok(reply),
+            },
+        };
         let now = Instant::now();
-        Ok(self.work(|state| state.post(&parts.headers, &caller, &body, now)))
+        Ok(self.work(|state| state.post(&parts.headers, &caller, &body, pass, now)))
+    }
+
+    /// A place for the request that a body holds, or the answer that it gets instead. What is no
+    /// request needs none.
+    async fn turn(
+        self: &Rc<Self>,
+        caller: &Arc<Caller>,
+        body: &Bytes,
+    ) -> Result<Option<Pass>, Reply> {
+        let line = flatten(body);
+        let Ok(envelope) = parse(&line, Direction::ToServer) else {
+            return Ok(None);
+        };
+        let subject = Subject::of(&envelope);
+        let (Kind::Request { .. }, Some(subject)) = (&envelope.kind, subject) else {
+            return Ok(None);
+        };
+        if let Some(refused) = self.work(|state| state.lacks_scopes(&envelope, caller)) {
+            return Err(Reply::Said(refused));
+        }
+        match self.turns.pass(caller, &subject).await {
+            Ok(pass) => Ok(Some(pass)),
+            Err(refused) => Err(self.work(|state| state.too_much(&envelope, caller, &refused))),
+        }
     }
 
     fn take_other(self: &Rc<Self>, method: &Method, parts: &Parts, caller: &Caller) -> Reply {
@@ -187,6 +220,9 @@ impl Gate {
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(seconds) = answer.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(session) = answer.session
             && let Ok(session) = HeaderValue::from_str(&session)

@@ -2,6 +2,7 @@
 
 use super::seat::Seat;
 use super::server::{Role, Server};
+use super::turns::Turns;
 use super::visit::Visit;
 use super::who::Names;
 use crate::admin::Health;
@@ -41,6 +42,7 @@ pub(super) struct Gate {
     pub(super) tls: Option<ServerTls>,
     pub(super) verifier: RefCell<Rc<Verifier>>,
     pub(super) challenges: Challenges,
+    pub(super) turns: Rc<Turns>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) state: RefCell<State>,
@@ -61,6 +63,7 @@ pub(super) struct State {
     pub(super) config: Arc<Config>,
     pub(super) policy: Arc<Policy>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) challenges: Challenges,
     /// Takes what reaches no server: it is counted and noted like everything else.
     pub(super) desk: Session,
     log: Log,
@@ -111,6 +114,7 @@ impl State {
         metrics: Arc<Metrics>,
         spawner: Spawner,
     ) -> Self {
+        let challenges = Challenges::new(&config);
         let desk = Session::new(
             &config,
             Arc::clone(&policy),
@@ -121,6 +125,7 @@ impl State {
         let mut state = Self {
             policy,
             metrics,
+            challenges,
             desk,
             log,
             spawner: Some(spawner),
@@ -166,6 +171,9 @@ impl State {
         if role == Role::Modern {
             session.set_era(Era::Modern);
         }
+        if matches!(role, Role::Modern | Role::Shared) {
+            session.serves_many();
+        }
         session.switch_tools(self.tools_off.clone());
         let server = Box::new(Server::new(cell, self.serial, role, session));
         if let Some(slot) = self.servers.get_mut(cell as usize) {
@@ -194,6 +202,9 @@ impl State {
         }
         if let Some(server) = spare.and_then(|cell| self.servers.get_mut(cell as usize)?.as_mut()) {
             server.role = role;
+            if matches!(role, Role::Modern | Role::Shared) {
+                server.session.serves_many();
+            }
             if role == Role::Modern {
                 server.session.set_era(Era::Modern);
             }
@@ -332,15 +343,20 @@ impl State {
         }
     }
 
+    /// The desk has something to write.
+    pub(super) fn rest_soon(&mut self) {
+        if self.rest_at.is_none() {
+            self.rest_at = Some(Instant::now() + FLUSH_AFTER);
+        }
+    }
+
     /// Counts and notes a line that goes no further, and gives the answer that policy has for it.
     pub(super) fn turn_away(&mut self, line: &[u8], era: Era, now: Instant) -> Bytes {
         let mut out = Outbox::default();
         self.desk.set_era(era);
         // The line is known to be broken, so it cannot pass.
         drop(self.desk.client_line(line, now, &mut out));
-        if self.rest_at.is_none() {
-            self.rest_at = Some(now + FLUSH_AFTER);
-        }
+        self.rest_soon();
         out.to_client.pop();
         out.to_client.into()
     }
