@@ -50,7 +50,7 @@ impl State {
             Ok(cell) => cell,
             Err(why) => return no_server(id.raw, why),
         };
-        let seat = self.seat(now);
+        let seat = self.seat(post.caller, now);
         let opened = self.with(cell, |state, server| {
             let party = state.open_visit(post.caller, server, now)?;
             if share {
@@ -142,7 +142,7 @@ impl State {
         else {
             return bare(StatusCode::NOT_FOUND);
         };
-        let seat = id.map(|_| self.seat(now));
+        let seat = id.map(|_| self.seat(post.caller, now));
         let done = self.with_same(cell, serial, |state, server| {
             state.note_watch(server, party, post.envelope);
             match (&post.envelope.kind, &seat) {
@@ -285,7 +285,7 @@ impl State {
     }
 
     /// A GET: the stream for what belongs to no request, or one that broke off.
-    pub(super) fn get(&mut self, headers: &HeaderMap, caller: &Caller, now: Instant) -> Reply {
+    pub(super) fn get(&mut self, headers: &HeaderMap, caller: &Arc<Caller>, now: Instant) -> Reply {
         let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
@@ -299,7 +299,7 @@ impl State {
             Some(Some(after)) => Some(after),
             None => None,
         };
-        let seat = self.seat(now);
+        let seat = self.seat(caller, now);
         match after {
             Some((stream, event)) if stream != GET => {
                 self.resume(party, stream, event, &seat, now);

@@ -42,7 +42,7 @@ impl State {
             Ok(cell) => cell,
             Err(why) => return no_server(id.raw, why),
         };
-        let seat = self.seat(now);
+        let seat = self.seat(post.caller, now);
         self.with(cell, |state, server| {
             if calls(post.envelope) && !server.session.tools().is_settled() {
                 // Which headers belong to a call is in the tool's schema.

@@ -5,10 +5,12 @@
 //!           └── first event ──▶ Streaming ── answer, end ──▶ Ended
 //! ```
 
+use crate::identity::Caller;
 use crate::transport::http::{Bytes, COMMENT, StatusCode};
 use smol_str::SmolStr;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -46,6 +48,8 @@ pub(super) struct Seat {
     /// The client is gone.
     pub(super) gone: Cell<bool>,
     pub(super) about: Cell<Option<About>>,
+    /// Who waits.
+    pub(super) caller: OnceCell<Arc<Caller>>,
     /// Bytes of events that may wait for the reader.
     limit: usize,
 }
@@ -82,6 +86,7 @@ impl Seat {
             }),
             gone: Cell::new(false),
             about: Cell::new(None),
+            caller: OnceCell::new(),
             limit,
         }
     }

@@ -189,7 +189,7 @@ impl Gate {
         }
     }
 
-    fn take_other(self: &Rc<Self>, method: &Method, parts: &Parts, caller: &Caller) -> Reply {
+    fn take_other(self: &Rc<Self>, method: &Method, parts: &Parts, caller: &Arc<Caller>) -> Reply {
         let now = Instant::now();
         let headers = &parts.headers;
         self.work(|state| match *method {

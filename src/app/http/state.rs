@@ -153,11 +153,13 @@ impl State {
     }
 
     /// A seat for a request.
-    pub(super) fn seat(&mut self, now: Instant) -> Rc<Seat> {
+    pub(super) fn seat(&mut self, caller: &Arc<Caller>, now: Instant) -> Rc<Seat> {
         if self.sweep_at.is_none() {
             self.sweep_at = Some(now + super::tick::SWEEP);
         }
-        Rc::new(Seat::new(self.limit, now))
+        let seat = Seat::new(self.limit, now);
+        drop(seat.caller.set(Arc::clone(caller)));
+        Rc::new(seat)
     }
 
     fn place(&mut self, cell: u32, role: Role) {
