@@ -9,7 +9,8 @@ use crate::identity::{self, Caller};
 use crate::mcp::{Direction, Kind, Subject, flatten, parse};
 use crate::transport::http::{
     BodyError, Bytes, Handler, HeaderName, HeaderValue, Incoming, Method, Outgoing, Parts, Request,
-    Response, Source, StatusCode, accepts_events, accepts_json, carries_json, header, read_body,
+    Response, Source, StatusCode, accepts_events, accepts_json, carries_json, discard, header,
+    read_body,
 };
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -55,7 +56,12 @@ impl Handler for Gate {
     async fn answer(self: Rc<Self>, request: Request<Incoming>, guest: Rc<Guest>) -> Out {
         let (mut parts, body) = request.into_parts();
         let reply = match self.admit(&mut parts, &guest) {
-            Err(no) => Err(no),
+            Err(no) => {
+                if !parts.headers.contains_key(header::EXPECT) {
+                    discard(body).await;
+                }
+                Err(no)
+            }
             Ok((Method::POST, caller)) => self.take_post(&parts, body, caller).await,
             Ok((method, caller)) => Ok(self.take_other(&method, &parts, &caller)),
         };
