@@ -9,10 +9,12 @@
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
 
+use super::notify::Notifier;
 use crate::cell::spawn::CredentialState;
 use crate::cell::{LayerReport, LayerState};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde_json::{Value, json};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -68,26 +70,51 @@ pub struct Health {
     facts: Mutex<Facts>,
     ask: EventFd,
     beats: AtomicU64,
+    manager: Notifier,
 }
 
 impl Health {
     /// A sidecar that is starting.
     ///
     /// # Errors
-    /// When the kernel gives no eventfd.
-    pub fn new(facts: Facts) -> nix::Result<Self> {
+    /// When the kernel gives no eventfd, or the service manager that wants to be told cannot be reached.
+    pub fn new(facts: Facts) -> io::Result<Self> {
         Ok(Self {
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Starting as u8),
             facts: Mutex::new(facts),
             ask: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
             beats: AtomicU64::new(0),
+            manager: Notifier::from_environment()?,
         })
     }
 
-    /// Moves to another phase.
+    /// Moves to another phase, and tells the service manager.
     pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
+        let before = self.phase.swap(phase as u8, Ordering::Relaxed);
+        if before == phase as u8 {
+            return;
+        }
+        self.manager.tell(match phase {
+            Phase::Starting => "STATUS=starting",
+            Phase::Serving => "READY=1\nSTATUS=serving",
+            Phase::Draining => "STOPPING=1\nSTATUS=answering what is in flight",
+            Phase::Restarting => "STATUS=the server is started anew",
+            Phase::Parked => "STATUS=the server crashes in a loop and is left alone",
+            // Ready to be switched on, which a start that never ends would not be.
+            Phase::Off => "READY=1\nSTATUS=switched off by the operator",
+        });
+    }
+
+    /// When the service manager is owed a sign of life; `None` when it wants none.
+    #[must_use]
+    pub fn watchdog_due(&self) -> Option<Instant> {
+        self.manager.due()
+    }
+
+    /// The event loop's sign of life, if one is due.
+    pub fn pat(&self, now: Instant) {
+        self.manager.pat(now);
     }
 
     /// True while the server runs and nothing is drained.

@@ -4,6 +4,7 @@
 //! small mutex that it takes a few times in its life, so a slow scrape delays no message.
 
 mod health;
+mod notify;
 mod server;
 pub mod switch;
 

@@ -16,6 +16,7 @@ mod revive;
 mod seldom;
 mod slice;
 mod spawner;
+mod starting;
 mod stdio;
 mod stopwatch;
 mod switch;

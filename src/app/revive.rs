@@ -72,6 +72,11 @@ impl Loop {
         }
     }
 
+    /// True when what a server has not read is kept for the next one.
+    pub(super) fn keeps_lines(&self) -> bool {
+        self.config.server.restart == Restart::Always
+    }
+
     /// The next server is to be started, or a start is to be given up.
     pub(super) fn step_restart(&mut self, now: Instant) -> Result<(), LoopError> {
         let asked = match self.restarts.step(now) {

@@ -9,13 +9,13 @@ use super::drain::{Drain, Drained};
 use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
 use super::seldom::Seldom;
+use super::starting::tell_started;
 use super::stopwatch::Stopwatch;
 use super::wake::{Followed, Ready};
 use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
-use crate::cell::{Layer, LayerState};
 use crate::config::{Config, Restart};
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
@@ -280,7 +280,7 @@ impl Loop {
         let deaf = match &mut self.server_in {
             Some(outlet) => self.to_server.write(outlet).is_err(),
             None => {
-                if self.started {
+                if self.started && !self.keeps_lines() {
                     self.to_server.abandon();
                 }
                 false
@@ -289,7 +289,9 @@ impl Loop {
         if deaf {
             // It closed its input. What it was sent is answered when it ends, which we see to.
             self.server_in = None;
-            self.to_server.abandon();
+            if !self.keeps_lines() {
+                self.to_server.abandon();
+            }
             let act = self.life.deaf(now);
             self.act(act)?;
         }
@@ -342,6 +344,7 @@ impl Loop {
             self.rest_at = None;
             self.rest(now);
         }
+        self.health.pat(now);
         self.end_stopped(now)?;
         self.step_restart(now)?;
         self.step_replacement(now)?;
@@ -534,52 +537,6 @@ impl Loop {
         self.greet(now);
         Ok(())
     }
-}
-
-/// Says that a server runs, and what confines it.
-pub(super) fn tell_started(
-    health: &Health,
-    metrics: &Metrics,
-    server: &str,
-    pid: u32,
-    report: &crate::cell::LayerReport,
-    facts: &spawn::Facts,
-    after: Duration,
-) {
-    metrics.landlock_abi.set(report.landlock_abi.into());
-    for (layer, state) in &report.layers {
-        let enforced = matches!(state, LayerState::Enforced);
-        metrics.layer(layer.name(), enforced);
-        match state {
-            // Few hosts delegate a cgroup, and whoever counts on one requires it.
-            LayerState::Missing(why) if *layer == Layer::Cgroup => {
-                tracing::debug!("the cell has no {}: {why}", layer.name());
-            }
-            LayerState::Missing(why) => {
-                tracing::warn!("the cell has no {}: {why}", layer.name());
-            }
-            _ => {}
-        }
-    }
-    for note in &report.notes {
-        tracing::warn!("{note}");
-    }
-    let what = facts.name.as_deref().unwrap_or(server);
-    let version = facts
-        .version
-        .as_deref()
-        .map(|v| format!("@{v}"))
-        .unwrap_or_default();
-    tracing::info!(
-        "{what}{version} runs as {pid}{} after {} ms: {}",
-        report.identity(),
-        after.as_millis(),
-        report.summary()
-    );
-    health.update(|facts| {
-        facts.pid = i32::try_from(pid).ok();
-        facts.cell = report.clone();
-    });
 }
 
 pub(super) fn open_signals() -> io::Result<SignalFd> {

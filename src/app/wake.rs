@@ -172,6 +172,7 @@ impl Loop {
             self.restarts.due(),
             self.replacing.as_ref().and_then(Replacing::due),
             self.rest_at,
+            self.health.watchdog_due(),
         ];
         due.into_iter().flatten().min()
     }

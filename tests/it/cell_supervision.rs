@@ -279,7 +279,12 @@ fn an_ordinary_user_is_supervised_too() {
         let mut above = path.ancestors();
         above.all(|path| path.metadata().unwrap().permissions().mode() & 1 == 1)
     };
-    if !reachable(&cofferdam()) || !reachable(Path::new(&python)) {
+    // Root's own may lie in its home.
+    let python = match reachable(Path::new(&python)) {
+        true => python,
+        false => "/usr/bin/python3".to_owned(),
+    };
+    if !reachable(&cofferdam()) || !Path::new(&python).exists() {
         return skip(
             "cell.ordinary_user",
             "the built programs lie where only root can reach them",

@@ -7,11 +7,12 @@ use super::tasks;
 use crate::admin::Phase;
 use crate::app::ending::how_it_ended;
 use crate::app::network;
-use crate::app::stdio::tell_started;
-use crate::cell::spawn::Event;
+use crate::app::starting::tell_started;
+use crate::cell::spawn::{Event, Spawner};
 use crate::proxy::{Outbox, Party};
 use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
+use nix::sys::signal::Signal;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -222,6 +223,34 @@ impl Gate {
             }
         });
         self.wake_by(Some(now));
+    }
+
+    /// SIGHUP: files are read again; SIGUSR1: everything off; any other: the end.
+    pub(super) fn signalled(self: &Rc<Self>, number: u32) {
+        let asked = match i32::try_from(number).map(Signal::try_from) {
+            Ok(Ok(Signal::SIGHUP)) => {
+                tracing::info!("SIGHUP: the files that are watched are read again");
+                self.state
+                    .borrow_mut()
+                    .spawner
+                    .as_mut()
+                    .map(Spawner::reread)
+            }
+            Ok(Ok(Signal::SIGUSR1)) => {
+                tracing::warn!("SIGUSR1: everything is switched off");
+                self.state
+                    .borrow_mut()
+                    .spawner
+                    .as_mut()
+                    .map(Spawner::switch_off)
+            }
+            _ => {
+                tracing::info!("stopping: signal {number}");
+                return self.stop(Instant::now());
+            }
+        };
+        // A spawner that is gone says so by itself.
+        drop(asked);
     }
 
     /// Somebody asked us to stop.

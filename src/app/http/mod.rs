@@ -187,12 +187,12 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
     let stopping = Rc::clone(&gate);
     drop(spawn_local(tasks::watch(signalled, move || {
         while let Ok(Some(signal)) = signals.read_signal() {
-            tracing::info!("stopping: signal {}", signal.ssi_signo);
-            stopping.stop(Instant::now());
+            stopping.signalled(signal.ssi_signo);
         }
         true
     })));
 
+    gate.wake_by(gate.health.watchdog_due());
     gate.over.notified().await;
     let until = Instant::now() + FAREWELL;
     while gate.busy.get() > 0 && Instant::now() < until {

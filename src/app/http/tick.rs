@@ -31,7 +31,9 @@ impl Gate {
             state.end_idle(idle, now);
             state.next_due(idle, now)
         });
+        self.health.pat(now);
         self.wake_by(next);
+        self.wake_by(self.health.watchdog_due());
         if self.state.borrow().servers.iter().all(Option::is_none) && self.is_over() {
             self.over.notify_one();
         }

@@ -1,0 +1,123 @@
+//! What changes while many clients are served: a credential, the operator's switch.
+
+use crate::rig::Rig;
+use crate::support::example;
+use crate::web::{Site, modern};
+use crate::wire::{Wire, eventually, mark, rule, said};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// The fake server that reads its token once, behind the listener.
+fn mortal(flags: &[&str], server: &[&str]) -> Site {
+    let rig = Rig::new();
+    let mark = mark();
+    let path = example("mortal").to_str().unwrap().to_owned();
+    std::fs::create_dir_all(rig.path().join("notes")).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
+    std::fs::write(rig.path().join("token"), "tok-0-Zq7vLm2Xw9").unwrap();
+    let own = [
+        "--listen",
+        "127.0.0.1:0",
+        "--write",
+        "{dir}/notes",
+        "--name",
+        "many",
+    ];
+    let flags = [&own, flags].concat();
+    let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
+    Site::around(Wire::start(rig, &mark, &flags, &command))
+}
+
+#[test]
+fn a_credential_that_changes_loses_no_request_and_old_values_are_taken_out() {
+    let site = mortal(&["--credential", "TOKEN={dir}/token"], &["slow=300"]);
+    let mut id = 0;
+    let mut token = || {
+        id += 1;
+        let reply = site.call(&json!(id), "token", &json!({}));
+        assert_eq!(reply.status, 200, "{reply:?}");
+        said(&reply.json()).to_owned()
+    };
+    let mut before = token();
+    for round in 1..=3 {
+        let new = site.wire.path().join("new");
+        std::fs::write(&new, format!("tok-{round}-Zq7vLm2Xw9")).unwrap();
+        std::fs::rename(new, site.wire.path().join("token")).unwrap();
+        let begun = Instant::now();
+        let after = loop {
+            let now = token();
+            assert!(now.starts_with("token "), "{now}");
+            if now != before {
+                break now;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "{}",
+                site.wire.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        println!("round {round}: {:?}", begun.elapsed());
+        before = after;
+    }
+    let leak = site.call(&json!("leak"), "leak", &json!({}));
+    assert!(
+        said(&leak.json()).starts_with("the token is CFD-REDACTED"),
+        "{leak:?}"
+    );
+    assert!(!site.wire.stderr().contains("Zq7vLm2Xw9"));
+}
+
+#[test]
+fn the_switch_answers_who_waits_and_who_comes_until_it_is_on_again() {
+    let site = mortal(&[], &[]);
+    assert_eq!(
+        said(&site.call(&json!(1), "work", &json!({"key": 1})).json()),
+        "1"
+    );
+    let session = site.initialize("2025-06-18");
+    let mut waits = site.connect();
+    let params = json!({"name": "hang", "arguments": {}});
+    waits.send(modern(&json!(2), "tools/call", &params, ""));
+    std::thread::sleep(Duration::from_millis(300));
+    let output = site.wire.rig().command(&["kill", "many"]).output().unwrap();
+    assert!(output.status.success());
+    let waiting = waits.reply();
+    assert!(!rule(&waiting.json()).is_empty(), "{waiting:?}");
+    let refused = site.call(&json!(3), "work", &json!({"key": 3}));
+    assert!(
+        refused.status == 503 && refused.body.contains("\"id\":3"),
+        "{refused:?}"
+    );
+    let list = json!({"jsonrpc": "2.0", "id": 4, "method": "tools/list"});
+    assert!([404, 503].contains(&site.post(&session, &list).status));
+    assert!(
+        site.wire
+            .rig()
+            .command(&["resume", "many"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert!(eventually(|| site
+        .call(&json!(5), "work", &json!({"key": 5}))
+        .status
+        == 200));
+
+    let tool = ["kill", "many", "--tool", "work"];
+    assert!(
+        site.wire
+            .rig()
+            .command(&tool)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert!(eventually(|| {
+        rule(&site.call(&json!(6), "work", &json!({"key": 6})).json()) == "switch.tool"
+    }));
+    assert!(said(&site.call(&json!(7), "look", &json!({"key": 7})).json()) == "7");
+}
