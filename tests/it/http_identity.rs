@@ -657,6 +657,31 @@ fn a_key_that_is_revoked_is_refused_at_once() {
 }
 
 #[test]
+fn a_stream_ends_with_the_token_that_opened_it() {
+    let house = House::new("");
+    let short = house.issuer.token(|it| it["exp"] = json!(now() + 2));
+    let long = house.issuer.token(|_| {});
+    let mut streams = [short, long].map(|token| {
+        let opened = house.ask(&post(&initialize("2025-11-25"), &bearer(&token)));
+        let session = opened.header("mcp-session-id").unwrap();
+        let mut stream = house.connect_as("tls/ca.crt", None);
+        stream.send(get(session, &bearer(&token)));
+        assert_eq!(stream.head().0, 200);
+        stream
+    });
+    let begun = Instant::now();
+    while streams[0].chunk().is_some() {}
+    assert!(
+        begun.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        begun.elapsed()
+    );
+    // The other one says that it is alive meanwhile.
+    streams[1].until(":");
+    assert!(begun.elapsed() < Duration::from_secs(18));
+}
+
+#[test]
 fn a_certificate_that_is_swapped_under_load_loses_no_request() {
     let house = House::new("");
     let [one, _] = &house.keys;
