@@ -52,8 +52,8 @@ pub struct Facts {
 #[derive(Debug, Clone)]
 pub struct Listener {
     pub address: String,
-    /// How clients say who they are: `none`, `unix peer`.
-    pub identity: &'static str,
+    /// How clients say who they are: `none`, or kinds as in `API key, client certificate`.
+    pub identity: String,
     /// `session` or `stateless`.
     pub state: &'static str,
     /// Sessions use one server process together.
@@ -186,7 +186,7 @@ impl Health {
             "phase": phase,
             "server": { "name": facts.server, "pid": facts.pid, "owner": facts.owner, "review_by": facts.review_by },
             "transport": if listener.is_some() { "http" } else { "stdio" },
-            "identity": listener.map_or("the process that started us", |listener| listener.identity),
+            "identity": listener.map_or("the process that started us", |listener| &*listener.identity),
             "policy": facts.policy,
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },

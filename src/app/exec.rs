@@ -196,9 +196,12 @@ impl<'a> Session<'a> {
         match self.spawner.next_event()? {
             None => Ok(None),
             // There is no audit log here, and nothing that is said is read.
-            Some(Event::Rotated { .. } | Event::Credentials { .. } | Event::Switch { .. }) => {
-                Ok(None)
-            }
+            Some(
+                Event::Rotated { .. }
+                | Event::Credentials { .. }
+                | Event::Access { .. }
+                | Event::Switch { .. },
+            ) => Ok(None),
             Some(Event::Denied { text, .. }) => {
                 self.denials.told(&text);
                 if !self.options.quiet {

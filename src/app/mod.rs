@@ -3,6 +3,7 @@
 //! Order of a start: spawner, server (it starts while we go on), policy, audit, admin, the cage around
 //! ourselves, the loop.
 
+mod access;
 mod credentials;
 mod drain;
 mod ending;
@@ -56,6 +57,9 @@ pub enum Error {
         address: String,
         source: std::io::Error,
     },
+    /// Certificates or keys that the listener needs cannot be used.
+    #[error("{source}")]
+    Access { source: access::AccessError },
     /// `--admin` was asked for and cannot be had.
     #[error(transparent)]
     Admin { source: admin::AdminError },
@@ -70,7 +74,7 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Self::Admin { .. } | Self::Listen { .. } => 69,
-            Self::Audit { .. } => 78,
+            Self::Audit { .. } | Self::Access { .. } => 78,
             Self::Spawner { .. } | Self::Internal(_) => 70,
         }
     }
@@ -84,7 +88,7 @@ impl Error {
             Self::Audit { .. } => {
                 Some("name a writable file with --audit, or turn it off with --audit off")
             }
-            Self::Spawner { .. } | Self::Internal(_) => None,
+            Self::Access { .. } | Self::Spawner { .. } | Self::Internal(_) => None,
         }
     }
 }
@@ -131,7 +135,8 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let admin = config.admin.as_ref().map(admin::Server::listen);
     let admin = admin.transpose().map_err(refused)?;
     let front = config.listen.as_ref().map(|listen| {
-        Front::open(listen).map_err(|source| Error::Listen {
+        let access = access::Access::open(&config).map_err(|source| Error::Access { source })?;
+        Front::open(listen, access).map_err(|source| Error::Listen {
             address: listen.http.to_string(),
             source,
         })
@@ -184,13 +189,17 @@ enum Pump {
 fn announce(config: &Config, front: &Front, health: &Health) {
     let Some(listen) = &config.listen else { return };
     let address = match front.address() {
-        AdminAddr::Tcp(address) => format!("http://{address}{}", listen.path),
+        AdminAddr::Tcp(address) => {
+            let scheme = if listen.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            format!("{scheme}://{address}{}", listen.path)
+        }
         AdminAddr::Unix(path) => format!("unix:{} (path {})", path.display(), listen.path),
     };
-    let identity = match front.address() {
-        AdminAddr::Tcp(_) => "none",
-        AdminAddr::Unix(_) => "unix peer",
-    };
+    let identity = access::kinds(config);
     tracing::info!(
         "MCP on {address}; identity: {identity}; state: {}",
         listen.state.as_str()

@@ -1,5 +1,6 @@
 //! `__spawn`: from the spawner's own reading of the configuration to its loop, below its guardian.
 
+use super::access::Porter;
 use super::audit_path;
 use super::credentials::Keeper;
 use super::switch::Guarded;
@@ -39,10 +40,12 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
         Ok(Role::Spawner(control)) => {
             let keeper = Keeper::open(&config.credentials);
             let guarded = (mode == Mode::Run).then(|| Guarded::open(config));
+            let porter = (mode == Mode::Run).then(|| Porter::open(config)).flatten();
             let mut office = Office {
                 config,
                 keeper,
                 guarded,
+                porter,
             };
             serve(control, mode, &mut office)
         }
@@ -65,6 +68,8 @@ struct Office<'a> {
     keeper: Result<Keeper, SourceError>,
     /// `exec` is for looking around, and has none.
     guarded: Option<Guarded>,
+    /// Of a listener that knows its clients by files.
+    porter: Option<Porter<'a>>,
 }
 
 impl Duties for Office<'_> {
@@ -91,19 +96,22 @@ impl Duties for Office<'_> {
     fn watched(&self) -> Vec<BorrowedFd<'_>> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::watched);
         let guarded = self.guarded.as_ref().and_then(Guarded::watched);
-        keeper.into_iter().chain(guarded).collect()
+        let porter = self.porter.as_ref().and_then(Porter::watched);
+        keeper.into_iter().chain(guarded).chain(porter).collect()
     }
 
     fn due(&self) -> Option<Instant> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::due);
         let guarded = self.guarded.as_ref().and_then(Guarded::due);
-        keeper.into_iter().chain(guarded).min()
+        let porter = self.porter.as_ref().map(Porter::due);
+        keeper.into_iter().chain(guarded).chain(porter).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
         let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
         let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
-        guarded.into_iter().chain(keeper).collect()
+        let porter = self.porter.as_mut().and_then(|it| it.look(now));
+        guarded.into_iter().chain(keeper).chain(porter).collect()
     }
 
     fn is_off(&self) -> bool {

@@ -493,10 +493,9 @@ impl Loop {
                     self.take_credentials(&states, values, now)?;
                 }
                 Event::Switch { off, tools } => self.take_switch(off.as_deref(), tools, now)?,
-                Event::Rotated { log } => {
-                    let log = log.map(|(file, size)| (file.into(), size));
-                    self.session.audit().replace(log);
-                }
+                Event::Rotated { log } => self.session.audit().replace(log),
+                // Nobody knocks at stdin.
+                Event::Access { .. } => {}
                 Event::Failed {
                     exit_code, message, ..
                 } => {

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -166,14 +167,14 @@ impl Log {
     }
 
     /// Goes on in a file that [`rotate`] made, of `size` bytes; or in the old one, when there is none.
-    pub fn replace(&mut self, made: Result<(File, u64), String>) {
+    pub fn replace(&mut self, made: Result<(OwnedFd, u64), String>) {
         let Some(target) = &self.target else {
             return;
         };
         let mut target = target.borrow_mut();
         match made {
             Ok((file, size)) => {
-                target.file = file;
+                target.file = file.into();
                 target.size = size;
                 target.rotate_at = Some(ROTATE_AT.max(size.saturating_add(RETRY_AFTER)));
             }
@@ -313,6 +314,7 @@ mod tests {
             request_bytes: 1,
             response_bytes: 0,
             arguments: &Arguments::Absent,
+            caller: None,
         }
     }
 
@@ -338,7 +340,8 @@ mod tests {
         log.flush();
         if log.wants_rotation() {
             assert!(!log.wants_rotation(), "asked twice");
-            log.replace(rotate(path).map_err(|error| error.to_string()));
+            let made = rotate(path).map_err(|error| error.to_string());
+            log.replace(made.map(|(file, size)| (file.into(), size)));
         }
     }
 

@@ -27,6 +27,37 @@ pub struct Record<'a> {
     pub response_bytes: usize,
     /// Arguments of a tool call, already in the form that may be written.
     pub arguments: &'a Arguments,
+    /// Who asked, behind a listener.
+    pub caller: Option<Caller<'a>>,
+}
+
+/// Who asked, as identity was proved; not what a client calls itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    pub client: &'a str,
+    pub tenant: Option<&'a str>,
+    /// For whom it asked.
+    pub user: Option<&'a str>,
+    /// By what it was known.
+    pub how: &'static str,
+}
+
+impl Caller<'_> {
+    fn write(self, line: &mut Vec<u8>) {
+        line.extend_from_slice(br#","caller":{"client":"#);
+        string(line, self.client);
+        for (key, value) in [("tenant", self.tenant), ("user", self.user)] {
+            if let Some(value) = value {
+                line.push(b',');
+                quoted(line, key);
+                line.push(b':');
+                string(line, value);
+            }
+        }
+        line.extend_from_slice(br#","how":"#);
+        quoted(line, self.how);
+        line.push(b'}');
+    }
 }
 
 /// What an audit line may say of the arguments of a call; kept from the call until its answer.
@@ -224,6 +255,9 @@ impl Record<'_> {
         number(line, self.request_bytes as u64);
         line.extend_from_slice(br#","response_bytes":"#);
         number(line, self.response_bytes as u64);
+        if let Some(caller) = self.caller {
+            caller.write(line);
+        }
         match self.arguments {
             Arguments::Absent => {}
             Arguments::Digest(sum) => {
@@ -373,6 +407,12 @@ mod tests {
             request_bytes: 10,
             response_bytes: 20,
             arguments: &Arguments::digest(b"{}"),
+            caller: Some(Caller {
+                client: "c\"i",
+                tenant: Some("a"),
+                user: None,
+                how: "mtls",
+            }),
         };
         let mut line = Vec::new();
         let mut context = Context::new("s", "p");
@@ -383,6 +423,10 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["status"], "success");
         assert_eq!(value["latency_us"], 1500);
+        assert_eq!(
+            value["caller"],
+            serde_json::json!({"client": "c\"i", "tenant": "a", "how": "mtls"})
+        );
         assert_eq!(value["time"], "1970-01-01T00:00:00.000Z");
         assert_eq!(
             value["arguments_sha256"],

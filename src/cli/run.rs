@@ -5,7 +5,6 @@ use super::exit::Exit;
 use super::exit::Failure;
 use super::{exit, preflight, show};
 use crate::app;
-use crate::config::{Access, Config};
 use crate::telemetry::logs;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -16,13 +15,6 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
     let resolved = args::resolve(args)?;
     if resolved.dry_run {
         return Ok(exit::print(&show::human(&resolved)));
-    }
-    if let Some(key) = not_served(&resolved.config) {
-        // What is configured and not in force would be a protection that is not there.
-        return Err(Failure::new(
-            Exit::CONFIG,
-            format!("`{key}` is valid, but the listener of this version does not serve it"),
-        ));
     }
     preflight::first_failure(&resolved.config)?;
     let level = match (resolved.quiet, resolved.verbose) {
@@ -43,40 +35,4 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
         }
     })?;
     Ok(ExitCode::from(code))
-}
-
-/// What may be written and checked, and is not asked by the listener yet.
-fn not_served(config: &Config) -> Option<&'static str> {
-    let listen = config.listen.as_ref()?;
-    let Access {
-        identity,
-        clients,
-        groups,
-    } = &config.access;
-    let limits = &config.limits;
-    let tools = || config.tools.named.values().chain([&config.tools.default]);
-    let scopes = tools().any(|tool| tool.scopes.is_some())
-        || !config.resource_scopes.is_empty()
-        || !config.prompt_scopes.is_empty();
-    [
-        ("listen.tls", listen.tls.is_some()),
-        (
-            "identity",
-            identity.keys.is_some() || identity.jwt.is_some() || !identity.scopes.is_empty(),
-        ),
-        ("clients", !clients.is_empty()),
-        ("groups", !groups.is_empty()),
-        ("scopes", scopes),
-        (
-            "limits.rate",
-            limits.rate.is_some() || tools().any(|tool| tool.rate.is_some()),
-        ),
-        (
-            "limits.concurrency",
-            limits.concurrency.is_some() || tools().any(|tool| tool.concurrency.is_some()),
-        ),
-        ("limits.quota", limits.quota.is_some()),
-    ]
-    .into_iter()
-    .find_map(|(key, is_set)| is_set.then_some(key))
 }

@@ -63,16 +63,24 @@ pub enum How {
     Loopback,
 }
 
-impl fmt::Display for How {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl How {
+    /// One word, for logs and audit.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Key => "key",
             Self::Jwt => "jwt",
             Self::Mtls => "mtls",
             Self::UnixPeer => "unix",
             Self::Gateway => "gateway",
             Self::Loopback => "loopback",
-        })
+        }
+    }
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -106,6 +114,15 @@ impl Caller {
         self.scopes
             .binary_search_by(|own| own.as_str().cmp(scope))
             .is_ok()
+    }
+
+    /// True when both have the same [`Self::principal`].
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.tenant == other.tenant
+            && self.how == other.how
+            && self.client == other.client
+            && self.user == other.user
     }
 
     #[must_use]

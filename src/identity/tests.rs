@@ -13,7 +13,7 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 const NOW: u64 = 1_800_000_000;
 const URL: &str = "https://mcp.example.com/mcp";
@@ -196,8 +196,8 @@ fn certificate(names: &[&str]) -> Certificate {
     let set = self_signed::make(&self_signed::Wanted {
         hosts: &["localhost".into()],
         clients: &names,
-        not_before: SystemTime::now(),
-        lifetime: Duration::from_secs(60),
+        not_before: UNIX_EPOCH + Duration::from_secs(NOW - 60),
+        lifetime: Duration::from_secs(3600),
     })
     .unwrap();
     let chain = certificates("test", set.clients[0].certificate.as_bytes()).unwrap();
@@ -213,6 +213,19 @@ fn signed_with(names: Vec<rcgen::SanType>) -> Certificate {
 
 fn uri(name: &str) -> rcgen::SanType {
     rcgen::SanType::URI(name.try_into().unwrap())
+}
+
+#[test]
+fn a_certificate_that_ends_while_its_connection_lasts_proves_nothing() {
+    let certificate = signed_with(vec![uri("spiffe://example/ci")]);
+    let evidence = Evidence {
+        certificate: Some(&certificate),
+        ..Evidence::default()
+    };
+    let end = certificate.valid_until();
+    assert!(verifier().identify(&evidence, end).is_ok());
+    let late = verifier().identify(&evidence, end + 1);
+    assert_eq!(late, Err(Denied::Certificate));
 }
 
 fn by_certificate(certificate: &Certificate) -> Result<Caller, Denied> {

@@ -92,6 +92,13 @@ impl Verifier {
                 },
             });
         }
+        // TLS has looked at the time when the connection began, which may be long ago.
+        if evidence
+            .certificate
+            .is_some_and(|it| it.valid_until() < now)
+        {
+            return Err(Denied::Certificate);
+        }
         let bearer = evidence.bearer()?;
         let peer = self.peer(evidence)?;
         let caller = match (evidence.asserted()?, bearer, peer) {

@@ -1,7 +1,9 @@
 //! What policy says of one message.
 
 use super::rules::{code, rule};
+use crate::identity::Caller;
 use crate::mcp::{Era, Subject};
+use std::sync::Arc;
 
 /// The answer of the engine.
 #[derive(Debug)]
@@ -152,6 +154,8 @@ pub struct Origin {
     pub subject: Subject,
     /// The era that it was asked in.
     pub era: Era,
+    /// Who asked; `None` on stdin and stdout.
+    pub caller: Option<Arc<Caller>>,
 }
 
 /// A name or URI of a peer as it may stand in a log line: escaped and at most 128 characters.

@@ -6,9 +6,11 @@
 //! The question goes to the same process with an id that no client can guess. It is never the first
 //! message of a connection: the call that waits for it has fixed the era already.
 
+use crate::identity::Caller;
 use crate::mcp::{self, Envelope, Era, Kind, PROTOCOL_VERSION_KEY, RequestId};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Calls that wait for the list at one time.
@@ -27,6 +29,8 @@ const META: [&str; 3] = [
 pub(super) struct Parked {
     pub(super) id: RequestId,
     pub(super) line: Box<[u8]>,
+    /// Whose it is, behind a listener.
+    pub(super) caller: Option<Arc<Caller>>,
 }
 
 #[derive(Debug)]
@@ -63,6 +67,7 @@ impl Listing {
         id: RequestId,
         envelope: &Envelope<'_>,
         era: Era,
+        caller: Option<&Arc<Caller>>,
         now: Instant,
         to_server: &mut Vec<u8>,
     ) -> bool {
@@ -72,6 +77,7 @@ impl Listing {
         self.parked.push_back(Parked {
             id,
             line: envelope.line.into(),
+            caller: caller.cloned(),
         });
         self.begin(envelope, era, now, to_server);
         true

@@ -3,6 +3,7 @@
 
 mod address;
 mod asks;
+mod books;
 mod exchange;
 mod handshake;
 mod listing;

@@ -9,11 +9,13 @@
 //! taken for that of a new request with the same id; [`GRAVES`] of them are kept.
 
 use crate::audit::Arguments;
+use crate::identity::Caller;
 use crate::mcp::{RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use foldhash::{HashMap, HashSet};
 use slab::Slab;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Requests that may be open at one time; a client that asks for more is told to wait.
@@ -169,6 +171,12 @@ impl Pending {
     pub(super) fn raw_id(&self, id: &RequestId) -> Option<&[u8]> {
         let at = *self.requests.get(id)?;
         self.open.get(at).map(|open| &*open.raw_id)
+    }
+
+    /// Who asked for this one.
+    pub(super) fn caller(&self, id: &RequestId) -> Option<Arc<Caller>> {
+        let at = *self.requests.get(id)?;
+        self.open.get(at)?.origin.caller.clone()
     }
 
     /// The client has cancelled this one; true when it was open.

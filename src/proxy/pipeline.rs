@@ -1,14 +1,18 @@
 //! The path of a message, top to bottom: prove, decide, apply. `transport` has framed the line; the
 //! event loop writes what comes back.
 
+use super::address::{Address, To};
 use super::asks::Asked;
+use super::listing::Parked;
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
+use crate::identity::Caller;
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
-use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, Subject};
+use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, RequestId, Subject};
 use crate::policy::{Decision, Origin, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// An error result of at most this many bytes is searched for complaints about the cell.
@@ -18,6 +22,21 @@ const COMPLAINT: usize = 16 * 1024;
 const REPEATED: usize = 64 * 1024;
 
 impl Session {
+    /// One line of a client of the listener.
+    pub fn client_line_of(
+        &mut self,
+        line: &[u8],
+        caller: Option<&Arc<Caller>>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
+        self.told_apart |= caller.is_some();
+        self.asking = caller.cloned();
+        let passage = self.client_line(line, now, out);
+        self.asking = None;
+        passage
+    }
+
     /// One line of the client.
     pub fn client_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
         let envelope = match mcp::parse(line, Direction::ToServer) {
@@ -43,7 +62,7 @@ impl Session {
                     subject.as_ref(),
                     self.era,
                     &mut self.tools,
-                    None,
+                    self.asking.as_deref(),
                 );
                 self.apply(
                     Direction::ToServer,
@@ -123,9 +142,10 @@ impl Session {
             self.learn_client(envelope, &subject.method, params);
         }
 
+        let caller = self.asking.as_deref();
         let decision = self
             .policy
-            .client(envelope, Some(&subject), era, &mut self.tools, None);
+            .client(envelope, Some(&subject), era, &mut self.tools, caller);
         self.note(&decision.notes);
         let (passage, outcome) = match decision.verdict {
             Verdict::Forward => (Passage::Pass, Outcome::Forward),
@@ -138,9 +158,10 @@ impl Session {
                 return Passage::Stop;
             }
             Verdict::NeedTools => {
+                let caller = self.asking.as_ref();
                 if !self
                     .listing
-                    .park(key, envelope, era, now, &mut out.to_server)
+                    .park(key, envelope, era, caller, now, &mut out.to_server)
                 {
                     let refused = own::busy(&subject);
                     reply::refusal(&mut out.to_client, id.raw, &refused, era);
@@ -163,7 +184,11 @@ impl Session {
         let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
-            Origin { subject, era },
+            Origin {
+                subject,
+                era,
+                caller: self.asking.clone(),
+            },
             now,
             bytes,
             arguments,
@@ -188,8 +213,9 @@ impl Session {
     }
 
     /// A call that has waited for the tool list goes on.
-    pub(super) fn resume(&mut self, line: &[u8], now: Instant, out: &mut Outbox) {
-        match self.client_line(line, now, out) {
+    pub(super) fn resume(&mut self, parked: &Parked, now: Instant, out: &mut Outbox) {
+        let line = &*parked.line;
+        match self.client_line_of(line, parked.caller.as_ref(), now, out) {
             Passage::Pass => {
                 out.to_server.extend_from_slice(line);
                 out.to_server.push(b'\n');
@@ -245,7 +271,9 @@ impl Session {
                 {
                     return self.nobody_waits(Direction::ToClient, line);
                 }
-                let decision = self.policy.server(envelope, None, &mut self.tools, None);
+                let hearer = self.hearer(envelope);
+                let hearer = hearer.as_deref();
+                let decision = self.policy.server(envelope, None, &mut self.tools, hearer);
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Notification,
@@ -266,6 +294,21 @@ impl Session {
         }
     }
 
+    /// Who will hear a notification: whoever has the process for itself, or has opened the stream that
+    /// it names.
+    fn hearer(&self, envelope: &Envelope<'_>) -> Option<Arc<Caller>> {
+        if !self.told_apart {
+            return None;
+        }
+        if let Some(owner) = &self.owner {
+            return Some(Arc::clone(owner));
+        }
+        match Address::of(envelope).to {
+            To::Stream(number) => self.client.caller(&RequestId::Number(number)),
+            _ => None,
+        }
+    }
+
     fn server_answer(
         &mut self,
         envelope: &Envelope<'_>,
@@ -283,7 +326,7 @@ impl Session {
                 .listing
                 .answered(&key, envelope, &mut self.tools, &mut out.to_server);
             for parked in done.unwrap_or_default() {
-                self.resume(&parked.line, now, out);
+                self.resume(&parked, now, out);
             }
             return Passage::Stop;
         }
@@ -298,9 +341,10 @@ impl Session {
         }
         self.answered = true;
 
+        let caller = open.origin.caller.as_deref();
         let decision = self
             .policy
-            .server(envelope, Some(&open.origin), &mut self.tools, None);
+            .server(envelope, Some(&open.origin), &mut self.tools, caller);
         self.note(&decision.notes);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {
@@ -340,7 +384,7 @@ impl Session {
         &mut self,
         envelope: &Envelope<'_>,
         id: Id<'_>,
-        meant: &mcp::RequestId,
+        meant: &RequestId,
         now: Instant,
         out: &mut Outbox,
     ) -> Passage {

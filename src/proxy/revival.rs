@@ -188,7 +188,7 @@ impl Session {
             }
         }
         for parked in std::mem::take(&mut self.parked) {
-            self.resume(&parked.line, now, out);
+            self.resume(&parked, now, out);
         }
     }
 

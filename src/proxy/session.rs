@@ -6,28 +6,26 @@
 //! ```
 
 use super::asks::Asks;
+use super::books::asker;
 use super::handshake::Handshake;
 use super::listing::{Listing, Parked};
 use super::pending::{Open, Pending};
 use super::pulse::Pulse;
 use super::reply::{self, own};
 use super::revival::Kept;
-use crate::audit::{Arguments, Denial, Log, Record};
+use crate::audit::{Denial, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
+use crate::identity::Caller;
 use crate::mcp::{Direction, Envelope, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
-use crate::policy::{LIMITS_RESPONSE, Note, Policy, Refusal, ToolBook};
+use crate::policy::{LIMITS_RESPONSE, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
-use crate::transport::terminal::{one_line, sanitize};
+use crate::transport::terminal::sanitize;
 use smol_str::SmolStr;
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Kinds of refusal that are explained to the operator once each; more are only counted.
-const EXPLAINED: usize = 64;
 
 /// Bytes of a line of noise that are cleaned, and characters of it that are shown.
 const NOISE: usize = 4096;
@@ -74,13 +72,19 @@ pub struct Session {
     /// The server has answered its client since it was started.
     pub(super) answered: bool,
     pub(super) pulse: Pulse,
+    /// Whose line is being looked at; `None` on stdin and stdout.
+    pub(super) asking: Option<Arc<Caller>>,
+    /// Who has the process for itself, behind a listener.
+    pub(super) owner: Option<Arc<Caller>>,
+    /// Somebody who is known has asked for something.
+    pub(super) told_apart: bool,
     /// Tools that the operator has switched off.
     pub(super) switched_off: BTreeSet<String>,
-    audit: Log,
-    payloads: Payloads,
+    pub(super) audit: Log,
+    pub(super) payloads: Payloads,
     caps: Caps,
     noise_shown: bool,
-    explained: HashSet<(&'static str, Option<SmolStr>)>,
+    pub(super) explained: HashSet<(&'static str, Option<SmolStr>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +115,9 @@ impl Session {
             estranged: None,
             answered: false,
             pulse: Pulse::new(Instant::now()),
+            asking: None,
+            owner: None,
+            told_apart: false,
             switched_off: BTreeSet::new(),
             audit,
             payloads: config.audit.payloads,
@@ -143,6 +150,16 @@ impl Session {
     #[must_use]
     pub fn holds_calls(&self) -> bool {
         self.listing.holds_any()
+    }
+
+    /// The process works for this caller alone.
+    pub fn belongs_to(&mut self, caller: Arc<Caller>) {
+        self.owner = Some(caller);
+    }
+
+    /// The process works for many: none of them gives its name to the audit lines of all.
+    pub fn serves_many(&mut self) {
+        self.client_named = true;
     }
 
     /// Requests that do not say their era are of this one.
@@ -220,12 +237,13 @@ impl Session {
                     request_bytes: expired.bytes,
                     response_bytes,
                     arguments: &expired.arguments,
+                    caller: expired.origin.caller.as_deref().map(asker),
                 },
                 now,
             );
         }
         for parked in self.listing.expire(now, &mut self.tools) {
-            self.resume(&parked.line, now, out);
+            self.resume(&parked, now, out);
         }
         self.tally.open(self.client.waiting());
     }
@@ -285,7 +303,7 @@ impl Session {
     /// If that was the answer to our own question, the calls that wait for it go on without.
     pub(super) fn list_failed(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
         for parked in self.listing.failed(id, &mut self.tools) {
-            self.resume(&parked.line, now, out);
+            self.resume(&parked, now, out);
         }
     }
 
@@ -362,156 +380,6 @@ impl Session {
         self.explain(refused, &open.origin.subject);
         self.metrics.refusal(Direction::ToClient, refused.rule);
         self.finished(open, "refuse", Some(refused.rule), status, bytes, now);
-    }
-
-    /// Notes the end of a request in audit and metrics.
-    pub(super) fn finished(
-        &mut self,
-        open: &Open,
-        decision: &'static str,
-        rule: Option<&'static str>,
-        status: &'static str,
-        response_bytes: usize,
-        now: Instant,
-    ) {
-        let latency = now.saturating_duration_since(open.since);
-        let error = match status {
-            "success" => "",
-            "refused" => rule.unwrap_or(status),
-            other => other,
-        };
-        self.observe(&open.origin.subject, error, latency);
-        self.audit.record(
-            &Record {
-                direction: Direction::ToClient,
-                subject: Some(&open.origin.subject),
-                id: Some(&open.raw_id),
-                decision,
-                rule,
-                status,
-                latency: Some(latency),
-                request_bytes: open.bytes,
-                response_bytes,
-                arguments: &open.arguments,
-            },
-            now,
-        );
-        self.tally.open(self.client.waiting());
-    }
-
-    /// Notes a request of the client that went no further.
-    pub(super) fn refused(
-        &mut self,
-        id: Option<&[u8]>,
-        subject: &Subject,
-        refused: &Refusal,
-        request_bytes: usize,
-        arguments: &Arguments,
-    ) {
-        self.explain(refused, subject);
-        self.metrics.refusal(Direction::ToServer, refused.rule);
-        self.observe(subject, refused.rule, std::time::Duration::ZERO);
-        self.audit.record(
-            &Record {
-                direction: Direction::ToServer,
-                subject: Some(subject),
-                id,
-                decision: "refuse",
-                rule: Some(refused.rule),
-                status: "refused",
-                latency: None,
-                request_bytes,
-                response_bytes: 0,
-                arguments,
-            },
-            Instant::now(),
-        );
-    }
-
-    /// Notes a line that was not passed on and has no subject.
-    pub(super) fn unread(
-        &mut self,
-        direction: Direction,
-        id: Option<&[u8]>,
-        rule: &'static str,
-        status: &'static str,
-        bytes: u64,
-    ) {
-        let (request_bytes, response_bytes) = match direction {
-            Direction::ToServer => (usize::try_from(bytes).unwrap_or(usize::MAX), 0),
-            Direction::ToClient => (0, usize::try_from(bytes).unwrap_or(usize::MAX)),
-        };
-        self.audit.record(
-            &Record {
-                direction,
-                subject: None,
-                id,
-                decision: "drop",
-                rule: Some(rule),
-                status,
-                latency: None,
-                request_bytes,
-                response_bytes,
-                arguments: &Arguments::Absent,
-            },
-            Instant::now(),
-        );
-    }
-
-    /// Only names that are known become label values.
-    fn observe(&mut self, subject: &Subject, error: &'static str, took: std::time::Duration) {
-        let method = match subject.method {
-            Cow::Borrowed(known) => known,
-            Cow::Owned(_) => "_other",
-        };
-        let tool = match subject.capability {
-            crate::mcp::Capability::Tool => subject.name.as_deref().unwrap_or_default(),
-            _ => "",
-        };
-        let listed = || self.tools.knows(tool);
-        self.tally.operation(method, tool, error, took, listed);
-    }
-
-    /// What audit may keep of the arguments of a call.
-    pub(super) fn arguments(&mut self, raw: Option<&[u8]>) -> Arguments {
-        match (raw, self.payloads) {
-            (None, _) | (_, Payloads::None) => Arguments::Absent,
-            (Some(raw), Payloads::Digest) => Arguments::digest(raw),
-            (Some(raw), Payloads::Redacted) => {
-                let scrubber = self.policy.scrubber();
-                scrubber.json(raw, &mut self.scratch);
-                let clean = scrubber.redact(raw, &self.scratch);
-                Arguments::Redacted(clean.into_boxed_slice())
-            }
-        }
-    }
-
-    /// Counts what a decision noticed besides its verdict.
-    pub(super) fn note(&self, notes: &[Note]) {
-        for note in notes {
-            match note {
-                Note::Redacted { detector, count } => self.metrics.redaction(detector, *count),
-                Note::Warned { rule, text } => tracing::warn!(rule, "{}", one_line(text)),
-            }
-        }
-    }
-
-    /// Tells the operator, once for each rule and target, what was refused and what would allow it.
-    fn explain(&mut self, refused: &Refusal, subject: &Subject) {
-        let key = (refused.rule, subject.name.clone());
-        if self.explained.len() >= EXPLAINED || !self.explained.insert(key) {
-            return;
-        }
-        let target = subject.name.as_deref().unwrap_or_default();
-        let shown = one_line(target);
-        let method = one_line(&subject.method);
-        match &refused.operator_hint {
-            Some(hint) => tracing::warn!(
-                "refused {method} {shown} by rule {}; the setting behind it: {hint}",
-                refused.rule
-            ),
-            None => tracing::warn!("refused {method} {shown} by rule {}", refused.rule),
-        }
     }
 
     /// A line on the server's stdout that is no message: counted, and shown once.

@@ -72,6 +72,7 @@ pub struct Metrics {
     denials: IntCounterVec,
     http_refused: IntCounterVec,
     pub http_connections: IntGauge,
+    pub tls_failed: IntCounter,
     pub http_sessions: IntGauge,
     egress_connections: IntCounterVec,
     egress_bytes: IntCounterVec,
@@ -253,6 +254,10 @@ impl Metrics {
                 "cofferdam_http_refused_total",
                 "Requests on the listener that were refused, by status",
                 &["status"],
+            )?,
+            tls_failed: counter(
+                "cofferdam_tls_failed_total",
+                "Connections that did not get past the TLS handshake",
             )?,
             http_connections: gauge(
                 "cofferdam_http_connections",

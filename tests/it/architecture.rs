@@ -170,7 +170,13 @@ const OWNERS: [(&str, &[&str]); 35] = [
     ("x509_cert", &["identity/"]),
     (
         "zeroize",
-        &["secret/", "policy/", "cell/", "app/credentials"],
+        &[
+            "secret/",
+            "policy/",
+            "cell/",
+            "app/access",
+            "app/credentials",
+        ],
     ),
 ];
 

@@ -31,6 +31,7 @@ mod hostile_server;
 mod http_change;
 mod http_conformance;
 mod http_hostile;
+mod http_identity;
 mod http_legacy;
 mod http_many;
 mod http_modern;

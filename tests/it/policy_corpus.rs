@@ -44,6 +44,7 @@ pub(crate) fn origin(method: &str, name: Option<&str>, era: Era) -> Origin {
             name: name.map(Into::into),
         },
         era,
+        caller: None,
     }
 }
 

@@ -74,10 +74,11 @@ impl Site {
     }
 
     pub(crate) fn around(wire: Wire) -> Self {
-        wire.until_stderr("MCP on http://");
+        wire.until_stderr("MCP on http");
         wire.until_stderr(" runs as ");
         let said = wire.stderr();
-        let address = said.split("MCP on http://").nth(1).unwrap();
+        let address = said.split("MCP on http").nth(1).unwrap();
+        let address = address.split("://").nth(1).unwrap();
         let address = address.split('/').next().unwrap().parse().unwrap();
         Self { wire, address }
     }
@@ -168,8 +169,8 @@ pub(crate) fn get(session: &str, more: &str) -> String {
 }
 
 /// One connection.
-pub(crate) struct Conn {
-    pub(crate) reader: BufReader<TcpStream>,
+pub(crate) struct Conn<S = TcpStream> {
+    pub(crate) reader: BufReader<S>,
 }
 
 impl Conn {
@@ -181,7 +182,9 @@ impl Conn {
             reader: BufReader::new(stream),
         }
     }
+}
 
+impl<S: Read + Write> Conn<S> {
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.reader.get_mut().write_all(bytes.as_ref()).unwrap();
     }

@@ -1,17 +1,87 @@
 //! What changes while the listener serves: credentials, and the operator's switch.
 
-use super::server::Role;
-use super::state::State;
+use super::server::{Kind, Role};
+use super::state::{Gate, State};
+use super::who::unix_now;
+use crate::app::access::{AccessError, Texts};
 use crate::cell::spawn::CredentialState;
+use crate::identity::{Caller, How, KeyBook, Verifier};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::secret::Secret;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+impl Gate {
+    /// The spawner has read certificates and keys. What cannot be used changes nothing: what was there
+    /// before stays in force. Connections stay as they are.
+    pub(super) fn take_access(self: &Rc<Self>, texts: Result<OwnedFd, String>, now: Instant) {
+        let texts = texts.and_then(|texts| Texts::unpack(texts).map_err(|error| error.to_string()));
+        let texts = match texts {
+            Ok(texts) => texts,
+            Err(error) => return stays(&error),
+        };
+        if let (Some(tls), Some(pem)) = (&self.tls, &texts.pem)
+            && let Err(error) = tls.reload(pem)
+        {
+            stays(&error.to_string());
+        }
+        let old = Rc::clone(&self.verifier.borrow());
+        match renewed(&old, &texts) {
+            Ok((verifier, keys)) => {
+                *self.verifier.borrow_mut() = Rc::new(verifier);
+                let now_unix = unix_now();
+                self.work(|state| {
+                    state.end_streams(|caller| is_revoked(caller, &keys, now_unix), now);
+                });
+            }
+            Err(error) => stays(&error.to_string()),
+        }
+    }
+}
+
+fn stays(error: &str) {
+    tracing::error!("{error}; what was in force before stays in force");
+}
+
+fn renewed(old: &Verifier, texts: &Texts) -> Result<(Verifier, KeyBook), AccessError> {
+    let (keys, set) = (texts.key_book()?, texts.key_set()?);
+    Ok((old.with_keys(keys.clone()).with_jwks(set), keys))
+}
+
+/// True when a client that was known by a key has none any more.
+fn is_revoked(caller: &Caller, keys: &KeyBook, now: u64) -> bool {
+    let own = |entry: &&crate::identity::Entry| entry.client == caller.client;
+    caller.how == How::Key && !keys.entries().filter(own).any(|entry| entry.is_valid(now))
+}
+
 impl State {
+    /// Ends the streams of callers whose proof does not hold any more: they would go on for days.
+    pub(super) fn end_streams(&mut self, is_over: impl Fn(&Caller) -> bool, now: Instant) {
+        let ends = |seat: &super::seat::Seat| seat.caller.get().is_some_and(|it| is_over(it));
+        for visit in self.visits.values_mut() {
+            if visit.get.as_deref().is_some_and(ends)
+                && let Some(get) = visit.get.take()
+            {
+                get.end();
+            }
+        }
+        for cell in self.cells() {
+            self.with(cell, |state, server| {
+                let listens = server.exchanges.iter().filter(|(_, exchange)| {
+                    exchange.place.kind == Kind::Listen && ends(&exchange.place.seat)
+                });
+                let over: Vec<i64> = listens.map(|(number, _)| number).collect();
+                for number in over {
+                    state.give_up(server, number, now);
+                }
+            });
+        }
+    }
+
     /// The spawner has read the credentials: what servers say is searched for these values from here
     /// on. A process that all modern clients share is replaced at once: the next request starts another,
     /// and it ends when its own are answered. A session keeps the process that holds its state.

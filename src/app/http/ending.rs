@@ -105,8 +105,8 @@ impl Gate {
                     });
                     self.wake_by(Some(now));
                 }
+                Ok(Some(Event::Access { texts })) => self.take_access(texts, now),
                 Ok(Some(Event::Rotated { log })) => {
-                    let log = log.map(|(file, size)| (file.into(), size));
                     self.state.borrow_mut().desk.audit().replace(log);
                 }
                 Err(error) => {

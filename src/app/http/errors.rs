@@ -48,6 +48,7 @@ pub(super) fn with_data(
         status,
         line: line.into(),
         session: None,
+        retry_after: None,
     }
 }
 

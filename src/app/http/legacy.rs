@@ -2,13 +2,15 @@
 //! unless the server is declared safe to share.
 
 use super::errors::{INVALID_REQUEST, error};
-use super::post::{Post, Reply, SESSION_HEADER, VERSION_HEADER, bare, id_of, is_modern, no_server};
+use super::post::{
+    Post, Reply, SESSION_HEADER, Sender, VERSION_HEADER, bare, id_of, is_modern, no_server,
+};
 use super::route::{answer_line, json};
 use super::seat::Seat;
 use super::server::{Handshake, Kind as PlaceKind, Role, Server};
 use super::state::{NoServer, State};
 use super::visit::GET;
-use super::who::Caller;
+use crate::identity::Caller;
 use crate::mcp::method::{
     CANCELLED, INITIALIZED, RESOURCES_SUBSCRIBE, RESOURCES_UNSUBSCRIBE, ROOTS_CHANGED,
 };
@@ -16,6 +18,7 @@ use crate::mcp::{Direction, Envelope, Era, Id, Kind, Revision, parse};
 use crate::proxy::{Outbox, Party};
 use crate::transport::http::{HeaderMap, StatusCode, resume_from, value};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A session without a stream that nobody used for so long makes room for a new one.
@@ -47,15 +50,16 @@ impl State {
             Ok(cell) => cell,
             Err(why) => return no_server(id.raw, why),
         };
-        let seat = self.seat(now);
+        let seat = self.seat(post.caller, now);
         let opened = self.with(cell, |state, server| {
-            let party = state.open_visit(post.caller.cloned(), server, now)?;
+            let party = state.open_visit(post.caller, server, now)?;
             if share {
-                state.shake_hands(server, post.envelope, id, party, &seat, now);
+                state.shake_hands(server, post.envelope, id, (party, post.caller), &seat, now);
             } else {
                 server.role = Role::Own(party);
                 let kind = PlaceKind::Initialize;
-                state.submit(server, post.envelope, party, &seat, kind, now);
+                server.session.belongs_to(Arc::clone(post.caller));
+                state.submit(server, post.envelope, post.sender(party), &seat, kind, now);
             }
             Some(())
         });
@@ -66,9 +70,9 @@ impl State {
     }
 
     /// Ends the session of this caller that was left longest ago; false when none was left.
-    fn make_room(&mut self, caller: Option<&Caller>, now: Instant) -> bool {
+    fn make_room(&mut self, caller: &Caller, now: Instant) -> bool {
         let left = self.visits.iter().filter(|(party, visit)| {
-            visit.caller.as_ref() == caller
+            visit.caller.is_same(caller)
                 && visit.is_left(LEFT, now)
                 && !self.works_for(**party, visit.cell)
         });
@@ -89,7 +93,7 @@ impl State {
         server: &mut Server,
         envelope: &Envelope<'_>,
         id: Id<'_>,
-        party: Party,
+        (party, caller): (Party, &Arc<Caller>),
         seat: &Rc<Seat>,
         now: Instant,
     ) {
@@ -113,7 +117,12 @@ impl State {
                 let line = without_capabilities(envelope);
                 if let Ok(envelope) = parse(&line, Direction::ToServer) {
                     let kind = PlaceKind::Initialize;
-                    self.submit(server, &envelope, party, seat, kind, now);
+                    let from = Sender {
+                        party,
+                        caller,
+                        pass: None,
+                    };
+                    self.submit(server, &envelope, from, seat, kind, now);
                 }
             }
         }
@@ -133,20 +142,26 @@ impl State {
         else {
             return bare(StatusCode::NOT_FOUND);
         };
-        let seat = id.map(|_| self.seat(now));
+        let seat = id.map(|_| self.seat(post.caller, now));
         let done = self.with_same(cell, serial, |state, server| {
             state.note_watch(server, party, post.envelope);
             match (&post.envelope.kind, &seat) {
                 (Kind::Request { .. }, Some(seat)) => {
                     let kind = PlaceKind::Plain;
-                    state.submit(server, post.envelope, party, seat, kind, now);
+                    let from = post.sender(party);
+                    state.submit(server, post.envelope, from, seat, kind, now);
                 }
                 (Kind::Notification { method, .. }, _) => {
-                    state.notified(server, post.envelope, method, party, now);
+                    state.notified(server, post.envelope, method, (party, post.caller), now);
                 }
                 _ if server.role == Role::Own(party) => {
                     let mut out = Outbox::default();
-                    server.pass_in(post.envelope.line.to_vec(), now, &mut out);
+                    server.pass_in(
+                        post.envelope.line.to_vec(),
+                        Some(post.caller),
+                        now,
+                        &mut out,
+                    );
                     state.send(server, out, now);
                 }
                 // A shared server has asked nobody.
@@ -168,7 +183,7 @@ impl State {
         server: &mut Server,
         envelope: &Envelope<'_>,
         method: &str,
-        party: Party,
+        (party, caller): (Party, &Arc<Caller>),
         now: Instant,
     ) {
         let line = match method {
@@ -186,7 +201,7 @@ impl State {
             _ => envelope.line.to_vec(),
         };
         let mut out = Outbox::default();
-        server.pass_in(line, now, &mut out);
+        server.pass_in(line, Some(caller), now, &mut out);
         self.send(server, out, now);
         if method == CANCELLED {
             self.withdrawn(server, envelope, party);
@@ -238,7 +253,7 @@ impl State {
         &mut self,
         session: &str,
         headers: &HeaderMap,
-        caller: Option<&Caller>,
+        caller: &Caller,
         id: Option<&[u8]>,
         now: Instant,
     ) -> Found {
@@ -270,12 +285,7 @@ impl State {
     }
 
     /// A GET: the stream for what belongs to no request, or one that broke off.
-    pub(super) fn get(
-        &mut self,
-        headers: &HeaderMap,
-        caller: Option<&Caller>,
-        now: Instant,
-    ) -> Reply {
+    pub(super) fn get(&mut self, headers: &HeaderMap, caller: &Arc<Caller>, now: Instant) -> Reply {
         let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
@@ -289,7 +299,7 @@ impl State {
             Some(Some(after)) => Some(after),
             None => None,
         };
-        let seat = self.seat(now);
+        let seat = self.seat(caller, now);
         match after {
             Some((stream, event)) if stream != GET => {
                 self.resume(party, stream, event, &seat, now);
@@ -330,12 +340,7 @@ impl State {
     }
 
     /// A DELETE: the session is over.
-    pub(super) fn delete(
-        &mut self,
-        headers: &HeaderMap,
-        caller: Option<&Caller>,
-        now: Instant,
-    ) -> Reply {
+    pub(super) fn delete(&mut self, headers: &HeaderMap, caller: &Caller, now: Instant) -> Reply {
         let Some(session) = self.named_session(headers) else {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };

@@ -21,9 +21,11 @@ mod server;
 mod state;
 mod tasks;
 mod tick;
+mod turns;
 mod visit;
 mod who;
 
+use super::access::Access;
 use super::seldom::Alarm;
 use crate::admin::Health;
 use crate::audit::Log;
@@ -53,6 +55,7 @@ pub(super) struct Front {
     runtime: Runtime,
     bound: Bound,
     listen: Listen,
+    access: Access,
     signals: SignalFd,
     alarm: Alarm,
 }
@@ -73,13 +76,14 @@ impl Front {
     ///
     /// # Errors
     /// When the address is in use or not ours.
-    pub(super) fn open(listen: &Listen) -> io::Result<Self> {
+    pub(super) fn open(listen: &Listen, access: Access) -> io::Result<Self> {
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
             bound: Bound::listen(&listen.http)?,
             listen: listen.clone(),
+            access,
             signals: super::stdio::open_signals()?,
             alarm: Alarm::new()?,
         })
@@ -96,6 +100,7 @@ impl Front {
             runtime,
             bound,
             listen,
+            access,
             signals,
             alarm,
         } = self;
@@ -117,10 +122,15 @@ impl Front {
                 Arc::clone(&metrics),
                 spawner,
             );
+            let turns = Rc::new(turns::Turns::new(&config));
             Rc::new(Gate {
                 config,
                 listen,
                 names,
+                tls: access.tls,
+                verifier: RefCell::new(Rc::new(access.verifier)),
+                challenges: access.challenges,
+                turns,
                 metrics,
                 health,
                 state: RefCell::new(state),

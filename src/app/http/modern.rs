@@ -2,7 +2,7 @@
 //! stand in the order of the specification (basic, transports).
 
 use super::errors::{HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, VERSION, error, with_data};
-use super::post::{Post, Reply, VERSION_HEADER, bare, id_of, no_server};
+use super::post::{Post, Reply, Sender, VERSION_HEADER, bare, id_of, no_server};
 use super::seat::Answer;
 use super::server::{Held, Kind as PlaceKind, Role, Server};
 use super::state::State;
@@ -12,6 +12,7 @@ use crate::proxy::{NOBODY, Outbox};
 use crate::transport::http::{HeaderMap, HeaderName, StatusCode, decoded, value};
 use serde_json::json;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
@@ -41,7 +42,7 @@ impl State {
             Ok(cell) => cell,
             Err(why) => return no_server(id.raw, why),
         };
-        let seat = self.seat(now);
+        let seat = self.seat(post.caller, now);
         self.with(cell, |state, server| {
             if calls(post.envelope) && !server.session.tools().is_settled() {
                 // Which headers belong to a call is in the tool's schema.
@@ -52,6 +53,8 @@ impl State {
                     seat: Rc::clone(&seat),
                     body: post.body.clone(),
                     headers: post.headers.clone(),
+                    caller: Arc::clone(post.caller),
+                    pass: post.pass.take(),
                 };
                 if !server.hold(held) {
                     seat.answer(error(
@@ -63,7 +66,8 @@ impl State {
                 }
                 return;
             }
-            state.enter(server, post.envelope, id, post.headers, &seat, now);
+            let from = post.sender(NOBODY);
+            state.enter(server, post.envelope, (id, post.headers), from, &seat, now);
         });
         Reply::Wait(seat)
     }
@@ -73,8 +77,8 @@ impl State {
         &mut self,
         server: &mut Server,
         envelope: &Envelope<'_>,
-        id: Id<'_>,
-        headers: &HeaderMap,
+        (id, headers): (Id<'_>, &HeaderMap),
+        from: Sender<'_>,
         seat: &Rc<super::seat::Seat>,
         now: Instant,
     ) {
@@ -89,7 +93,7 @@ impl State {
         } else {
             PlaceKind::Plain
         };
-        self.submit(server, envelope, NOBODY, seat, kind, now);
+        self.submit(server, envelope, from, seat, kind, now);
     }
 
     /// The tools are known, or never will be: what waited for them goes on.
@@ -105,7 +109,19 @@ impl State {
             if let Ok(envelope) = parse(&line, Direction::ToServer)
                 && let Kind::Request { id, .. } = &envelope.kind
             {
-                self.enter(server, &envelope, *id, &held.headers, &held.seat, now);
+                let from = Sender {
+                    party: NOBODY,
+                    caller: &held.caller,
+                    pass: held.pass,
+                };
+                self.enter(
+                    server,
+                    &envelope,
+                    (*id, &held.headers),
+                    from,
+                    &held.seat,
+                    now,
+                );
             }
         }
     }

@@ -4,13 +4,17 @@ use super::errors::{INVALID_PARAMS, INVALID_REQUEST, UNAVAILABLE, error};
 use super::seat::{Answer, Seat};
 use super::server::{Handed, Kind as PlaceKind, Place, Server};
 use super::state::{NoServer, State};
-use super::who::Caller;
+use super::turns::Pass;
 use crate::config::StateMode;
+use crate::identity::{self, Caller};
 use crate::mcp::method::{INITIALIZE, SERVER_DISCOVER};
-use crate::mcp::{Direction, Envelope, Era, Kind, Revision, flatten, parse};
+use crate::mcp::{Direction, Envelope, Era, Kind, Revision, Subject, flatten, parse};
+use crate::policy::{Refusal, Shape};
 use crate::proxy::{Outbox, Party};
 use crate::transport::http::{Bytes, HeaderMap, HeaderName, StatusCode, value};
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -21,18 +25,40 @@ pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-sessi
 pub(super) enum Reply {
     /// This.
     Now(Answer),
+    /// This, which says who may.
+    Said(identity::Answer),
     /// Whatever comes to the seat.
     Wait(Rc<Seat>),
 }
 
 /// A message with what its header said.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Post<'a> {
     pub(super) envelope: &'a Envelope<'a>,
     pub(super) headers: &'a HeaderMap,
-    pub(super) caller: Option<&'a Caller>,
+    pub(super) caller: &'a Arc<Caller>,
+    /// Its place among the requests that may run, if they are counted.
+    pub(super) pass: &'a Cell<Option<Pass>>,
     /// The body as it came, for a request that has to wait.
     pub(super) body: &'a Bytes,
+}
+
+/// Who sends a request.
+#[derive(Debug)]
+pub(super) struct Sender<'a> {
+    pub(super) party: Party,
+    pub(super) caller: &'a Arc<Caller>,
+    pub(super) pass: Option<Pass>,
+}
+
+impl Post<'_> {
+    pub(super) fn sender(&self, party: Party) -> Sender<'_> {
+        Sender {
+            party,
+            caller: self.caller,
+            pass: self.pass.take(),
+        }
+    }
 }
 
 /// No body, this status.
@@ -41,6 +67,7 @@ pub(super) fn bare(status: StatusCode) -> Reply {
         status,
         line: Bytes::new(),
         session: None,
+        retry_after: None,
     })
 }
 
@@ -57,10 +84,12 @@ impl State {
     pub(super) fn post(
         &mut self,
         headers: &HeaderMap,
-        caller: Option<&Caller>,
+        caller: &Arc<Caller>,
         body: &Bytes,
+        pass: Option<Pass>,
         now: Instant,
     ) -> Reply {
+        let pass = &Cell::new(pass);
         let line = flatten(body);
         let version = value(headers, &VERSION_HEADER);
         let modern = version.is_some_and(is_modern);
@@ -70,14 +99,19 @@ impl State {
                 status: StatusCode::BAD_REQUEST,
                 line: self.turn_away(&line, era, now),
                 session: None,
+                retry_after: None,
             });
         };
         let post = Post {
             envelope: &envelope,
             headers,
             caller,
+            pass,
             body,
         };
+        if let Some(refused) = self.lacks_scopes(&envelope, caller) {
+            return Reply::Said(refused);
+        }
         if envelope.version().is_some() || modern {
             return self.modern(&post, now);
         }
@@ -95,6 +129,47 @@ impl State {
         }
     }
 
+    /// The answer to somebody whose proof does not reach far enough (MCP authorization).
+    pub(super) fn lacks_scopes(
+        &mut self,
+        envelope: &Envelope<'_>,
+        caller: &Arc<Caller>,
+    ) -> Option<identity::Answer> {
+        if !self.policy.tells_callers_apart() {
+            return None;
+        }
+        let Kind::Request { params, .. } = &envelope.kind else {
+            return None;
+        };
+        let subject = Subject::of(envelope)?;
+        let refused = self.policy.missing_scopes(&subject, *params, caller)?;
+        // The answer is one of HTTP; this one is for the books.
+        drop(self.desk.turn_down(envelope, caller, &refused));
+        self.rest_soon();
+        Some(self.challenges.insufficient_scope(&refused.scopes))
+    }
+
+    /// The answer to a request that comes too often, or finds no room in the queue: a tool's result
+    /// where there is one, so that the model sees it.
+    pub(super) fn too_much(
+        &mut self,
+        envelope: &Envelope<'_>,
+        caller: &Arc<Caller>,
+        refused: &Refusal,
+    ) -> Reply {
+        let line = self.desk.turn_down(envelope, caller, refused).into();
+        self.rest_soon();
+        Reply::Now(Answer {
+            status: match refused.shape {
+                Shape::ToolResult => StatusCode::OK,
+                Shape::Error(_) => StatusCode::TOO_MANY_REQUESTS,
+            },
+            line,
+            session: None,
+            retry_after: refused.retry_after_seconds(),
+        })
+    }
+
     pub(super) fn stateless(&self) -> bool {
         let listen = self.config.listen.as_ref();
         listen.is_some_and(|listen| listen.state == StateMode::Stateless)
@@ -105,7 +180,7 @@ impl State {
         &mut self,
         server: &mut Server,
         envelope: &Envelope<'_>,
-        party: Party,
+        from: Sender<'_>,
         seat: &Rc<Seat>,
         kind: PlaceKind,
         now: Instant,
@@ -117,9 +192,17 @@ impl State {
             seat: Rc::clone(seat),
             kind,
             stream: None,
+            _pass: from.pass,
         };
         let mut out = Outbox::default();
-        match server.hand_in(envelope, *id, party, place, now, &mut out) {
+        match server.hand_in(
+            envelope,
+            *id,
+            (from.party, from.caller),
+            place,
+            now,
+            &mut out,
+        ) {
             Handed::In(_) => self.send(server, out, now),
             Handed::Duplicate => seat.answer(error(
                 StatusCode::BAD_REQUEST,

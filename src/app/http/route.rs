@@ -91,7 +91,9 @@ impl State {
     ) {
         let mut line = Vec::with_capacity(envelope.line.len() + exchange.raw_id.len());
         exchange.restore(envelope.line, address, &mut line);
-        let Place { seat, kind, stream } = exchange.place;
+        let Place {
+            seat, kind, stream, ..
+        } = exchange.place;
         seat.about.set(None);
         if exchange.party == NOBODY {
             if seat.streams() {
@@ -102,6 +104,7 @@ impl State {
                     status: status_of(envelope),
                     line: line.into(),
                     session: None,
+                    retry_after: None,
                 });
             }
             return;
@@ -237,7 +240,7 @@ impl State {
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client is gone"}}}}"#
         );
         let mut out = Outbox::default();
-        server.pass_in(line.into_bytes(), now, &mut out);
+        server.pass_in(line.into_bytes(), None, now, &mut out);
         self.send(server, out, now);
     }
 
@@ -329,7 +332,7 @@ impl State {
         };
         let text = br#"{"code":-32601,"message":"This server is shared by several clients; none of them can be asked."}"#;
         let mut out = Outbox::default();
-        server.pass_in(answer_line(id.raw, "error", text), now, &mut out);
+        server.pass_in(answer_line(id.raw, "error", text), None, now, &mut out);
         self.send(server, out, now);
     }
 
@@ -376,6 +379,7 @@ pub(super) fn json(line: Vec<u8>) -> Answer {
         status: StatusCode::OK,
         line: line.into(),
         session: None,
+        retry_after: None,
     }
 }
 

@@ -5,10 +5,12 @@
 //!           └── first event ──▶ Streaming ── answer, end ──▶ Ended
 //! ```
 
+use crate::identity::Caller;
 use crate::transport::http::{Bytes, COMMENT, StatusCode};
 use smol_str::SmolStr;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -28,6 +30,8 @@ pub(super) struct Answer {
     pub(super) line: Bytes,
     /// The session that has begun with it.
     pub(super) session: Option<SmolStr>,
+    /// Seconds after which it is worth to come again.
+    pub(super) retry_after: Option<u64>,
 }
 
 /// The request of a server process that a seat is about.
@@ -44,6 +48,8 @@ pub(super) struct Seat {
     /// The client is gone.
     pub(super) gone: Cell<bool>,
     pub(super) about: Cell<Option<About>>,
+    /// Who waits.
+    pub(super) caller: OnceCell<Arc<Caller>>,
     /// Bytes of events that may wait for the reader.
     limit: usize,
 }
@@ -80,6 +86,7 @@ impl Seat {
             }),
             gone: Cell::new(false),
             about: Cell::new(None),
+            caller: OnceCell::new(),
             limit,
         }
     }
@@ -256,6 +263,7 @@ mod tests {
             status: StatusCode::OK,
             line: Bytes::from_static(b"{}"),
             session: None,
+            retry_after: None,
         };
         let seat = Seat::new(100, now);
         assert!(poll(|cx| seat.poll_outcome(cx)).is_pending());

@@ -3,14 +3,18 @@
 use super::post::{Reply, SESSION_HEADER, bare};
 use super::seat::{Answer, Outcome, Seat};
 use super::state::Gate;
-use super::who::authenticate;
+use super::turns::Pass;
+use super::who::Guest;
+use crate::identity::{self, Caller};
+use crate::mcp::{Direction, Kind, Subject, flatten, parse};
 use crate::transport::http::{
-    BodyError, Bytes, Handler, HeaderName, HeaderValue, Incoming, Method, Outgoing, Parts, Peer,
-    Request, Response, Source, StatusCode, accepts_events, accepts_json, carries_json, header,
+    BodyError, Bytes, Handler, HeaderName, HeaderValue, Incoming, Method, Outgoing, Parts, Request,
+    Response, Source, StatusCode, accepts_events, accepts_json, carries_json, discard, header,
     read_body,
 };
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -47,19 +51,26 @@ impl Source for Ticket {
 
 impl Handler for Gate {
     type Source = Ticket;
+    type Guest = Guest;
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, peer: Rc<Peer>) -> Out {
-        let (parts, body) = request.into_parts();
-        let reply = match self.admit(&parts, &peer) {
-            Err(status) => Err(status),
-            Ok(Method::POST) => self.take_post(&parts, body, &peer).await,
-            Ok(method) => Ok(self.take_other(&method, &parts, &peer)),
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, guest: Rc<Guest>) -> Out {
+        let (mut parts, body) = request.into_parts();
+        let reply = match self.admit(&mut parts, &guest) {
+            Err(no) => {
+                if !parts.headers.contains_key(header::EXPECT) {
+                    discard(body).await;
+                }
+                Err(no)
+            }
+            Ok((Method::POST, caller)) => self.take_post(&parts, body, caller).await,
+            Ok((method, caller)) => Ok(self.take_other(&method, &parts, &caller)),
         };
         match reply {
-            Err(status) => {
+            Err(No::Status(status)) => {
                 self.metrics.http_refused(status.as_u16());
                 self.words(status)
             }
+            Err(No::Said(answer)) | Ok(Reply::Said(answer)) => self.said(answer),
             Ok(Reply::Now(answer)) => self.response(answer),
             Ok(Reply::Wait(seat)) => {
                 self.busy.set(self.busy.get() + 1);
@@ -76,20 +87,45 @@ impl Handler for Gate {
     }
 }
 
+/// Why a request goes no further.
+enum No {
+    Status(StatusCode),
+    Said(identity::Answer),
+}
+
+impl From<StatusCode> for No {
+    fn from(status: StatusCode) -> Self {
+        Self::Status(status)
+    }
+}
+
 impl Gate {
-    /// What can be said of a request by its header alone; its method if it goes on.
-    fn admit(&self, parts: &Parts, peer: &Peer) -> Result<Method, StatusCode> {
+    /// What can be said of a request by its header alone; its method and its sender if it goes on.
+    fn admit(&self, parts: &mut Parts, guest: &Guest) -> Result<(Method, Arc<Caller>), No> {
         if !self.names.are_ours(parts) {
-            return Err(StatusCode::FORBIDDEN);
+            return Err(StatusCode::FORBIDDEN.into());
+        }
+        // Whoever has no token yet learns here who makes them.
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        if reads
+            && self.challenges.is_metadata_path(parts.uri.path())
+            && let Some(metadata) = self.challenges.metadata()
+        {
+            return Err(No::Said(metadata));
         }
         if parts.uri.path() != self.listen.path {
-            return Err(StatusCode::NOT_FOUND);
+            return Err(StatusCode::NOT_FOUND.into());
         }
+        let caller = self.identify(parts, guest).map_err(No::Said)?;
         // A token in a URL ends up in logs, and nothing else is asked for in one.
         if parts.uri.query().is_some_and(|query| !query.is_empty()) {
-            return Err(StatusCode::BAD_REQUEST);
+            return Err(StatusCode::BAD_REQUEST.into());
         }
-        let _ = peer;
+        Ok((Self::method(parts)?, caller))
+    }
+
+    /// The checks of the transport: method, and what the client takes and sends.
+    fn method(parts: &Parts) -> Result<Method, StatusCode> {
         match parts.method {
             Method::POST => {
                 let headers = &parts.headers;
@@ -115,8 +151,8 @@ impl Gate {
         self: &Rc<Self>,
         parts: &Parts,
         body: Incoming,
-        peer: &Peer,
-    ) -> Result<Reply, StatusCode> {
+        caller: Arc<Caller>,
+    ) -> Result<Reply, No> {
         let cap = usize::try_from(self.config.limits.request.0).unwrap_or(usize::MAX);
         let read = read_body(body, cap, self.listen.body_timeout).await;
         let body = read.map_err(|error| match error {
@@ -124,15 +160,44 @@ impl Gate {
             BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken => StatusCode::BAD_REQUEST,
         })?;
-        let caller = authenticate(parts, peer);
+        let pass = match self.turns.is_off() {
+            true => None,
+            false => match self.turn(&caller, &body).await {
+                Ok(pass) => pass,
+                Err(reply) => return Ok(reply),
+            },
+        };
         let now = Instant::now();
-        Ok(self.work(|state| state.post(&parts.headers, caller.as_ref(), &body, now)))
+        Ok(self.work(|state| state.post(&parts.headers, &caller, &body, pass, now)))
     }
 
-    fn take_other(self: &Rc<Self>, method: &Method, parts: &Parts, peer: &Peer) -> Reply {
-        let caller = authenticate(parts, peer);
+    /// A place for the request that a body holds, or the answer that it gets instead. What is no
+    /// request needs none.
+    async fn turn(
+        self: &Rc<Self>,
+        caller: &Arc<Caller>,
+        body: &Bytes,
+    ) -> Result<Option<Pass>, Reply> {
+        let line = flatten(body);
+        let Ok(envelope) = parse(&line, Direction::ToServer) else {
+            return Ok(None);
+        };
+        let subject = Subject::of(&envelope);
+        let (Kind::Request { .. }, Some(subject)) = (&envelope.kind, subject) else {
+            return Ok(None);
+        };
+        if let Some(refused) = self.work(|state| state.lacks_scopes(&envelope, caller)) {
+            return Err(Reply::Said(refused));
+        }
+        match self.turns.pass(caller, &subject).await {
+            Ok(pass) => Ok(Some(pass)),
+            Err(refused) => Err(self.work(|state| state.too_much(&envelope, caller, &refused))),
+        }
+    }
+
+    fn take_other(self: &Rc<Self>, method: &Method, parts: &Parts, caller: &Arc<Caller>) -> Reply {
         let now = Instant::now();
-        let (headers, caller) = (&parts.headers, caller.as_ref());
+        let headers = &parts.headers;
         self.work(|state| match *method {
             Method::GET => state.get(headers, caller, now),
             Method::DELETE => state.delete(headers, caller, now),
@@ -162,10 +227,32 @@ impl Gate {
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Some(seconds) = answer.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
         if let Some(session) = answer.session
             && let Ok(session) = HeaderValue::from_str(&session)
         {
             headers.insert(SESSION_HEADER, session);
+        }
+        response
+    }
+
+    /// An answer that is made where identities are known.
+    fn said(&self, answer: identity::Answer) -> Out {
+        if answer.status >= 400 {
+            self.metrics.http_refused(answer.status);
+        }
+        let mut response = Response::new(Outgoing::Whole(answer.body.into()));
+        if let Ok(status) = StatusCode::from_u16(answer.status) {
+            *response.status_mut() = status;
+        }
+        for (name, value) in answer.headers {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                response
+                    .headers_mut()
+                    .insert(HeaderName::from_static(name), value);
+            }
         }
         response
     }

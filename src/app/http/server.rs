@@ -1,13 +1,16 @@
 //! One server process behind the listener: its session with policy, its requests, its input.
 
 use super::seat::Seat;
+use super::turns::Pass;
 use super::visit::Visit;
+use crate::identity::Caller;
 use crate::mcp::{Direction, Envelope, Id, RawId};
 use crate::proxy::{Duplicate, Exchanges, Outbox, Party, Passage, Session};
 use crate::supervise::Life;
 use crate::transport::http::{Bytes, HeaderMap};
 use crate::transport::writer::Outlet;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes that may wait for a server that does not read; while there are more, requests are refused.
@@ -43,6 +46,8 @@ pub(super) struct Place {
     pub(super) kind: Kind,
     /// The number of its event stream, in a session.
     pub(super) stream: Option<u32>,
+    /// Given back when the request is over, however that comes about.
+    pub(super) _pass: Option<Pass>,
 }
 
 /// A modern request that waits until the tools are known.
@@ -51,6 +56,8 @@ pub(super) struct Held {
     pub(super) seat: Rc<Seat>,
     pub(super) body: Bytes,
     pub(super) headers: HeaderMap,
+    pub(super) caller: Arc<Caller>,
+    pub(super) pass: Option<Pass>,
 }
 
 /// The handshake with a server that sessions share.
@@ -128,7 +135,7 @@ impl Server {
         &mut self,
         envelope: &Envelope<'_>,
         id: Id<'_>,
-        party: Party,
+        (party, caller): (Party, &Arc<Caller>),
         place: Place,
         now: Instant,
         out: &mut Outbox,
@@ -146,15 +153,21 @@ impl Server {
                     serial: self.serial,
                     number,
                 }));
-                self.pass_in(line, now, out);
+                self.pass_in(line, Some(caller), now, out);
                 Handed::In(number)
             }
         }
     }
 
     /// Hands any line of a client to policy, and on to the server if it may.
-    pub(super) fn pass_in(&mut self, mut line: Vec<u8>, now: Instant, out: &mut Outbox) {
-        match self.session.client_line(&line, now, out) {
+    pub(super) fn pass_in(
+        &mut self,
+        mut line: Vec<u8>,
+        caller: Option<&Arc<Caller>>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        match self.session.client_line_of(&line, caller, now, out) {
             Passage::Pass => {}
             Passage::Replace(other) => line = other,
             Passage::Stop => return,

@@ -2,20 +2,23 @@
 
 use super::seat::Seat;
 use super::server::{Role, Server};
+use super::turns::Turns;
 use super::visit::Visit;
-use super::who::{Caller, Names};
+use super::who::Names;
 use crate::admin::Health;
 use crate::app::credentials::Known;
 use crate::app::seldom::Alarm;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::Spawner;
 use crate::config::{Config, Listen};
+use crate::identity::{Caller, Challenges, Verifier};
 use crate::mcp::Era;
 use crate::policy::Policy;
 use crate::proxy::{Outbox, Party, Session};
 use crate::supervise::Act;
 use crate::telemetry::Metrics;
 use crate::transport::http::Bytes;
+use crate::transport::tls::ServerTls;
 use smol_str::SmolStr;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -35,6 +38,11 @@ pub(super) struct Gate {
     pub(super) config: Arc<Config>,
     pub(super) listen: Listen,
     pub(super) names: Names,
+    /// `None`: plain HTTP.
+    pub(super) tls: Option<ServerTls>,
+    pub(super) verifier: RefCell<Rc<Verifier>>,
+    pub(super) challenges: Challenges,
+    pub(super) turns: Rc<Turns>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) state: RefCell<State>,
@@ -55,6 +63,7 @@ pub(super) struct State {
     pub(super) config: Arc<Config>,
     pub(super) policy: Arc<Policy>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) challenges: Challenges,
     /// Takes what reaches no server: it is counted and noted like everything else.
     pub(super) desk: Session,
     log: Log,
@@ -105,6 +114,7 @@ impl State {
         metrics: Arc<Metrics>,
         spawner: Spawner,
     ) -> Self {
+        let challenges = Challenges::new(&config);
         let desk = Session::new(
             &config,
             Arc::clone(&policy),
@@ -115,6 +125,7 @@ impl State {
         let mut state = Self {
             policy,
             metrics,
+            challenges,
             desk,
             log,
             spawner: Some(spawner),
@@ -142,11 +153,13 @@ impl State {
     }
 
     /// A seat for a request.
-    pub(super) fn seat(&mut self, now: Instant) -> Rc<Seat> {
+    pub(super) fn seat(&mut self, caller: &Arc<Caller>, now: Instant) -> Rc<Seat> {
         if self.sweep_at.is_none() {
             self.sweep_at = Some(now + super::tick::SWEEP);
         }
-        Rc::new(Seat::new(self.limit, now))
+        let seat = Seat::new(self.limit, now);
+        drop(seat.caller.set(Arc::clone(caller)));
+        Rc::new(seat)
     }
 
     fn place(&mut self, cell: u32, role: Role) {
@@ -159,6 +172,9 @@ impl State {
         );
         if role == Role::Modern {
             session.set_era(Era::Modern);
+        }
+        if matches!(role, Role::Modern | Role::Shared) {
+            session.serves_many();
         }
         session.switch_tools(self.tools_off.clone());
         let server = Box::new(Server::new(cell, self.serial, role, session));
@@ -188,6 +204,9 @@ impl State {
         }
         if let Some(server) = spare.and_then(|cell| self.servers.get_mut(cell as usize)?.as_mut()) {
             server.role = role;
+            if matches!(role, Role::Modern | Role::Shared) {
+                server.session.serves_many();
+            }
             if role == Role::Modern {
                 server.session.set_era(Era::Modern);
             }
@@ -271,7 +290,7 @@ impl State {
     /// A new session on this server.
     pub(super) fn open_visit(
         &mut self,
-        caller: Option<Caller>,
+        caller: &Arc<Caller>,
         server: &Server,
         now: Instant,
     ) -> Option<Party> {
@@ -284,7 +303,13 @@ impl State {
         let id: SmolStr = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.parties += 1;
         let party = self.parties;
-        let visit = Visit::new(id.clone(), caller, server.cell, server.serial, now);
+        let visit = Visit::new(
+            id.clone(),
+            Arc::clone(caller),
+            server.cell,
+            server.serial,
+            now,
+        );
         self.by_id.insert(id, party);
         self.visits.insert(party, Box::new(visit));
         self.metrics.http_sessions.inc();
@@ -292,10 +317,10 @@ impl State {
     }
 
     /// The session with this id, if it is the caller's and its server is there.
-    pub(super) fn find_visit(&self, id: &str, caller: Option<&Caller>) -> Option<(Party, &Visit)> {
+    pub(super) fn find_visit(&self, id: &str, caller: &Caller) -> Option<(Party, &Visit)> {
         let party = *self.by_id.get(id)?;
         let visit = self.visits.get(&party)?;
-        (visit.caller.as_ref() == caller).then_some((party, visit))
+        visit.caller.is_same(caller).then_some((party, visit))
     }
 
     /// Forgets a session. Its requests, if any are open, are answered when its server is gone.
@@ -320,15 +345,20 @@ impl State {
         }
     }
 
+    /// The desk has something to write.
+    pub(super) fn rest_soon(&mut self) {
+        if self.rest_at.is_none() {
+            self.rest_at = Some(Instant::now() + FLUSH_AFTER);
+        }
+    }
+
     /// Counts and notes a line that goes no further, and gives the answer that policy has for it.
     pub(super) fn turn_away(&mut self, line: &[u8], era: Era, now: Instant) -> Bytes {
         let mut out = Outbox::default();
         self.desk.set_era(era);
         // The line is known to be broken, so it cannot pass.
         drop(self.desk.client_line(line, now, &mut out));
-        if self.rest_at.is_none() {
-            self.rest_at = Some(now + FLUSH_AFTER);
-        }
+        self.rest_soon();
         out.to_client.pop();
         out.to_client.into()
     }

@@ -4,13 +4,15 @@
 use super::seat::Seat;
 use super::server::{Role, Server};
 use super::state::Gate;
+use super::who::Guest;
 use crate::app::drain::{Drain, Drained};
 use crate::app::wake::readable;
+use crate::identity::Certificate;
 use crate::mcp::Direction;
 use crate::proxy::Outbox;
 use crate::telemetry::logs::SERVER;
 use crate::transport::frame::{Frame, FrameBuf};
-use crate::transport::http::{Bounds, Door, Listener, Stream, connection, refuse};
+use crate::transport::http::{Bounds, Door, Listener, Peer, Stream, connection, refuse};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,6 +20,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 
 /// A connection that sends nothing is closed after so long.
@@ -46,6 +49,10 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
         };
         let full = gate.connections.get() >= gate.listen.connections;
         let slot = Slot::take(&gate);
+        if full && gate.tls.is_some() {
+            // Whatever we said before a handshake would not be understood.
+            continue;
+        }
         let (gate, door) = (Rc::clone(&gate), Rc::clone(&door));
         drop(match (stream, full) {
             (Stream::Tcp(stream), true) => spawn_local(async move {
@@ -57,15 +64,43 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: Listener) {
                 drop(slot);
             }),
             (Stream::Tcp(stream), false) => spawn_local(async move {
-                connection(stream, peer, door, gate).await;
+                welcome(stream, peer, door, gate).await;
                 drop(slot);
             }),
             (Stream::Unix(stream), false) => spawn_local(async move {
-                connection(stream, peer, door, gate).await;
+                welcome(stream, peer, door, gate).await;
                 drop(slot);
             }),
         });
     }
+}
+
+/// Serves one connection, after a handshake where there is TLS.
+async fn welcome(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: Peer,
+    door: Rc<Door>,
+    gate: Rc<Gate>,
+) {
+    let Some(tls) = &gate.tls else {
+        let guest = Guest::new(&peer, None);
+        return connection(stream, guest, door, gate).await;
+    };
+    let shaken = tokio::time::timeout(gate.listen.header_timeout, tls.accept(stream)).await;
+    let Ok(Ok(stream)) = shaken else {
+        gate.metrics.tls_failed.inc();
+        return;
+    };
+    let leaf = stream.get_ref().1.peer_certificates();
+    let leaf = leaf.and_then(|chain| chain.first());
+    let Ok(certificate) = leaf.map(|leaf| Certificate::parse(leaf)).transpose() else {
+        // What TLS takes and we cannot read is nobody's proof of anything.
+        gate.metrics.tls_failed.inc();
+        return;
+    };
+    let guest = Guest::new(&peer, certificate);
+    // Boxed, so that connections without TLS have no room for it.
+    Box::pin(connection(stream, guest, door, gate)).await;
 }
 
 /// Counts one connection for as long as it lives.

@@ -3,6 +3,7 @@
 
 use super::server::{Role, Server};
 use super::state::{Gate, State};
+use super::who::unix_now;
 use crate::audit::FLUSH_AFTER;
 use crate::proxy::{NOBODY, Outbox, Party};
 use std::rc::Rc;
@@ -102,6 +103,10 @@ impl State {
                 }
             }
         }
+        self.end_streams(
+            |caller| caller.expires.is_some_and(|end| end <= unix_now()),
+            now,
+        );
         for visit in self.visits.values() {
             if let Some(get) = &visit.get {
                 any = true;

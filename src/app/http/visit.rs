@@ -2,12 +2,13 @@
 //! and the events that a client which lost its connection can have again.
 
 use super::seat::Seat;
-use super::who::Caller;
+use crate::identity::Caller;
 use crate::mcp::Revision;
 use crate::transport::http::{Bytes, numbered, prime};
 use smol_str::SmolStr;
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Events that are kept, and their bytes; the latest one always.
@@ -24,7 +25,7 @@ pub(super) const GET: u32 = 0;
 #[derive(Debug)]
 pub(super) struct Visit {
     pub(super) id: SmolStr,
-    pub(super) caller: Option<Caller>,
+    pub(super) caller: Arc<Caller>,
     pub(super) cell: u32,
     pub(super) serial: u64,
     /// `None` until `initialize` is answered.
@@ -54,7 +55,7 @@ struct Kept {
 impl Visit {
     pub(super) fn new(
         id: SmolStr,
-        caller: Option<Caller>,
+        caller: Arc<Caller>,
         cell: u32,
         serial: u64,
         now: Instant,
@@ -172,7 +173,13 @@ mod tests {
     use super::*;
 
     fn visit() -> Visit {
-        Visit::new("x".into(), None, 0, 0, Instant::now())
+        Visit::new(
+            "x".into(),
+            Arc::new(Caller::loopback()),
+            0,
+            0,
+            Instant::now(),
+        )
     }
 
     #[test]

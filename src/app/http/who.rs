@@ -1,21 +1,95 @@
 //! Who sends a request, and whether it was meant for us.
 
+use super::state::Gate;
 use crate::config::{AdminAddr, Listen};
-use crate::transport::http::{Parts, Peer, header, local_name, value};
-use smol_str::{SmolStr, format_smolstr};
+use crate::identity::{Answer, Caller, Certificate, Denied, Evidence, GATEWAY_HEADER, Verifier};
+use crate::mcp::Direction;
+use crate::transport::http::{HeaderName, Parts, Peer, header, local_name, value};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Who sent a request: sessions belong to one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Caller {
-    pub(super) name: SmolStr,
+const ON_BEHALF_OF: HeaderName = HeaderName::from_static(GATEWAY_HEADER);
+
+/// What a connection shows of the other end: the same for all of its requests.
+#[derive(Debug)]
+pub(super) struct Guest {
+    uid: Option<u32>,
+    certificate: Option<Certificate>,
+    /// Who it is by these alone, for as long as the files say the same.
+    known: RefCell<Option<(Rc<Verifier>, Arc<Caller>)>>,
 }
 
-/// The caller of a request; `None`: nobody that is known, which only a loopback address is open to.
-pub(super) fn authenticate(_parts: &Parts, peer: &Peer) -> Option<Caller> {
-    let unix = peer.unix.as_ref()?;
-    Some(Caller {
-        name: format_smolstr!("uid:{}", unix.uid),
-    })
+impl Guest {
+    pub(super) fn new(peer: &Peer, certificate: Option<Certificate>) -> Self {
+        Self {
+            uid: peer.unix.map(|unix| unix.uid),
+            certificate,
+            known: RefCell::default(),
+        }
+    }
+
+    /// Whoever the connection itself shows, if that was asked before and still holds.
+    fn known(&self, verifier: &Rc<Verifier>, now: u64) -> Option<Arc<Caller>> {
+        let known = self.known.borrow();
+        let (by, caller) = known.as_ref()?;
+        let holds = Rc::ptr_eq(by, verifier) && caller.expires.is_none_or(|end| end > now);
+        holds.then(|| Arc::clone(caller))
+    }
+}
+
+impl Gate {
+    /// Who sends a request. What says so is taken out of its header: nobody behind us needs it.
+    ///
+    /// # Errors
+    /// The answer for somebody who is not let in.
+    pub(super) fn identify(&self, parts: &mut Parts, guest: &Guest) -> Result<Arc<Caller>, Answer> {
+        let verifier = Rc::clone(&self.verifier.borrow());
+        let now = unix_now();
+        let shown = [header::AUTHORIZATION, ON_BEHALF_OF];
+        let plain = parts.uri.query().is_none()
+            && !shown.iter().any(|name| parts.headers.contains_key(name));
+        if let Some(caller) = guest.known(&verifier, now).filter(|_| plain) {
+            return Ok(caller);
+        }
+        let found = {
+            let all = |name: &HeaderName| {
+                let values = parts.headers.get_all(name).iter();
+                values.map(|value| value.as_bytes()).collect::<Vec<_>>()
+            };
+            let (authorization, on_behalf_of) = (all(&header::AUTHORIZATION), all(&ON_BEHALF_OF));
+            let evidence = Evidence {
+                authorization: &authorization,
+                query: parts.uri.query(),
+                certificate: guest.certificate.as_ref(),
+                uid: guest.uid,
+                on_behalf_of: &on_behalf_of,
+            };
+            verifier.identify(&evidence, now)
+        };
+        parts.headers.remove(header::AUTHORIZATION);
+        parts.headers.remove(ON_BEHALF_OF);
+        let caller = Arc::new(found.map_err(|denied| self.deny(denied))?);
+        if plain {
+            *guest.known.borrow_mut() = Some((verifier, Arc::clone(&caller)));
+        }
+        Ok(caller)
+    }
+
+    /// Counted by its rule, and not written into the audit log: whoever has no business here could
+    /// roll that over with it.
+    fn deny(&self, denied: Denied) -> Answer {
+        self.metrics.refusal(Direction::ToServer, denied.rule());
+        tracing::debug!(rule = denied.rule(), "a request was not let in");
+        self.challenges.answer(denied)
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The names that requests may call us by.

@@ -250,6 +250,11 @@ pub enum Event {
         /// little endian): the message process takes them out of what the server says.
         values: OwnedFd,
     },
+    /// What the listener knows its clients by, first and whenever one of the files has changed.
+    Access {
+        /// A sealed memfd with what the files hold; or why they cannot be read.
+        texts: Result<OwnedFd, String>,
+    },
     /// The operator's switch, when it is not as it was.
     Switch {
         /// Why nothing may run, if so.
@@ -317,6 +322,7 @@ const FAILED: u32 = 4;
 const ROTATED: u32 = 5;
 const CREDENTIALS: u32 = 6;
 const SWITCH: u32 = 9;
+const ACCESS: u32 = 10;
 const DENIED: u32 = 7;
 const NETWORK: u32 = 8;
 
@@ -395,6 +401,13 @@ impl Event {
                     .collect();
                 (CREDENTIALS, 0, json(&states)?, vec![values])
             }
+            Self::Access { texts } => {
+                let (failed, fds) = match texts {
+                    Ok(file) => (None, vec![file]),
+                    Err(reason) => (Some(cut(reason, TEXT)), vec![]),
+                };
+                (ACCESS, 0, json(&failed)?, fds)
+            }
             Self::Switch { off, tools } => {
                 let off = off.map(|reason| cut(reason, TEXT));
                 (SWITCH, 0, json(&(off, tools))?, vec![])
@@ -435,7 +448,7 @@ impl Event {
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
-            ROTATED | CREDENTIALS => 1,
+            ROTATED | CREDENTIALS | ACCESS => 1,
             _ => 0,
         };
         if announced != fds.len() || announced > most {
@@ -497,6 +510,19 @@ impl Event {
                     }
                 };
                 Ok(Self::Rotated { log })
+            }
+            ACCESS => {
+                let failed: Option<String> = parse(body)?;
+                let found = fds.len();
+                let texts = match (fds.into_iter().next(), failed) {
+                    (Some(file), None) => Ok(file),
+                    (None, Some(reason)) => Err(reason),
+                    (_, failed) => {
+                        let expected = usize::from(failed.is_none());
+                        return Err(ProtocolError::Descriptors { found, expected });
+                    }
+                };
+                Ok(Self::Access { texts })
             }
             SWITCH => {
                 let (off, tools) = parse(body)?;
@@ -598,6 +624,9 @@ mod tests {
             Event::Progress {
                 cell: 3,
                 text: long.clone(),
+            },
+            Event::Access {
+                texts: Err(long.clone()),
             },
             Event::Failed {
                 cell: 1,

@@ -105,6 +105,12 @@ pub(super) fn notable(config: &Config) -> Vec<Finding> {
         };
         all.push(note(format!("identity: none; {who}")));
     }
+    if !listen.is_local() && listen.public_url.is_none() {
+        let address = &listen.http;
+        all.push(note(format!(
+            "without `listen.public_url`, requests are served whose Host is `{address}` or this host, and no other name"
+        )));
+    }
     let Some(tls) = &listen.tls else { return all };
     if let Some(until) = valid_until(&tls.cert) {
         let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);

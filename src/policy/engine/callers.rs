@@ -17,17 +17,23 @@ use crate::policy::{Refusal, Shape};
 const INVALID_PARAMS: i32 = -32602;
 
 impl Policy {
-    /// The scopes that a request needs, all of them, when `caller` lacks some: the listener then answers
-    /// 403 before anything else is asked ([`crate::identity::Challenges::insufficient_scope`]).
+    /// True when somebody could be barred from something.
+    #[must_use]
+    pub fn tells_callers_apart(&self) -> bool {
+        !self.permissions.is_open()
+    }
+
+    /// The refusal, with all scopes that a request needs, when `caller` lacks some: the listener then
+    /// answers 403 before anything else is asked ([`crate::identity::Challenges::insufficient_scope`]).
     #[must_use]
     pub fn missing_scopes(
         &self,
         subject: &Subject,
         params: Option<Raw<'_>>,
         caller: &Caller,
-    ) -> Option<Vec<String>> {
+    ) -> Option<Refusal> {
         let refusal = self.barred(subject, params, caller)?;
-        (!refusal.scopes.is_empty()).then_some(refusal.scopes)
+        (!refusal.scopes.is_empty()).then_some(refusal)
     }
 
     /// Whether the caller may ask for this. What is hidden from it and what never was take the same way:

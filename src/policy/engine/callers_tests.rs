@@ -105,7 +105,8 @@ fn all_scopes_of_a_request_are_named_at_once() {
             crate::mcp::Kind::Request { params, .. } => *params,
             _ => None,
         };
-        policy.missing_scopes(&subject, params, caller)
+        let refusal = policy.missing_scopes(&subject, params, caller)?;
+        Some(refusal.scopes)
     };
     let needs = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     let nobody = caller("x", &[]);
@@ -205,6 +206,7 @@ proptest! {
         let origin = crate::policy::Origin {
             subject: Subject { capability: Capability::Method, method: "tools/list".into(), name: None },
             era: Era::Legacy,
+            caller: None,
         };
         let shown = match policy.server(&envelope, Some(&origin), &mut tools, Some(&ci)).verdict {
             Verdict::Forward => line.clone(),

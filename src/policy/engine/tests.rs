@@ -100,6 +100,7 @@ fn a_changed_list_is_asked_for_again() {
             name: None,
         },
         era: Era::Legacy,
+        caller: None,
     };
     assert!(matches!(
         policy

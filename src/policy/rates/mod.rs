@@ -124,6 +124,12 @@ impl Limiter {
         self.rules = Rules::new(config);
     }
 
+    /// True when nothing is limited.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.rules.off
+    }
+
     /// Requests that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -8,7 +8,7 @@ mod listener;
 mod serve;
 mod sse;
 
-pub use body::{BodyError, Outgoing, Source, read_body};
+pub use body::{BodyError, Outgoing, Source, discard, read_body};
 pub use head::{accepts_events, accepts_json, carries_json, decoded, value};
 pub use hyper::body::{Bytes, Incoming};
 pub use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};

@@ -2,7 +2,7 @@
 
 use super::io::{Meter, Patience, Patient};
 use super::{
-    Bytes, HeaderValue, Incoming, Outgoing, Peer, Request, Response, Source, StatusCode, header,
+    Bytes, HeaderValue, Incoming, Outgoing, Request, Response, Source, StatusCode, header,
 };
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
@@ -34,12 +34,14 @@ pub struct Bounds {
 /// What answers requests. Everything is on one thread.
 pub trait Handler: 'static {
     type Source: Source + Unpin + 'static;
+    /// What is known of the other end of a connection.
+    type Guest: 'static;
 
     /// Answers one request; dropped when the client goes away before there is an answer.
     fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
-        peer: Rc<Peer>,
+        guest: Rc<Self::Guest>,
     ) -> impl Future<Output = Response<Outgoing<Self::Source>>> + 'static;
 }
 
@@ -74,7 +76,7 @@ impl Door {
 /// Serves one connection until either end closes it, or it is too slow.
 pub async fn connection<H: Handler>(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
+    guest: H::Guest,
     door: Rc<Door>,
     handler: Rc<H>,
 ) {
@@ -94,17 +96,17 @@ pub async fn connection<H: Handler>(
         return;
     };
     let stream = TokioIo::new(stream);
-    let peer = Rc::new(peer);
+    let guest = Rc::new(guest);
     let service = service_fn(move |request: Request<Incoming>| {
         let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
         let ambiguous = meter.begin(|head| chunked && ambiguous(head));
         let serving = Serving(Rc::clone(&meter));
-        let (handler, peer) = (Rc::clone(&handler), Rc::clone(&peer));
+        let (handler, guest) = (Rc::clone(&handler), Rc::clone(&guest));
         // Boxed, because a connection keeps the room that its service's future takes while it is idle.
         Box::pin(async move {
             let mut response = match ambiguous {
                 true => two_lengths(),
-                false => handler.answer(request, peer).await,
+                false => handler.answer(request, guest).await,
             };
             if chunked {
                 // What follows a chunked body was perhaps meant as part of it by somebody before us.
