@@ -105,7 +105,7 @@ fn a_batch_is_refused_whole() {
 fn a_flood_of_notifications_passes_in_order_and_costs_no_memory() {
     let mut wire = logged(&[]);
     wire.alive();
-    let before = wire.peak_kib();
+    let before = wire.rested_kib();
     let mut stdin = wire.take_input();
     let count = 20_000;
     for at in 0..count {
@@ -420,7 +420,7 @@ fn ids_come_back_as_they_were_written() {
 fn a_request_above_the_cap_is_answered_by_its_id_and_never_sent() {
     let mut wire = logged(&["--request-limit", "64KiB"]);
     wire.alive();
-    let before = wire.peak_kib();
+    let before = wire.rested_kib();
     let pad = "p".repeat(16 << 20);
     wire.send(format!(
         r#"{{"jsonrpc":"2.0","id":"first","method":"ping","params":{{"pad":"{pad}"}}}}"#

@@ -96,7 +96,7 @@ fn control_sequences_of_stderr_never_reach_a_terminal() {
 fn a_flood_of_stderr_is_drained_and_cut() {
     let mut wire = Wire::hostile(&["--admin", "unix:{dir}/admin.sock"], &[]);
     wire.alive();
-    let before = wire.peak_kib();
+    let before = wire.rested_kib();
     let answer = wire.call("1", "stderr_flood", &json!({"lines": 50_000}));
     assert_eq!(said(&answer), "flooded");
     wire.alive();
@@ -234,7 +234,7 @@ fn a_broken_answer_is_answered_for_its_id_and_never_forwarded() {
 fn an_answer_above_the_cap_is_replaced_wherever_its_id_stands() {
     let mut wire = Wire::hostile(&["--admin", "unix:{dir}/admin.sock"], &[]);
     wire.alive();
-    let before = wire.peak_kib();
+    let before = wire.rested_kib();
     for (id, last) in [("1", false), ("2", true)] {
         let answer = wire.call(id, "big", &json!({"bytes": 32 << 20, "last": last}));
         refused_by(&answer, "limits.response");
@@ -404,7 +404,7 @@ fn ids_of_the_server_and_of_the_client_do_not_meet() {
 #[test]
 fn a_server_that_never_reads_cannot_hold_the_end() {
     let mut wire = Wire::hostile(&[], &["deaf"]);
-    let before = wire.peak_kib();
+    let before = wire.rested_kib();
     let line = format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/x","params":{{"pad":"{}"}}}}"#,
         "p".repeat(1000)
@@ -563,7 +563,7 @@ fn a_tool_list_that_never_comes_does_not_hold_the_end() {
 fn more_open_requests_than_are_kept_are_refused_and_the_rest_is_answered() {
     let mut wire = Wire::hostile(&[], &[]);
     wire.alive();
-    let before = wire.peak_kib();
+    let before = wire.rested_kib();
     let mut stdin = wire.take_input();
     let writer = std::thread::spawn(move || {
         use std::io::Write;

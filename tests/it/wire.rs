@@ -347,10 +347,14 @@ impl Wire {
         self.signal(*pid, nix::sys::signal::Signal::SIGKILL);
     }
 
+    /// The same, once it has given back what its start has touched.
+    pub(crate) fn rested_kib(&self) -> u64 {
+        std::thread::sleep(Duration::from_millis(250));
+        self.peak_kib()
+    }
+
     /// The largest resident size of the message process so far, in KiB.
     pub(crate) fn peak_kib(&self) -> u64 {
-        // After its first quiet moment it gives back what its start has touched, once.
-        std::thread::sleep(Duration::from_millis(250));
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
             .lines()
