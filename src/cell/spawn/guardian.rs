@@ -5,7 +5,7 @@
 
 use super::signals::Signals;
 use super::{tempdir, tree};
-use crate::cell::{cgroup, sys};
+use crate::cell::{Code, cgroup, sys};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getpid, getppid, kill_process, set_parent_process_death_signal, setsid,
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long the spawner may go on after the message process has died, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// After this long nothing of a start is needed any more; nobody waits for us then.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// Which of the two processes this one is.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
 /// Waits for the spawner; `None` when it had to be left.
 fn await_end(signals: &Signals, spawner: Option<Pid>, parent: Option<Pid>) -> Option<WaitStatus> {
     let mut deadline: Option<Instant> = None;
+    let mut quiet = Some(Instant::now() + QUIET);
     loop {
         let mut end = None;
         let nobody = tree::reap(&mut |pid, status| {
@@ -97,6 +100,13 @@ fn await_end(signals: &Signals, spawner: Option<Pid>, parent: Option<Pid>) -> Op
             let _ = spawner.map(|pid| kill_process(pid, Signal::KILL));
             return None;
         }
+        if quiet.take_if(|at| *at <= Instant::now()).is_some()
+            && let Some(code) = Code::find()
+        {
+            code.shed();
+        }
+        let rest = quiet.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = left.into_iter().chain(rest).min();
         let left = left.map(super::cell::timespec);
         let mut fds = [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         if poll(&mut fds, left.as_ref()).is_err_and(|error| error != rustix::io::Errno::INTR) {
