@@ -1,6 +1,7 @@
 //! Request ids: the raw token travels, the key is what tables compare.
 
 use super::{Fault, MAX_ID_BYTES, Raw, json};
+use std::ops::Range;
 
 /// An id as it stands on the wire: `7`, `"7"`.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,18 @@ pub enum RequestId {
     Wide(Box<str>),
     /// A string, unescaped.
     Text(Box<str>),
+}
+
+impl RequestId {
+    /// A raw token that means this id.
+    #[must_use]
+    pub fn raw(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Wide(digits) => digits.as_ref().to_owned(),
+            Self::Text(text) => serde_json::Value::from(&**text).to_string(),
+        }
+    }
 }
 
 /// The raw token of an id, kept without an allocation when it is as short as almost all are.
@@ -91,6 +104,20 @@ impl<'a> Id<'a> {
         })
     }
 
+    /// Where it stands in the line that it was read from.
+    #[must_use]
+    pub fn span(&self) -> Range<usize> {
+        self.start..self.start + self.raw.len()
+    }
+
+    /// The line that it was read from, with another raw token in its place.
+    #[must_use]
+    pub fn replaced(&self, line: &[u8], raw: &[u8]) -> Vec<u8> {
+        let Range { start, end } = self.span();
+        let before = line.get(..start).unwrap_or_default();
+        [before, raw, line.get(end..).unwrap_or_default()].concat()
+    }
+
     /// The key under which tables keep this id.
     #[must_use]
     pub fn key(&self) -> RequestId {
@@ -147,6 +174,18 @@ mod tests {
         assert_eq!(read(r#""\u0037""#), Ok(RequestId::Text("7".into())));
         assert_eq!(read("0"), Ok(RequestId::Number(0)));
         assert_eq!(read("\"\""), Ok(RequestId::Text("".into())));
+    }
+
+    #[test]
+    fn a_key_is_written_as_an_id_that_means_the_same() {
+        for raw in ["7", "-7", "123456789012345678901234567890", r#""a\"b""#] {
+            let key = read(raw).unwrap();
+            assert_eq!(read(&key.raw()), Ok(key), "{raw}");
+        }
+        assert_eq!(
+            read("12345678901234567890123").unwrap().raw(),
+            "12345678901234567890123"
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Address {
     }
 
     fn at(to: impl FnOnce(i64) -> To, id: Option<Id<'_>>) -> Self {
-        match id.map(|id| (id.key(), id.start..id.start + id.raw.len())) {
+        match id.map(|id| (id.key(), id.span())) {
             Some((RequestId::Number(number), span)) => Self {
                 to: to(number),
                 spans: [Some(span), None],

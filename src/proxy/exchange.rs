@@ -92,7 +92,7 @@ impl<P> Exchanges<P> {
             .token()
             .and_then(|raw| Some((raw, Id::read(raw).ok()?)));
         let ours = Digits::of(number);
-        let mut spans = [Some(id.start..id.start + id.raw.len()), None];
+        let mut spans = [Some(id.span()), None];
         if let Some((raw, _)) = token {
             spans[1] = Some(raw.span());
         }
@@ -119,7 +119,7 @@ impl<P> Exchanges<P> {
         let id = mcp::cancelled_request(*params)?;
         let number = self.by_client.get(&(party, id.key()))?;
         let mut line = Vec::with_capacity(envelope.line.len() + 20);
-        let span = id.start..id.start + id.raw.len();
+        let span = id.span();
         let ours = Digits::of(*number);
         splice(
             envelope.line,

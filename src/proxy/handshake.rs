@@ -162,12 +162,7 @@ fn with_id(line: &[u8], id: &str) -> Option<Vec<u8>> {
     let Kind::Request { id: old, .. } = &envelope.kind else {
         return None;
     };
-    let mut out = Vec::with_capacity(line.len() + id.len());
-    out.extend_from_slice(line.get(..old.start)?);
-    out.push(b'"');
-    out.extend_from_slice(id.as_bytes());
-    out.push(b'"');
-    out.extend_from_slice(line.get(old.start + old.raw.len()..)?);
+    let mut out = old.replaced(line, format!("\"{id}\"").as_bytes());
     out.push(b'\n');
     Some(out)
 }

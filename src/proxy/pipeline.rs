@@ -10,7 +10,7 @@ use super::session::{Outbox, Passage, Session};
 use crate::identity::Caller;
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, RequestId, Subject};
-use crate::policy::{Decision, Origin, Verdict, fold};
+use crate::policy::{Decision, Origin, Refusal, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
 use std::sync::Arc;
 use std::time::Instant;
@@ -117,26 +117,21 @@ impl Session {
         let arguments = arguments.filter(|_| subject.capability == mcp::Capability::Tool);
         let arguments = self.arguments(arguments.map(|arguments| arguments.text));
 
+        let turn_away = |session: &mut Self, refused: &Refusal, out: &mut Outbox| {
+            reply::refusal(&mut out.to_client, id.raw, refused, era);
+            session.refused(Some(id.raw), &subject, refused, bytes, &arguments);
+            count(session, Outcome::Refuse);
+            Passage::Stop
+        };
+
         if self.client.contains(&key) || self.listing.holds(&key) {
-            let refused = own::duplicate_id();
-            reply::refusal(&mut out.to_client, id.raw, &refused, era);
-            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
-            count(self, Outcome::Refuse);
-            return Passage::Stop;
+            return turn_away(self, &own::duplicate_id(), out);
         }
         if self.client.is_full() {
-            let refused = own::crowded(&subject);
-            reply::refusal(&mut out.to_client, id.raw, &refused, era);
-            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
-            count(self, Outcome::Refuse);
-            return Passage::Stop;
+            return turn_away(self, &own::crowded(&subject), out);
         }
         if !self.switched_off.is_empty() && self.is_off(&subject) {
-            let refused = own::tool_off(&subject);
-            reply::refusal(&mut out.to_client, id.raw, &refused, era);
-            self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
-            count(self, Outcome::Refuse);
-            return Passage::Stop;
+            return turn_away(self, &own::tool_off(&subject), out);
         }
         if !self.client_named {
             self.learn_client(envelope, &subject.method, params);
@@ -151,22 +146,14 @@ impl Session {
             Verdict::Forward => (Passage::Pass, Outcome::Forward),
             Verdict::Rewrite(line) => (Passage::Replace(line), Outcome::Rewrite),
             Verdict::Drop => (Passage::Stop, Outcome::Drop),
-            Verdict::Refuse(refused) => {
-                reply::refusal(&mut out.to_client, id.raw, &refused, era);
-                self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
-                count(self, Outcome::Refuse);
-                return Passage::Stop;
-            }
+            Verdict::Refuse(refused) => return turn_away(self, &refused, out),
             Verdict::NeedTools => {
                 let caller = self.asking.as_ref();
                 if !self
                     .listing
                     .park(key, envelope, era, caller, now, &mut out.to_server)
                 {
-                    let refused = own::busy(&subject);
-                    reply::refusal(&mut out.to_client, id.raw, &refused, era);
-                    self.refused(Some(id.raw), &subject, &refused, bytes, &arguments);
-                    count(self, Outcome::Refuse);
+                    return turn_away(self, &own::busy(&subject), out);
                 }
                 return Passage::Stop;
             }
@@ -176,11 +163,11 @@ impl Session {
             Passage::Replace(line) => line,
             _ => envelope.line,
         };
+        if subject.capability != mcp::Capability::Tool {
+            self.handshake.passed_on(&subject, line);
+        }
         let line =
             (line.len() <= REPEATED && self.policy.repeatable(&subject)).then(|| line.into());
-        if subject.capability != mcp::Capability::Tool {
-            self.handshake.passed_on(&subject, envelope.line);
-        }
         let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
@@ -391,11 +378,7 @@ impl Session {
         let Some(raw) = self.client.raw_id(meant) else {
             return Passage::Stop;
         };
-        let (before, after) = (
-            &envelope.line[..id.start],
-            &envelope.line[id.start + id.raw.len()..],
-        );
-        let line = [before, raw, after].concat();
+        let line = id.replaced(envelope.line, raw);
         match self.server_line(&line, now, out) {
             Passage::Pass => Passage::Replace(line),
             other => other,
@@ -556,8 +539,7 @@ fn rename(passage: Passage, line: &[u8], direction: Direction, raw: &[u8]) -> Pa
     };
     match &envelope.kind {
         Kind::Request { id, .. } | Kind::Result { id, .. } | Kind::Error { id: Some(id), .. } => {
-            let (before, after) = (&line[..id.start], &line[id.start + id.raw.len()..]);
-            Passage::Replace([before, raw, after].concat())
+            Passage::Replace(id.replaced(line, raw))
         }
         Kind::Notification { .. } | Kind::Error { id: None, .. } => Passage::Stop,
     }

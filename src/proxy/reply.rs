@@ -1,6 +1,6 @@
 //! The one place that turns what went wrong into bytes on the wire.
 
-use crate::mcp::{Era, Fault, RequestId};
+use crate::mcp::{Era, Fault};
 use crate::policy::{Refusal, Shape};
 use serde_json::{Value, json};
 
@@ -27,23 +27,13 @@ pub(super) fn malformed(out: &mut Vec<u8>, id: Option<&[u8]>, fault: Fault, era:
     line(out, id, era, ("error", body));
 }
 
-/// Appends the notice that our side has given up a request of the server to the client.
-pub(super) fn cancelled(out: &mut Vec<u8>, id: &RequestId, reason: &str) {
-    let id = match id {
-        RequestId::Number(number) => json!(number),
-        RequestId::Text(text) => json!(text),
-        // Beyond 64 bits, so no number type of ours holds it; the digits are the client's.
-        RequestId::Wide(digits) => {
-            json!(serde_json::value::RawValue::from_string(digits.to_string()).ok())
-        }
-    };
-    let notice = json!({
-        "jsonrpc": "2.0",
-        "method": crate::mcp::method::CANCELLED,
-        "params": { "requestId": id, "reason": reason },
-    });
-    out.extend_from_slice(notice.to_string().as_bytes());
-    out.push(b'\n');
+/// Appends the notice that a request (its raw id) was given up.
+pub(super) fn cancelled(out: &mut Vec<u8>, id: &[u8], reason: &str) {
+    out.extend_from_slice(
+        br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
+    );
+    out.extend_from_slice(id);
+    out.extend_from_slice(format!(",\"reason\":\"{reason}\"}}}}\n").as_bytes());
 }
 
 /// A denial carries no `structuredContent`: clients validate it even when `isError` is set, and then

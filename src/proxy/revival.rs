@@ -61,7 +61,7 @@ impl Session {
         self.kept = again.chain(unread).collect();
         self.parked.extend(self.listing.drain());
         for id in self.server.lost() {
-            reply::cancelled(&mut out.to_client, &id, "the server ended");
+            reply::cancelled(&mut out.to_client, id.raw().as_bytes(), "the server ended");
         }
         self.tally.open(self.client.waiting());
     }

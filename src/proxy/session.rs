@@ -204,12 +204,7 @@ impl Session {
                 let ping = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"ping\"}}\n");
                 out.to_server.extend_from_slice(ping.as_bytes());
             }
-            out.to_server.extend_from_slice(
-                br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
-            );
-            out.to_server.extend_from_slice(&expired.raw_id);
-            out.to_server
-                .extend_from_slice(b",\"reason\":\"timeout\"}}\n");
+            reply::cancelled(&mut out.to_server, &expired.raw_id, "timeout");
             if !expired.wanted {
                 continue;
             }
