@@ -27,6 +27,7 @@ mod channel;
 mod client;
 mod completion;
 mod guardian;
+mod housework;
 mod into;
 mod protocol;
 mod refusals;
