@@ -13,6 +13,7 @@ mod lane;
 mod network;
 mod replace;
 mod revive;
+mod sealed;
 mod seldom;
 mod slice;
 mod spawner;

@@ -12,12 +12,9 @@ use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{CredentialState, Exit};
 use crate::config::Replace;
-use crate::policy::{Policy, scrub::Scrubber};
 use crate::proxy::Outbox;
-use crate::secret::Secret;
 use crate::supervise::Life;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
@@ -54,30 +51,15 @@ impl Loop {
         values: OwnedFd,
         now: Instant,
     ) -> Result<(), LoopError> {
-        let sources = &self.config.credentials;
         // A server whose words cannot be searched for what it was given must not speak.
-        self.known
-            .take(states, values, sources, now)
+        let policy = self
+            .known
+            .renew(states, values, &self.config, &self.metrics, now)
             .map_err(|source| LoopError::System {
                 doing: "read the credentials of the server",
                 source,
             })?;
-        let given = super::given(&self.config).into_iter();
-        let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
-        let scrubber = Scrubber::new(self.config.scrub, &secrets);
-        self.session
-            .adopt(Arc::new(Policy::new(&self.config, scrubber)));
-        for state in states {
-            self.metrics
-                .credential(&state.name, state.generation, state.problem.is_some());
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
+        self.session.adopt(policy);
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
         let changed: Vec<String> = states

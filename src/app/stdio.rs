@@ -388,7 +388,11 @@ impl Loop {
 
     pub(super) fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
         let Some(act) = act else { return Ok(()) };
-        self.health.enter(Phase::Draining);
+        // The end of a server is not ours while another one takes its place.
+        let replaced = matches!(self.replacing, Some(Replacing::Ending { .. }));
+        if self.life.ending() && !replaced && !self.restarts.off() {
+            self.health.enter(Phase::Draining);
+        }
         let asked = match act {
             Act::CloseInput => {
                 self.server_in = None;

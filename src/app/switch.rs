@@ -77,10 +77,7 @@ impl Guarded {
     /// Reads the file where it may have changed, or `at_once`; what the message process is to know.
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
-        let due = self.watch.as_mut().is_some_and(|watch| {
-            watch.stir(now);
-            watch.take(now)
-        });
+        let due = self.watch.as_mut().is_some_and(|watch| watch.take(now));
         if due || at_once {
             let before = self.state.clone();
             self.read();

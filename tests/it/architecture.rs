@@ -174,8 +174,7 @@ const OWNERS: [(&str, &[&str]); 35] = [
             "secret/",
             "policy/",
             "cell/",
-            "app/access",
-            "app/credentials",
+            "app/sealed",
         ],
     ),
 ];

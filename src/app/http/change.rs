@@ -6,8 +6,6 @@ use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
 use crate::cell::spawn::CredentialState;
 use crate::identity::{Caller, How, KeyBook, Verifier};
-use crate::policy::{Policy, scrub::Scrubber};
-use crate::secret::Secret;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -94,26 +92,11 @@ impl State {
         values: OwnedFd,
         now: Instant,
     ) -> io::Result<()> {
-        self.known
-            .take(states, values, &self.config.credentials, now)?;
-        let given = crate::app::given(&self.config).into_iter();
-        let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
-        let scrubber = Scrubber::new(self.config.scrub, &secrets);
-        self.policy = Arc::new(Policy::new(&self.config, scrubber));
+        self.policy = self
+            .known
+            .renew(states, values, &self.config, &self.metrics, now)?;
         self.desk.adopt(Arc::clone(&self.policy));
         let changed = states.iter().any(|state| state.changed);
-        for state in states {
-            let broken = state.problem.is_some();
-            self.metrics
-                .credential(&state.name, state.generation, broken);
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
