@@ -116,15 +116,15 @@ impl Texts {
 
 /// The spawner's side: tells the message process what the files hold.
 #[derive(Debug)]
-pub(super) struct Porter<'c> {
-    config: &'c Config,
+pub(super) struct Porter {
+    config: Arc<Config>,
     watch: Option<Watch>,
     told: Option<Result<Packed, String>>,
 }
 
-impl<'c> Porter<'c> {
+impl Porter {
     /// `None` where the listener needs no files.
-    pub(super) fn open(config: &'c Config) -> Option<Self> {
+    pub(super) fn open(config: &Arc<Config>) -> Option<Self> {
         let listen = config.listen.as_ref()?;
         let identity = &config.access.identity;
         let tls = listen.tls.iter().flat_map(|tls| {
@@ -136,7 +136,7 @@ impl<'c> Porter<'c> {
         let all = tls.chain(&identity.keys).chain(jwks);
         let files: Vec<PathBuf> = all.cloned().collect();
         (!files.is_empty()).then(|| Self {
-            config,
+            config: Arc::clone(config),
             // Without it a change is found by SIGHUP and by the regular look.
             watch: Watch::new(files, SETTLE, Instant::now()).ok(),
             told: None,
@@ -161,7 +161,7 @@ impl<'c> Porter<'c> {
         if !due && !at_once && self.told.is_some() {
             return None;
         }
-        let found = match Texts::read(self.config) {
+        let found = match Texts::read(&self.config) {
             Ok(texts) => Ok(texts.pack()),
             Err(error) => Err(error.to_string()),
         };

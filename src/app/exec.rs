@@ -200,6 +200,8 @@ impl<'a> Session<'a> {
                 Event::Rotated { .. }
                 | Event::Credentials { .. }
                 | Event::Access { .. }
+                | Event::Asked { .. }
+                | Event::Config { .. }
                 | Event::Switch { .. },
             ) => Ok(None),
             Some(Event::Denied { text, .. }) => {

@@ -1,7 +1,7 @@
 //! Planned replacement: another process takes the place of a healthy one, and no call is lost.
 //!
 //! ```text
-//! (none) ── a credential changed ──▶ Draining ── everything answered, or too late ──▶ Ending
+//! (none) ── a credential or the cell changed ──▶ Draining ── everything answered, or too late ──▶ Ending
 //!    ▲                                                                                  │ exited
 //!    └──────────────────── ready, handshake done ◀── Starting ◀─────────────────────────┘
 //! ```
@@ -73,20 +73,24 @@ impl Loop {
             })
             .collect();
         if !changed.is_empty() {
-            self.replace(&changed.join(", "), now);
+            self.replace(&format!("another credential: {}", changed.join(", ")), now);
         }
         Ok(())
     }
 
     /// Plans to replace the server because of `why`.
-    fn replace(&mut self, why: &str, now: Instant) {
+    pub(super) fn replace(&mut self, why: &str, now: Instant) {
         if self.config.server.replace == Replace::Never {
             tracing::warn!(
-                "another credential: {why}; the server keeps the old one until its session ends (server.replace = \"never\")"
+                "{why}; the server stays as it was started until its session ends (server.replace = \"never\")"
             );
             return;
         }
-        tracing::info!("another credential: {why}; the server is replaced");
+        if self.restarts.absent() || self.restarts.waiting() {
+            tracing::info!("{why}; the next server gets it");
+            return;
+        }
+        tracing::info!("{why}; the server is replaced");
         // One that is being started may have got the old value: it is replaced when it is up.
         self.replacing = Some(Replacing::Draining { since: now });
     }

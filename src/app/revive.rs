@@ -26,6 +26,8 @@ impl Loop {
         if next == Next::End || self.session.estranged().is_some() {
             return false;
         }
+        // The next one is started with what is in force then.
+        self.replacing = None;
         self.life.exited(exit);
         self.last_exit = Some(self.life.exit_code());
         self.settle_output(now);

@@ -2,16 +2,21 @@
 
 use super::access::Porter;
 use super::audit_path;
+use super::clerk::{self, Clerk, answer, failed};
 use super::credentials::Keeper;
-use super::switch::Guarded;
+use super::reload::Again;
+use super::sealed::Packed;
+use super::switch::{Guarded, Turn};
+use crate::admin::Ask;
 use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard, serve,
+    Asked, Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard,
+    message_process, serve,
 };
 use crate::cell::{CellSpec, Layer};
-use crate::config::{AdminAddr, Config};
+use crate::config::{AdminAddr, Config, renew};
 use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
 use std::collections::BTreeMap;
@@ -19,13 +24,19 @@ use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
-/// Serves the message process at the other end of descriptor `control` until it is gone.
+/// Serves the message process at the other end of descriptor `control` until it is gone; `again` reads
+/// what `config` came from.
 #[must_use]
-pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
+pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) -> ExitCode {
+    let config = Arc::new(config);
     let ended = match adopt(control).and_then(guard) {
         Ok(Role::Guardian { code, parent }) => {
+            if let (Mode::Run, Some(parent)) = (mode, parent) {
+                clerk::sweep(&config, parent.as_raw_nonzero().get());
+            }
             let listeners = [
                 config.admin.as_ref(),
                 config.listen.as_ref().map(|listen| &listen.http),
@@ -39,13 +50,26 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
         }
         Ok(Role::Spawner(control)) => {
             let keeper = Keeper::open(&config.credentials);
-            let guarded = (mode == Mode::Run).then(|| Guarded::open(config));
-            let porter = (mode == Mode::Run).then(|| Porter::open(config)).flatten();
+            let runs = mode == Mode::Run;
+            let guarded = runs.then(|| Guarded::open(&config));
+            let porter = runs.then(|| Porter::open(&config)).flatten();
+            let pid = message_process().filter(|_| runs);
+            let (clerk, complaint) = match pid
+                .map(|pid| Clerk::open(&config, pid.as_raw_nonzero().get()))
+                .transpose()
+            {
+                Ok(clerk) => (clerk, None),
+                Err(error) => (None, Some(format!("operators cannot reach it: {error}"))),
+            };
             let mut office = Office {
                 config,
+                again,
                 keeper,
                 guarded,
                 porter,
+                clerk,
+                complaint,
+                reload: false,
             };
             serve(control, mode, &mut office)
         }
@@ -63,13 +87,76 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
 
 /// The configuration as the spawner has read it.
 struct Office<'a> {
-    config: &'a Config,
+    config: Arc<Config>,
+    again: &'a dyn Again,
     /// Or why there is no start.
     keeper: Result<Keeper, SourceError>,
     /// `exec` is for looking around, and has none.
     guarded: Option<Guarded>,
     /// Of a listener that knows its clients by files.
-    porter: Option<Porter<'a>>,
+    porter: Option<Porter>,
+    /// `None` for `exec`, and where no directory takes a socket.
+    clerk: Option<Clerk>,
+    /// What is to be said once.
+    complaint: Option<String>,
+    /// A signal asked for it.
+    reload: bool,
+}
+
+impl Office<'_> {
+    /// Does what an operator asks for, or hands it on.
+    fn attend(&mut self, ask: Ask, reply: OwnedFd) -> Option<Event> {
+        let asked = match ask {
+            Ask::Status => Asked::Status,
+            Ask::Drain { within } => Asked::Drain { within },
+            Ask::Kill { tools } => {
+                self.turn(&Turn::Off(tools), reply);
+                return None;
+            }
+            Ask::Resume { tools } => {
+                self.turn(&Turn::On(tools), reply);
+                return None;
+            }
+            Ask::Reload => return Some(self.read_again(Some(reply))),
+        };
+        Some(Event::Asked { asked, reply })
+    }
+
+    fn turn(&mut self, turn: &Turn, reply: OwnedFd) {
+        let done = match &mut self.guarded {
+            Some(guarded) => guarded.turn(turn),
+            None => Err("nothing is guarded here".to_owned()),
+        };
+        answer(reply, &done.unwrap_or_else(|error| failed(&error)));
+    }
+
+    /// Reads the configuration again and goes by it from now on; the message process is told what
+    /// came of it.
+    fn read_again(&mut self, reply: Option<OwnedFd>) -> Event {
+        let text = self.renew();
+        Event::Config { text, reply }
+    }
+
+    fn renew(&mut self) -> Result<OwnedFd, String> {
+        let text = self.again.read()?;
+        let config = self.again.build(text.as_deref())?;
+        let (config, _) = renew(&self.config, config);
+        self.again.check(&config)?;
+        let mut keeper = None;
+        if config.credentials != self.config.credentials {
+            let opened = Keeper::open(&config.credentials).map_err(|error| error.to_string())?;
+            keeper = Some(opened);
+        }
+        let mut packed = Packed::default();
+        packed.add(text.as_deref().map(str::as_bytes));
+        let sealed = packed.seal("cofferdam-config");
+        let sealed = sealed.map_err(|error| error.to_string())?;
+        if let Some(keeper) = keeper {
+            self.keeper = Ok(keeper);
+        }
+        self.config = Arc::new(config);
+        Ok(sealed)
+    }
 }
 
 impl Duties for Office<'_> {
@@ -78,7 +165,7 @@ impl Duties for Office<'_> {
             exit_code: 78,
             message: format!("{error}; the server does not start without its credential"),
         })?;
-        let mut planned = plan(self.config, directory, watch)?;
+        let mut planned = plan(&self.config, directory, watch)?;
         for (variable, secret) in keeper.vault().variables() {
             // It was proved to be text when it was read.
             let value = String::from_utf8_lossy(secret.expose()).into_owned();
@@ -89,7 +176,7 @@ impl Duties for Office<'_> {
 
     fn rotate(&mut self) -> io::Result<(OwnedFd, u64)> {
         let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no audit log");
-        let (file, size) = audit::rotate(&audit_path(self.config).ok_or_else(none)?)?;
+        let (file, size) = audit::rotate(&audit_path(&self.config).ok_or_else(none)?)?;
         Ok((file.into(), size))
     }
 
@@ -97,21 +184,41 @@ impl Duties for Office<'_> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::watched);
         let guarded = self.guarded.as_ref().and_then(Guarded::watched);
         let porter = self.porter.as_ref().and_then(Porter::watched);
-        keeper.into_iter().chain(guarded).chain(porter).collect()
+        let clerk = self.clerk.iter().flat_map(Clerk::watched);
+        let files = keeper.into_iter().chain(guarded).chain(porter);
+        files.chain(clerk).collect()
     }
 
     fn due(&self) -> Option<Instant> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::due);
         let guarded = self.guarded.as_ref().and_then(Guarded::due);
         let porter = self.porter.as_ref().map(Porter::due);
-        keeper.into_iter().chain(guarded).chain(porter).min()
+        let clerk = self.clerk.as_ref().and_then(Clerk::due);
+        let said = self.complaint.as_ref().map(|_| Instant::now());
+        let files = keeper.into_iter().chain(guarded).chain(porter);
+        files.chain(clerk).chain(said).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
+        let mut events = Vec::new();
+        if let Some(text) = self.complaint.take() {
+            events.push(Event::Progress { cell: 0, text });
+        }
+        let asked = self.clerk.as_mut().map(|clerk| clerk.hear(Instant::now()));
+        let mut again = now;
+        for (ask, reply) in asked.unwrap_or_default() {
+            again |= ask == Ask::Reload;
+            events.extend(self.attend(ask, reply));
+        }
+        if std::mem::take(&mut self.reload) {
+            events.push(self.read_again(None));
+        }
+        let now = again;
         let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
         let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
         let porter = self.porter.as_mut().and_then(|it| it.look(now));
-        guarded.into_iter().chain(keeper).chain(porter).collect()
+        events.extend(guarded.into_iter().chain(keeper).chain(porter));
+        events
     }
 
     fn is_off(&self) -> bool {
@@ -122,6 +229,10 @@ impl Duties for Office<'_> {
         if let Some(guarded) = &mut self.guarded {
             guarded.off();
         }
+    }
+
+    fn reload(&mut self) {
+        self.reload = true;
     }
 }
 

@@ -6,7 +6,9 @@
 
 use super::credentials::Known;
 use super::drain::{Drain, Drained};
+use super::farewell::Farewell;
 use super::lane::{Incoming, Lane};
+use super::reload::Again;
 use super::replace::Replacing;
 use super::seldom::Seldom;
 use super::starting::tell_started;
@@ -54,6 +56,7 @@ pub(super) enum LoopError {
 /// Everything that the loop works on.
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
+    pub(super) again: Box<dyn Again>,
     pub(super) session: Session,
     pub(super) spawner: Spawner,
     pub(super) health: Arc<Health>,
@@ -82,11 +85,14 @@ pub(super) struct Loop {
     pub(super) code: Option<Code>,
     /// What takes the place of stdin at the end: by then nothing can be opened.
     pub(super) nothing: Option<File>,
+    /// Somebody wants us to end. Last, because whoever waits for that is told by its being closed.
+    pub(super) farewell: Option<Farewell>,
 }
 
 impl Loop {
     pub(super) fn new(
         config: Arc<Config>,
+        again: Box<dyn Again>,
         session: Session,
         spawner: Spawner,
         health: Arc<Health>,
@@ -114,6 +120,7 @@ impl Loop {
             to_server: Lane::new(config.limits.request.0),
             to_client: Lane::new(config.limits.response.0),
             config,
+            again,
             session,
             spawner,
             health,
@@ -137,6 +144,7 @@ impl Loop {
             begun,
             code: Code::find(),
             nothing: File::open("/dev/null").ok(),
+            farewell: None,
         })
     }
 
@@ -193,6 +201,9 @@ impl Loop {
             }
             self.timers(now)?;
             self.turn(now)?;
+            if let Some(code) = self.step_farewell(now)? {
+                return Ok(code);
+            }
             if let Some(code) = self.nobody_left() {
                 return Ok(code);
             }
@@ -222,6 +233,7 @@ impl Loop {
         if self.restarts.absent() {
             self.answer_while_away(now);
         }
+        let draining = self.farewell.is_some();
         let session = &mut self.session;
         let mut clock = Stopwatch::start(now);
         if self.started && hears_client {
@@ -230,6 +242,9 @@ impl Loop {
             let ask = |incoming: Incoming<'_>| {
                 lines += 1;
                 match incoming {
+                    Incoming::Line(line) if draining => {
+                        session.while_draining(line, clock.last, &mut out)
+                    }
                     Incoming::Line(line) => session.client_line(line, clock.last, &mut out),
                     Incoming::TooLong { id, bytes } => {
                         session.oversize_from_client(id, bytes, &mut out);
@@ -410,9 +425,11 @@ impl Loop {
     /// SIGTERM, SIGINT, SIGHUP: a code when there is no server yet whose end would have to be awaited.
     fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            if signal.ssi_signo == Signal::SIGHUP as u32 && !self.config.credentials.is_empty() {
-                tracing::info!("SIGHUP: the credential files are read again");
-                self.spawner.reread().map_err(|source| LoopError::System {
+            // Without files it is what a terminal says when it goes.
+            let reads = self.again.has_file() || !self.config.credentials.is_empty();
+            if signal.ssi_signo == Signal::SIGHUP as u32 && reads {
+                tracing::info!("SIGHUP: the configuration and what it names is read again");
+                self.spawner.reload().map_err(|source| LoopError::System {
                     doing: "reach the spawner",
                     source,
                 })?;
@@ -497,6 +514,8 @@ impl Loop {
                     self.take_credentials(&states, values, now)?;
                 }
                 Event::Switch { off, tools } => self.take_switch(off.as_deref(), tools, now)?,
+                Event::Asked { asked, reply } => self.answer_operator(asked, reply, now),
+                Event::Config { text, reply } => self.take_config(text, reply, now),
                 Event::Rotated { log } => self.session.audit().replace(log),
                 // Nobody knocks at stdin.
                 Event::Access { .. } => {}

@@ -1,5 +1,6 @@
 //! What the loop waits for.
 
+use super::farewell::Farewell;
 use super::replace::Replacing;
 use super::stdio::{Loop, LoopError};
 use crate::mcp::Direction;
@@ -171,6 +172,7 @@ impl Loop {
             self.life.due(),
             self.restarts.due(),
             self.replacing.as_ref().and_then(Replacing::due),
+            self.farewell.as_ref().map(Farewell::due),
             self.rest_at,
             self.health.watchdog_due(),
         ];

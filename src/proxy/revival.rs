@@ -9,7 +9,9 @@
 use super::handshake::Compared;
 use super::pending::State;
 use super::reply::{self, own};
-use super::session::{Outbox, Session};
+use super::session::{Caps, Outbox, Passage, Session};
+use crate::cell::denial::{Denials, Grants};
+use crate::config::Config;
 use crate::mcp::method::{CANCELLED, INITIALIZED};
 use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
 use crate::policy::Policy;
@@ -142,9 +144,34 @@ impl Session {
         self.client.busy() || self.listing.holds_any() || self.server.any()
     }
 
-    /// Messages are decided by this policy from here on.
+    /// Messages are decided by this policy from here on, those that are open too: it knows secrets
+    /// that an earlier one does not.
     pub fn adopt(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+        self.earlier.clear();
+    }
+
+    /// Messages are decided by this configuration from here on; what is open is answered by the one that
+    /// it was asked under.
+    pub fn renew(&mut self, config: &Config, policy: Arc<Policy>) {
+        let before = std::mem::replace(&mut self.policy, policy);
+        match self.client.oldest() {
+            None => self.earlier.clear(),
+            Some(oldest) => {
+                self.earlier.retain(|(last, _)| *last >= oldest);
+                self.earlier.push((self.client.arrivals(), before));
+            }
+        }
+        self.caps = Caps::of(config);
+        self.payloads = config.audit.payloads;
+        self.denials = Denials::new(Grants::from(&config.cell));
+        self.audit.policy(self.policy.digest());
+    }
+
+    /// The policy under which a request was asked.
+    pub(super) fn policy_then(&self, order: u64) -> Arc<Policy> {
+        let then = self.earlier.iter().find(|(last, _)| order <= *last);
+        Arc::clone(then.map_or(&self.policy, |(_, policy)| policy))
     }
 
     /// True while an answer is owed.
@@ -200,6 +227,16 @@ impl Session {
     /// A line of the client that came while everything is switched off.
     pub fn while_off(&mut self, line: &[u8], out: &mut Outbox) {
         self.answer_as(line, out, own::switched_off);
+    }
+
+    /// A line of the client while nothing new is begun: what belongs to an open request goes on.
+    pub fn while_draining(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
+        let parsed = mcp::parse(line, Direction::ToServer);
+        if parsed.is_ok_and(|it| matches!(it.kind, Kind::Request { .. })) {
+            self.after_the_end(line, out);
+            return Passage::Stop;
+        }
+        self.client_line(line, now, out)
     }
 
     /// These tools may not be called, whatever the policy says.

@@ -36,6 +36,7 @@ mod http_legacy;
 mod http_many;
 mod http_modern;
 mod kill_nine;
+mod operate;
 mod own_cage;
 mod package_cell;
 mod package_install;

@@ -1,6 +1,6 @@
 //! What changes while the listener serves: credentials, and the operator's switch.
 
-use super::server::{Kind, Role};
+use super::server::Kind;
 use super::state::{Gate, State};
 use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
@@ -81,8 +81,7 @@ impl State {
     }
 
     /// The spawner has read the credentials: what servers say is searched for these values from here
-    /// on. A process that all modern clients share is replaced at once: the next request starts another,
-    /// and it ends when its own are answered. A session keeps the process that holds its state.
+    /// on, and those that got others are [replaced](Self::retire).
     ///
     /// # Errors
     /// The values cannot be read.
@@ -100,19 +99,10 @@ impl State {
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
-                if !changed {
-                    return;
-                }
-                match server.role {
-                    Role::Modern | Role::Spare => {
-                        server.retired = true;
-                        state.metrics.replacements.inc();
-                    }
-                    Role::Shared | Role::Own(_) => tracing::warn!(
-                        "another credential: a server with sessions keeps the old one until they end"
-                    ),
-                }
             });
+        }
+        if changed {
+            self.retire("another credential");
         }
         Ok(())
     }

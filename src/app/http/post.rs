@@ -102,6 +102,14 @@ impl State {
                 retry_after: None,
             });
         };
+        if let Kind::Request { id, .. } = &envelope.kind
+            && self.draining
+        {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let words = "This server is going away; connect again.";
+            let code = UNAVAILABLE;
+            return Reply::Now(error(status, Some(id.raw), code, words));
+        }
         let post = Post {
             envelope: &envelope,
             headers,

@@ -125,6 +125,14 @@ impl Spawner {
         self.channel.send(&Request::SwitchOff.encode(), &[])
     }
 
+    /// Asks for the configuration to be read again; `Config` follows.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn reload(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::Reload.encode(), &[])
+    }
+
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
     ///
     /// # Errors

@@ -42,7 +42,9 @@ pub use cell::StartError;
 pub use client::{SpawnError, Spawner};
 pub use completion::{Completion, Teller, Watch, run_to_completion};
 pub use guardian::{Role, guard};
-pub use protocol::{CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop};
-pub use server::{Duties, Ended, Planned, serve};
+pub use protocol::{
+    Asked, CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop,
+};
+pub use server::{Duties, Ended, Planned, message_process, serve};
 pub use stdio::{Terminals, adopt};
 pub use trial::{try_namespaces, try_supervision};

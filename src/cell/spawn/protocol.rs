@@ -79,6 +79,8 @@ pub enum Request {
     Reread,
     /// Kill what runs, and start nothing until the switch says so.
     SwitchOff,
+    /// Read the configuration, and everything that it names, again: `Config` follows.
+    Reload,
 }
 
 /// Why bytes are not a message.
@@ -115,6 +117,7 @@ impl Request {
             Self::Rotate => (3, 0, 0),
             Self::Reread => (4, 0, 0),
             Self::SwitchOff => (5, 0, 0),
+            Self::Reload => (6, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -157,7 +160,8 @@ impl Request {
             (3, 0) if cell == 0 => Ok(Self::Rotate),
             (4, 0) if cell == 0 => Ok(Self::Reread),
             (5, 0) if cell == 0 => Ok(Self::SwitchOff),
-            (1..=5, value) => Err(ProtocolError::Field {
+            (6, 0) if cell == 0 => Ok(Self::Reload),
+            (1..=6, value) => Err(ProtocolError::Field {
                 field: "argument",
                 value,
             }),
@@ -262,6 +266,30 @@ pub enum Event {
         /// Tools that may not be called.
         tools: Vec<String>,
     },
+    /// The operator asks the message process for something.
+    Asked {
+        asked: Asked,
+        /// Takes the answer, and is closed after it.
+        reply: OwnedFd,
+    },
+    /// The configuration was read again.
+    Config {
+        /// A sealed memfd with the text of its file, which the spawner itself goes by from now on; or
+        /// why everything stays as it is.
+        text: Result<OwnedFd, String>,
+        /// Takes what came of it, where somebody waits for that.
+        reply: Option<OwnedFd>,
+    },
+}
+
+/// What the operator asks the message process for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Asked {
+    /// How it is.
+    Status,
+    /// To end when what is open is answered, after so many milliseconds at the latest.
+    Drain { within: Option<u64> },
 }
 
 /// One credential, without its value.
@@ -323,6 +351,8 @@ const ROTATED: u32 = 5;
 const CREDENTIALS: u32 = 6;
 const SWITCH: u32 = 9;
 const ACCESS: u32 = 10;
+const ASKED: u32 = 11;
+const CONFIG: u32 = 12;
 const DENIED: u32 = 7;
 const NETWORK: u32 = 8;
 
@@ -412,6 +442,15 @@ impl Event {
                 let off = off.map(|reason| cut(reason, TEXT));
                 (SWITCH, 0, json(&(off, tools))?, vec![])
             }
+            Self::Asked { asked, reply } => (ASKED, 0, json(&asked)?, vec![reply]),
+            Self::Config { text, reply } => {
+                let (failed, mut fds) = match text {
+                    Ok(text) => (None, vec![text]),
+                    Err(reason) => (Some(cut(reason, TEXT)), vec![]),
+                };
+                fds.extend(reply);
+                (CONFIG, 0, json(&failed)?, fds)
+            }
         };
         if body.len() > MAX_BODY {
             return Err(ProtocolError::Length { bytes: body.len() });
@@ -448,7 +487,8 @@ impl Event {
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
-            ROTATED | CREDENTIALS | ACCESS => 1,
+            ROTATED | CREDENTIALS | ACCESS | ASKED => 1,
+            CONFIG => 2,
             _ => 0,
         };
         if announced != fds.len() || announced > most {
@@ -528,13 +568,29 @@ impl Event {
                 let (off, tools) = parse(body)?;
                 Ok(Self::Switch { off, tools })
             }
+            ASKED => {
+                let asked = parse(body)?;
+                let reply = first(fds)?;
+                Ok(Self::Asked { asked, reply })
+            }
+            CONFIG => {
+                let failed: Option<String> = parse(body)?;
+                let found = fds.len();
+                let mut fds = fds.into_iter();
+                let text = match failed {
+                    None => Ok(fds.next()),
+                    Some(reason) => Err(reason),
+                };
+                let (text, reply) = match (text, fds.next(), fds.next()) {
+                    (Ok(Some(text)), reply, None) => (Ok(text), reply),
+                    (Err(reason), reply, None) => (Err(reason), reply),
+                    _ => return Err(ProtocolError::Descriptors { found, expected: 1 }),
+                };
+                Ok(Self::Config { text, reply })
+            }
             CREDENTIALS => {
                 let states = parse(body)?;
-                let none = ProtocolError::Descriptors {
-                    found: 0,
-                    expected: 1,
-                };
-                let values = fds.into_iter().next().ok_or(none)?;
+                let values = first(fds)?;
                 Ok(Self::Credentials { states, values })
             }
             value => Err(ProtocolError::Field {
@@ -543,6 +599,14 @@ impl Event {
             }),
         }
     }
+}
+
+fn first(fds: Vec<OwnedFd>) -> Result<OwnedFd, ProtocolError> {
+    let none = ProtocolError::Descriptors {
+        found: 0,
+        expected: 1,
+    };
+    fds.into_iter().next().ok_or(none)
 }
 
 fn json<T: Serialize>(body: &T) -> Result<Vec<u8>, ProtocolError> {

@@ -73,6 +73,9 @@ pub trait Duties {
 
     /// Somebody wants nothing to run, from now on.
     fn switch_off(&mut self);
+
+    /// Somebody wants the configuration to be read again; the next [`Duties::look`] does it.
+    fn reload(&mut self);
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -97,6 +100,12 @@ pub(super) fn born_of(parent: Pid, messages: Option<Pid>) {
 /// The guardian and the message process, as they were when we were started.
 pub(super) fn ancestors() -> [Option<Pid>; 2] {
     [PARENT.get().copied().flatten(), MESSAGES.get().copied()]
+}
+
+/// The process that carries the messages, once it is known.
+#[must_use]
+pub fn message_process() -> Option<Pid> {
+    MESSAGES.get().copied()
 }
 
 /// True when the process that started us is gone.
@@ -288,6 +297,10 @@ impl Server {
             Request::SwitchOff => {
                 duties.switch_off();
                 self.look(duties, false)
+            }
+            Request::Reload => {
+                duties.reload();
+                self.look(duties, true)
             }
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
