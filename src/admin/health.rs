@@ -5,6 +5,7 @@
 //!                          ▲   └──server lost──▶ Restarting ──crash loop──▶ Parked
 //!                          └────── server up ────────┴─────────────────────────┘
 //! any ── switched off ──▶ Off ── switched on ──▶ Restarting
+//! any ── frozen ──▶ Frozen ── resumed ──▶ Serving
 //! ```
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
@@ -34,6 +35,7 @@ pub enum Phase {
     Restarting = 3,
     Parked = 4,
     Off = 5,
+    Frozen = 6,
 }
 
 /// What does not change while the server runs.
@@ -130,6 +132,7 @@ impl Health {
             Phase::Restarting => "STATUS=the server is started anew",
             Phase::Parked => "STATUS=the server crashes in a loop and is left alone",
             // Ready to be switched on, which a start that never ends would not be.
+            Phase::Frozen => "STATUS=stopped by the operator, to be looked at",
             Phase::Off => "READY=1\nSTATUS=switched off by the operator",
         });
     }
@@ -230,6 +233,7 @@ impl Health {
             3 => "restarting",
             4 => "parked",
             5 => "off",
+            6 => "frozen",
             _ => "draining",
         };
         let listener = facts.listener.as_ref();

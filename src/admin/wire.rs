@@ -27,6 +27,8 @@ pub enum Ask {
         /// Milliseconds after which what is open is answered by us; the default is the instance's.
         within: Option<u64>,
     },
+    /// Stop the server's processes without ending them, and write down what is known.
+    Freeze,
 }
 
 #[cfg(test)]
@@ -43,6 +45,7 @@ mod tests {
             Ask::Reload,
             Ask::Drain { within: Some(5) },
             Ask::Drain { within: None },
+            Ask::Freeze,
         ] {
             let text = serde_json::to_string(&ask).unwrap();
             assert_eq!(serde_json::from_str::<Ask>(&text).unwrap(), ask, "{text}");

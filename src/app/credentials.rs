@@ -8,6 +8,7 @@ use crate::policy::{Policy, scrub::Scrubber};
 use crate::secret::source::{MAX_BYTES, SourceError};
 use crate::secret::{News, SETTLE, Secret, Vault, Watch};
 use crate::telemetry::Metrics;
+use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -45,6 +46,19 @@ impl Keeper {
 
     pub(super) fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// Which values were in force, without the values.
+    pub(super) fn fingerprints(&self) -> Vec<Value> {
+        let held = self.vault.held().iter();
+        let shown = held.map(|held| {
+            json!({
+                "name": held.secret.name(),
+                "generation": held.generation,
+                "fingerprint": held.fingerprint,
+            })
+        });
+        shown.collect()
     }
 
     pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {

@@ -202,6 +202,7 @@ impl<'a> Session<'a> {
                 | Event::Access { .. }
                 | Event::Asked { .. }
                 | Event::Config { .. }
+                | Event::Frozen { .. }
                 | Event::Switch { .. },
             ) => Ok(None),
             Some(Event::Denied { text, .. }) => {

@@ -77,7 +77,10 @@ impl Loop {
     pub(super) fn answer_operator(&mut self, asked: Asked, reply: OwnedFd, now: Instant) {
         self.session.tally().publish();
         match asked {
-            Asked::Status => live::status(reply, &self.health, &self.metrics),
+            Asked::Status => {
+                let open = self.session.open_calls(live::SHOWN, now);
+                live::status(reply, &self.health, &self.metrics, &open);
+            }
             Asked::Drain { .. } if self.farewell.is_some() => {
                 clerk::answer(reply, &clerk::failed("it is ending already"));
             }
@@ -123,6 +126,33 @@ impl Loop {
         self.act(act)?;
         self.health.enter(Phase::Draining);
         Ok(None)
+    }
+
+    /// What runs stands still, and `facts` takes what is known of it; `None`: it goes on.
+    pub(super) fn take_freeze(&mut self, facts: Option<OwnedFd>, now: Instant) {
+        self.frozen = facts.is_some();
+        let (text, phase) = match self.frozen {
+            true => ("the server stands still", Phase::Frozen),
+            false if self.restarts.off() => ("the server goes on when it is on", Phase::Off),
+            false if self.restarts.down() => ("the server goes on", Phase::Restarting),
+            false => ("the server goes on", Phase::Serving),
+        };
+        tracing::warn!("the operator wants it so: {text}");
+        let act = if self.frozen { "freeze" } else { "resume" };
+        let record = Operator {
+            act,
+            done: true,
+            text,
+        };
+        self.session.audit().operator(&record, now);
+        // The spawner reads what happened until now.
+        self.session.audit().flush();
+        self.session.tally().publish();
+        self.health.enter(phase);
+        if let Some(facts) = facts {
+            let open = self.session.open_calls(live::WRITTEN, now);
+            live::status(facts, &self.health, &self.metrics, &open);
+        }
     }
 
     /// The spawner has read the configuration again.

@@ -11,6 +11,7 @@ mod ending;
 mod exec;
 mod farewell;
 mod http;
+mod incident;
 mod lane;
 mod live;
 mod network;

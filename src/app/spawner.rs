@@ -4,6 +4,7 @@ use super::access::Porter;
 use super::audit_path;
 use super::clerk::{self, Clerk, answer, failed};
 use super::credentials::Keeper;
+use super::incident::Incident;
 use super::reload::Again;
 use super::sealed::Packed;
 use super::switch::{Guarded, Turn};
@@ -12,8 +13,8 @@ use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Asked, Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard,
-    message_process, serve,
+    Asked, Duties, Ended, Event, Facts, Frozen, Mode, Planned, Role, StartError, Watch, adopt,
+    guard, message_process, serve,
 };
 use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config, renew};
@@ -70,6 +71,8 @@ pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) ->
                 clerk,
                 complaint,
                 reload: false,
+                is_frozen: false,
+                incident: None,
             };
             serve(control, mode, &mut office)
         }
@@ -101,6 +104,9 @@ struct Office<'a> {
     complaint: Option<String>,
     /// A signal asked for it.
     reload: bool,
+    is_frozen: bool,
+    /// What is to be written down once everything stands still.
+    incident: Option<Incident>,
 }
 
 impl Office<'_> {
@@ -114,12 +120,29 @@ impl Office<'_> {
                 return None;
             }
             Ask::Resume { tools } => {
+                let goes_on = tools.is_empty() && std::mem::take(&mut self.is_frozen);
+                if goes_on {
+                    self.incident = None;
+                }
                 self.turn(&Turn::On(tools), reply);
+                return goes_on.then_some(Event::Frozen { facts: None });
+            }
+            Ask::Freeze if self.is_frozen => {
+                answer(reply, &failed("it stands still already"));
                 return None;
             }
+            Ask::Freeze => return self.freeze(reply),
             Ask::Reload => return Some(self.read_again(Some(reply))),
         };
         Some(Event::Asked { asked, reply })
+    }
+
+    /// Everything is to stand still; the message process is asked for what it knows.
+    fn freeze(&mut self, reply: OwnedFd) -> Option<Event> {
+        self.is_frozen = true;
+        let (facts, incident) = Incident::begin(reply);
+        self.incident = Some(incident);
+        Some(Event::Frozen { facts })
     }
 
     fn turn(&mut self, turn: &Turn, reply: OwnedFd) {
@@ -228,6 +251,20 @@ impl Duties for Office<'_> {
     fn switch_off(&mut self) {
         if let Some(guarded) = &mut self.guarded {
             guarded.off();
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
+    fn frozen(&mut self, processes: Vec<Frozen>) {
+        let credentials = self
+            .keeper
+            .as_ref()
+            .map_or(Vec::new(), Keeper::fingerprints);
+        if let Some(incident) = self.incident.take() {
+            incident.write(&self.config, &processes, credentials);
         }
     }
 

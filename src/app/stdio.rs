@@ -78,6 +78,8 @@ pub(super) struct Loop {
     pub(super) seldom: Seldom,
     pub(super) followed: Followed,
     pub(super) started: bool,
+    /// The operator wants the server to stand still.
+    pub(super) frozen: bool,
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
     pub(super) begun: Instant,
@@ -139,6 +141,7 @@ impl Loop {
             seldom,
             followed: Followed::default(),
             started: false,
+            frozen: false,
             hung_up: false,
             rest_at: None,
             begun,
@@ -233,7 +236,7 @@ impl Loop {
         if self.restarts.absent() {
             self.answer_while_away(now);
         }
-        let draining = self.farewell.is_some();
+        let (closed, frozen) = (self.farewell.is_some() || self.frozen, self.frozen);
         let session = &mut self.session;
         let mut clock = Stopwatch::start(now);
         if self.started && hears_client {
@@ -242,8 +245,8 @@ impl Loop {
             let ask = |incoming: Incoming<'_>| {
                 lines += 1;
                 match incoming {
-                    Incoming::Line(line) if draining => {
-                        session.while_draining(line, clock.last, &mut out)
+                    Incoming::Line(line) if closed => {
+                        session.while_closed(line, frozen, clock.last, &mut out)
                     }
                     Incoming::Line(line) => session.client_line(line, clock.last, &mut out),
                     Incoming::TooLong { id, bytes } => {
@@ -364,9 +367,11 @@ impl Loop {
             self.rest(now);
         }
         self.health.pat(now);
-        self.end_stopped(now)?;
-        self.step_restart(now)?;
-        self.step_replacement(now)?;
+        if !self.frozen {
+            self.end_stopped(now)?;
+            self.step_restart(now)?;
+            self.step_replacement(now)?;
+        }
         let act = self.life.step(now);
         self.act(act)
     }
@@ -516,6 +521,7 @@ impl Loop {
                 Event::Switch { off, tools } => self.take_switch(off.as_deref(), tools, now)?,
                 Event::Asked { asked, reply } => self.answer_operator(asked, reply, now),
                 Event::Config { text, reply } => self.take_config(text, reply, now),
+                Event::Frozen { facts } => self.take_freeze(facts, now),
                 Event::Rotated { log } => self.session.audit().replace(log),
                 // Nobody knocks at stdin.
                 Event::Access { .. } => {}

@@ -170,8 +170,11 @@ impl Loop {
         let due = [
             self.session.next_due(),
             self.life.due(),
-            self.restarts.due(),
-            self.replacing.as_ref().and_then(Replacing::due),
+            self.restarts.due().filter(|_| !self.frozen),
+            self.replacing
+                .as_ref()
+                .and_then(Replacing::due)
+                .filter(|_| !self.frozen),
             self.farewell.as_ref().map(Farewell::due),
             self.rest_at,
             self.health.watchdog_due(),

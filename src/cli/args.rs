@@ -54,6 +54,8 @@ pub enum Command {
     Reload(WhichArgs),
     /// Take no new requests, answer those that are open, and end
     Drain(DrainArgs),
+    /// Stop the processes of a server where they are, and write down what is known; `resume` lets them go on
+    Freeze(WhichArgs),
     /// Switch a server off, or some of its tools: at once, and until `resume`
     Kill(SwitchArgs),
     /// Switch on again what `kill` has switched off
@@ -91,6 +93,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Reload(_) => "reload",
             Self::Drain(_) => "drain",
+            Self::Freeze(_) => "freeze",
             Self::Kill(_) => "kill",
             Self::Resume(_) => "resume",
             Self::Doctor(_) => "doctor",

@@ -1,4 +1,4 @@
-//! `reload` and `drain`: what is asked of all instances of a server, and what came of it.
+//! `reload`, `freeze` and `drain`: what is asked of all instances of a server, and what came of it.
 
 use super::args::{DrainArgs, WhichArgs};
 use super::exit::{self, Exit, Failure};
@@ -23,6 +23,16 @@ pub(super) fn reload(which: &WhichArgs) -> Result<ExitCode, Failure> {
         Err(error) => error.clone(),
     };
     tell(which, &answers, Exit::CONFIG, said)
+}
+
+/// Stops what runs where it is; says where what is known was written.
+pub(super) fn freeze(which: &WhichArgs) -> Result<ExitCode, Failure> {
+    let answers = instances::ask(instances::of_one(which)?, &Ask::Freeze, RELOAD);
+    let said = |answer: &Answer| match &answer.said {
+        Ok(said) if answer.is_ok() => said["text"].as_str().unwrap_or_default().to_owned(),
+        _ => answer.error().to_owned(),
+    };
+    tell(which, &answers, Exit::UNAVAILABLE, said)
 }
 
 /// Ends all instances in order; comes back when they are gone.

@@ -53,6 +53,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => live::reload(&args),
         Command::Drain(args) => live::drain(&args),
+        Command::Freeze(args) => live::freeze(&args),
         Command::Kill(args) => switch::kill(&args),
         Command::Resume(args) => switch::resume(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),

@@ -115,6 +115,15 @@ fn describe(answer: &Answer) -> String {
 
 fn rows(said: &Value) -> Vec<(&'static str, String)> {
     let mut rows = vec![("server", server(said)), ("requests", requests(said))];
+    // The oldest says most of what is slow.
+    if let Some(oldest) = said["open"].as_array().and_then(|open| open.first()) {
+        let what = oldest["target"].as_str().or(oldest["method"].as_str());
+        let what = printable(what.unwrap_or("?"));
+        let age = duration(oldest["age_ms"].as_u64().unwrap_or(0) / 1000);
+        let by = oldest["client"].as_str();
+        let by = by.map_or(String::new(), |client| format!(" by {}", printable(client)));
+        rows.push(("oldest", format!("{what}{by}, open for {age}")));
+    }
     if let Some(address) = said["listener"]["address"].as_str() {
         let figures = &said["figures"];
         let (connections, sessions) = (

@@ -121,6 +121,11 @@ impl Pending {
         self.arrivals
     }
 
+    /// Everything that is here, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Open> {
+        self.open.iter().map(|(_, open)| open)
+    }
+
     /// The place in the order of arrival of the first one that is here.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.open.iter().map(|(_, open)| open.order).min()

@@ -229,14 +229,24 @@ impl Session {
         self.answer_as(line, out, own::switched_off);
     }
 
-    /// A line of the client while nothing new is begun: what belongs to an open request goes on.
-    pub fn while_draining(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
+    /// A line of the client while nothing new is begun, `off` because the operator wants the server to
+    /// stand still: what belongs to an open request goes on.
+    pub fn while_closed(
+        &mut self,
+        line: &[u8],
+        off: bool,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
         let parsed = mcp::parse(line, Direction::ToServer);
-        if parsed.is_ok_and(|it| matches!(it.kind, Kind::Request { .. })) {
-            self.after_the_end(line, out);
-            return Passage::Stop;
+        if !parsed.is_ok_and(|it| matches!(it.kind, Kind::Request { .. })) {
+            return self.client_line(line, now, out);
         }
-        self.client_line(line, now, out)
+        match off {
+            true => self.while_off(line, out),
+            false => self.after_the_end(line, out),
+        }
+        Passage::Stop
     }
 
     /// These tools may not be called, whatever the policy says.

@@ -110,6 +110,7 @@ impl Gate {
                     self.answer_operator(asked, reply, now);
                 }
                 Ok(Some(Event::Config { text, reply })) => self.take_config(text, reply, now),
+                Ok(Some(Event::Frozen { facts })) => self.take_freeze(facts, now),
                 Ok(Some(Event::Rotated { log })) => {
                     self.state.borrow_mut().desk.audit().replace(log);
                 }

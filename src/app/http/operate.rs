@@ -3,6 +3,7 @@
 use super::server::{Kind, Role};
 use super::state::{Gate, State};
 use super::turns::Turns;
+use crate::admin::Phase;
 use crate::app::farewell::Farewell;
 use crate::app::reload::{self, Told};
 use crate::app::{clerk, live};
@@ -10,6 +11,7 @@ use crate::audit::Operator;
 use crate::cell::spawn::Asked;
 use crate::config::{Changes, Config, Replace};
 use crate::policy::Policy;
+use crate::proxy::OpenCall;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +25,10 @@ impl Gate {
     pub(super) fn answer_operator(self: &Rc<Self>, asked: Asked, reply: OwnedFd, now: Instant) {
         self.state.borrow_mut().publish();
         match asked {
-            Asked::Status => live::status(reply, &self.health, &self.metrics),
+            Asked::Status => {
+                let open = self.state.borrow().open_calls(live::SHOWN, now);
+                live::status(reply, &self.health, &self.metrics, &open);
+            }
             Asked::Drain { .. } if self.farewell.borrow().is_some() => {
                 clerk::answer(reply, &clerk::failed("it is ending already"));
             }
@@ -64,6 +69,38 @@ impl Gate {
                 tracing::warn!("draining took too long: what is open is answered as lost");
             }
             self.stop(now);
+        }
+    }
+
+    /// What runs stands still, and `facts` takes what is known of it; `None`: it goes on.
+    pub(super) fn take_freeze(self: &Rc<Self>, facts: Option<OwnedFd>, now: Instant) {
+        let frozen = facts.is_some();
+        let text = match frozen {
+            true => "the servers stand still",
+            false => "the servers go on",
+        };
+        tracing::warn!("the operator wants it so: {text}");
+        let (open, off) = self.work(|state| {
+            state.frozen = frozen;
+            let act = if frozen { "freeze" } else { "resume" };
+            let record = Operator {
+                act,
+                done: true,
+                text,
+            };
+            state.desk.audit().operator(&record, now);
+            // The spawner reads what happened until now.
+            state.rest(now);
+            state.publish();
+            (state.open_calls(live::WRITTEN, now), state.off)
+        });
+        self.health.enter(match (frozen, off) {
+            (true, _) => Phase::Frozen,
+            (false, true) => Phase::Off,
+            (false, false) => Phase::Serving,
+        });
+        if let Some(facts) = facts {
+            live::status(facts, &self.health, &self.metrics, &open);
         }
     }
 
@@ -130,6 +167,17 @@ impl State {
             plain.count() + server.held.len()
         });
         count.sum()
+    }
+
+    /// The oldest requests that are open, `most` of them.
+    fn open_calls(&self, most: usize, now: Instant) -> Vec<OpenCall> {
+        let servers = self.servers.iter().flatten();
+        let mut all: Vec<OpenCall> = servers
+            .flat_map(|server| server.session.open_calls(most, now))
+            .collect();
+        all.sort_by_key(|call| std::cmp::Reverse(call.age_ms));
+        all.truncate(most);
+        all
     }
 
     fn go_by(&mut self, config: Arc<Config>, policy: Arc<Policy>, other_server: bool) {

@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) stopping: bool,
     /// Nothing new is begun.
     pub(super) draining: bool,
+    /// The operator wants the servers to stand still.
+    pub(super) frozen: bool,
     /// A server has run: from now on one that fails to start ends its requests, not us.
     pub(super) ran: bool,
     /// The code to exit with.
@@ -144,6 +146,7 @@ impl State {
             sweep_at: None,
             stopping: false,
             draining: false,
+            frozen: false,
             ran: false,
             code: None,
             orphaned: false,

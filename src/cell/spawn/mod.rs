@@ -26,6 +26,7 @@ mod cell;
 mod channel;
 mod client;
 mod completion;
+mod freeze;
 mod guardian;
 mod into;
 mod protocol;
@@ -41,6 +42,7 @@ mod trial;
 pub use cell::StartError;
 pub use client::{SpawnError, Spawner};
 pub use completion::{Completion, Teller, Watch, run_to_completion};
+pub use freeze::Frozen;
 pub use guardian::{Role, guard};
 pub use protocol::{
     Asked, CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop,

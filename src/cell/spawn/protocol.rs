@@ -272,6 +272,11 @@ pub enum Event {
         /// Takes the answer, and is closed after it.
         reply: OwnedFd,
     },
+    /// What runs stands still, or goes on.
+    Frozen {
+        /// Takes what the message process knows of it, as JSON; `None`: it goes on.
+        facts: Option<OwnedFd>,
+    },
     /// The configuration was read again.
     Config {
         /// A sealed memfd with the text of its file, which the spawner itself goes by from now on; or
@@ -353,6 +358,7 @@ const SWITCH: u32 = 9;
 const ACCESS: u32 = 10;
 const ASKED: u32 = 11;
 const CONFIG: u32 = 12;
+const FROZEN: u32 = 13;
 const DENIED: u32 = 7;
 const NETWORK: u32 = 8;
 
@@ -442,6 +448,10 @@ impl Event {
                 let off = off.map(|reason| cut(reason, TEXT));
                 (SWITCH, 0, json(&(off, tools))?, vec![])
             }
+            Self::Frozen { facts } => {
+                let fds: Vec<OwnedFd> = facts.into_iter().collect();
+                (FROZEN, 0, json(&())?, fds)
+            }
             Self::Asked { asked, reply } => (ASKED, 0, json(&asked)?, vec![reply]),
             Self::Config { text, reply } => {
                 let (failed, mut fds) = match text {
@@ -487,7 +497,7 @@ impl Event {
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
-            ROTATED | CREDENTIALS | ACCESS | ASKED => 1,
+            ROTATED | CREDENTIALS | ACCESS | ASKED | FROZEN => 1,
             CONFIG => 2,
             _ => 0,
         };
@@ -567,6 +577,11 @@ impl Event {
             SWITCH => {
                 let (off, tools) = parse(body)?;
                 Ok(Self::Switch { off, tools })
+            }
+            FROZEN => {
+                let () = parse(body)?;
+                let facts = fds.into_iter().next();
+                Ok(Self::Frozen { facts })
             }
             ASKED => {
                 let asked = parse(body)?;

@@ -10,6 +10,7 @@
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
+use super::freeze::{self, Frozen};
 use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
 use super::relay::Relay;
 use super::signals::Signals;
@@ -74,6 +75,12 @@ pub trait Duties {
     /// Somebody wants nothing to run, from now on.
     fn switch_off(&mut self);
 
+    /// True while what runs is to stand still; nothing is started then.
+    fn is_frozen(&self) -> bool;
+
+    /// These stand still now.
+    fn frozen(&mut self, processes: Vec<Frozen>);
+
     /// Somebody wants the configuration to be read again; the next [`Duties::look`] does it.
     fn reload(&mut self);
 }
@@ -130,6 +137,8 @@ pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Resul
         mode,
         cells: Vec::new(),
         swept: false,
+        frozen: false,
+        later: Vec::new(),
     };
     let modes = match mode {
         Mode::Exec => SavedModes::of(io::stdin().as_fd()),
@@ -157,6 +166,9 @@ struct Server {
     mode: Mode,
     cells: Vec<Cell>,
     swept: bool,
+    frozen: bool,
+    /// Cells that were asked for while everything stands still.
+    later: Vec<u32>,
 }
 
 impl Server {
@@ -280,15 +292,14 @@ impl Server {
         match Request::decode(&datagram.bytes).map_err(Ended::Malformed)? {
             // It is told of the switch, and asks again when that is on.
             Request::Start { .. } if duties.is_off() => Ok(()),
-            Request::Start { cell } => match self.start(cell, duties) {
-                Ok(()) => Ok(()),
-                Err(StartError::Abandoned) => Err(Ended::Closed),
-                Err(error) => self.tell(Event::Failed {
-                    cell,
-                    exit_code: error.exit_code(),
-                    message: error.to_string(),
-                }),
-            },
+            Request::Start { cell } if self.frozen => {
+                // It asks again and again for one that does not come.
+                if !self.later.contains(&cell) {
+                    self.later.push(cell);
+                }
+                Ok(())
+            }
+            Request::Start { cell } => self.begin(cell, duties),
             Request::Stop { cell, how } => {
                 self.stop(cell, how);
                 Ok(())
@@ -311,8 +322,27 @@ impl Server {
 
     /// Takes notice of the files that are watched; what runs while nothing may is killed at once.
     fn look(&mut self, duties: &mut dyn Duties, now: bool) -> Result<(), Ended> {
-        for event in duties.look(now) {
+        let events = duties.look(now);
+        let stops = duties.is_frozen() && !self.frozen;
+        let goes_on = self.frozen && !duties.is_frozen();
+        self.frozen = duties.is_frozen();
+        let leaves = || self.cells.iter().filter_map(|cell| cell.leaf.as_ref());
+        let mut stopped = Vec::new();
+        if stops {
+            stopped = freeze::stop(leaves());
+        } else if goes_on {
+            freeze::go_on(leaves());
+        }
+        for event in events {
             self.tell(event)?;
+        }
+        if stops {
+            duties.frozen(stopped);
+        }
+        if goes_on {
+            for cell in std::mem::take(&mut self.later) {
+                self.begin(cell, duties)?;
+            }
         }
         if duties.is_off() {
             let running = self.cells.iter().filter(|cell| cell.exit.is_none());
@@ -322,6 +352,18 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, cell: u32, duties: &mut dyn Duties) -> Result<(), Ended> {
+        match self.start(cell, duties) {
+            Ok(()) => Ok(()),
+            Err(StartError::Abandoned) => Err(Ended::Closed),
+            Err(error) => self.tell(Event::Failed {
+                cell,
+                exit_code: error.exit_code(),
+                message: error.to_string(),
+            }),
+        }
     }
 
     fn start(&mut self, number: u32, duties: &mut dyn Duties) -> Result<(), StartError> {
