@@ -54,7 +54,7 @@ mod tests {
             "{}",
             "{\"command\":\"exec\"}",
             "{\"command\":\"kill\"}",
-            "{\"command\":\"status\",\"x\":1}",
+            "{\"command\":\"drain\",\"x\":1}",
         ] {
             assert!(serde_json::from_str::<Ask>(bad).is_err(), "{bad}");
         }

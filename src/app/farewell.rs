@@ -11,7 +11,7 @@ use super::{clerk, live};
 use crate::admin::Phase;
 use crate::audit::Operator;
 use crate::cell::spawn::Asked;
-use crate::config::{Changes, Config, Replace, Restart};
+use crate::config::{Config, Replace, Restart};
 use serde_json::json;
 use std::fs::File;
 use std::io::Write;
@@ -115,6 +115,7 @@ impl Loop {
             self.leave();
             return Ok(Some(0));
         }
+        self.lost_beside(now);
         self.replacing = None;
         let act = match open {
             true => {
@@ -161,10 +162,10 @@ impl Loop {
         text: Result<OwnedFd, String>,
         reply: Option<OwnedFd>,
         now: Instant,
-    ) {
+    ) -> Result<(), LoopError> {
         let taken = reload::take(text, &self.config, &*self.again);
         let outcome = taken.map(|(config, changes)| {
-            self.go_by(config, &changes, now);
+            self.go_by(config);
             changes
         });
         let to = Told {
@@ -174,9 +175,16 @@ impl Loop {
             keeps_server: self.config.server.replace == Replace::Never,
         };
         reload::tell(&outcome, reply, to, now);
+        match &outcome {
+            Ok(changes) if !changes.server.is_empty() => {
+                let keys = changes.server.join(", ");
+                self.replace(&format!("the configuration says otherwise: {keys}"), now)
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn go_by(&mut self, config: Config, changes: &Changes, now: Instant) {
+    fn go_by(&mut self, config: Config) {
         self.config = Arc::new(config);
         let config = Arc::clone(&self.config);
         let policy = self.known.policy(&config);
@@ -186,13 +194,6 @@ impl Loop {
         self.to_client.set_cap(config.limits.response.0);
         self.restarts
             .allow(config.server.restart == Restart::Always);
-        if !changes.server.is_empty() {
-            let why = format!(
-                "the configuration says otherwise: {}",
-                changes.server.join(", ")
-            );
-            self.replace(&why, now);
-        }
     }
 }
 

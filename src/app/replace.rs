@@ -22,9 +22,19 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replacing {
-    Draining { since: Instant },
-    Ending { since: Instant },
-    Starting { since: Instant },
+    /// Another one is started beside it ([`super::overlap`]).
+    Preparing {
+        since: Instant,
+    },
+    Draining {
+        since: Instant,
+    },
+    Ending {
+        since: Instant,
+    },
+    Starting {
+        since: Instant,
+    },
 }
 
 impl Replacing {
@@ -32,12 +42,15 @@ impl Replacing {
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
             Self::Draining { since } => Some(*since + DRAIN),
-            Self::Ending { .. } | Self::Starting { .. } => None,
+            Self::Preparing { .. } | Self::Ending { .. } | Self::Starting { .. } => None,
         }
     }
 
     fn since(self) -> Instant {
-        let (Self::Draining { since } | Self::Ending { since } | Self::Starting { since }) = self;
+        let (Self::Preparing { since }
+        | Self::Draining { since }
+        | Self::Ending { since }
+        | Self::Starting { since }) = self;
         since
     }
 }
@@ -73,26 +86,31 @@ impl Loop {
             })
             .collect();
         if !changed.is_empty() {
-            self.replace(&format!("another credential: {}", changed.join(", ")), now);
+            self.replace(&format!("another credential: {}", changed.join(", ")), now)?;
         }
         Ok(())
     }
 
     /// Plans to replace the server because of `why`.
-    pub(super) fn replace(&mut self, why: &str, now: Instant) {
+    pub(super) fn replace(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
         if self.config.server.replace == Replace::Never {
             tracing::warn!(
-                "{why}; the server stays as it was started until its session ends (server.replace = \"never\")"
+                "{why}; the server keeps the old one until its session ends (server.replace = \"never\")"
             );
-            return;
+            return Ok(());
         }
         if self.restarts.absent() || self.restarts.waiting() {
             tracing::info!("{why}; the next server gets it");
-            return;
+            return Ok(());
         }
         tracing::info!("{why}; the server is replaced");
+        let serves = self.started && !self.restarts.down();
+        if self.config.server.replace == Replace::Overlap && serves {
+            return self.prepare(now);
+        }
         // One that is being started may have got the old value: it is replaced when it is up.
         self.replacing = Some(Replacing::Draining { since: now });
+        Ok(())
     }
 
     /// Ends the server once nothing is in flight.
@@ -112,6 +130,9 @@ impl Loop {
                 "calls in flight have taken {} s; the server is replaced without their answers",
                 DRAIN.as_secs()
             );
+        }
+        if self.newcomer.is_some() {
+            return self.take_over(now);
         }
         self.replacing = Some(Replacing::Ending { since });
         let act = self.life.replaced(now);

@@ -1,7 +1,7 @@
 //! The kill switch at work: the spawner reads it, ends what runs and starts nothing; the message process
 //! answers its client.
 
-use super::stdio::{CELL, Loop, LoopError};
+use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::admin::switch::{Switch, SwitchError};
 use crate::cell::spawn::{Event, Stop};
@@ -195,6 +195,7 @@ impl Loop {
                     self.config.server.name
                 );
                 self.health.enter(Phase::Off);
+                self.lost_beside(now);
                 self.replacing = None;
                 self.restarts.switch_off();
                 let mut out = Outbox::default();
@@ -223,7 +224,7 @@ impl Loop {
     pub(super) fn switch_off(&mut self) -> Result<(), LoopError> {
         self.spawner
             .switch_off()
-            .and_then(|()| self.spawner.stop(CELL, Stop::Kill))
+            .and_then(|()| self.spawner.stop(self.cell, Stop::Kill))
             .map_err(|source| LoopError::System {
                 doing: "reach the spawner",
                 source,

@@ -461,7 +461,7 @@ mod tests {
             ),
             (
                 "",
-                "[tools.\"a\"]\ntimeout = \"2h\"\n",
+                "[tools.\"a\"]\ntimeout = \"10m\"\n",
                 "tools.\"a\".timeout allows more",
             ),
         ] {

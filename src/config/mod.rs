@@ -113,6 +113,8 @@ pub struct Server {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Replace {
+    /// The next is ready before the one that serves is drained; the server must be able to run twice.
+    Overlap,
     /// One ends, the next starts, and calls wait meanwhile.
     #[default]
     Swap,

@@ -107,6 +107,43 @@ impl Session {
         }
     }
 
+    /// What a server is to be asked that will take the place of the one that serves, and under which id;
+    /// `None` while there is nothing that it would have to be told.
+    pub fn newcomer_question(&mut self) -> Option<(RequestId, Vec<u8>)> {
+        let id = self.listing.own_id();
+        let question = self.handshake.question(&id)?;
+        Some((RequestId::Text(id.into()), question))
+    }
+
+    /// Whether the client could go on with the server that has said this: `None` when it is no answer to
+    /// the question with this id.
+    pub fn judge_newcomer(&mut self, line: &[u8], asked: &RequestId) -> Option<Result<(), String>> {
+        let envelope = mcp::parse(line, Direction::ToClient).ok()?;
+        match &envelope.kind {
+            Kind::Result { id, result } if id.key() == *asked => {
+                Some(match self.handshake.compare(result.text) {
+                    Compared::Same | Compared::Announce(_) => Ok(()),
+                    Compared::Estranged(why) => Err(why),
+                })
+            }
+            Kind::Error { id: Some(id), .. } if id.key() == *asked => {
+                Some(Err("it refuses the handshake".to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Another server serves, which has answered the handshake with this line: it is told the rest of
+    /// what the old one knew, and asked what waits.
+    pub fn taken_over(&mut self, answer: Option<&[u8]>, now: Instant, out: &mut Outbox) {
+        self.answered = false;
+        self.pulse.beat(now);
+        match answer.map(|line| mcp::parse(line, Direction::ToClient)) {
+            Some(Ok(envelope)) => self.replayed(&envelope, now, out),
+            _ => self.ask_again(now, out),
+        }
+    }
+
     /// True while a new server has not answered the handshake as it should: nothing else may be sent
     /// to it.
     #[must_use]

@@ -446,10 +446,14 @@ pub struct Figures {
 }
 
 /// Of all label values.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts are whole, never negative, and far below 2^53"
+)]
 fn sum(counters: &IntCounterVec) -> u64 {
     let families = counters.collect();
     let metrics = families.iter().flat_map(|family| family.get_metric());
-    // Counts are whole, and far below 2^53.
     let counts = metrics.map(|metric| metric.get_counter().get_value());
     counts.map(|count| count as u64).sum()
 }

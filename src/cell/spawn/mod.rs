@@ -32,6 +32,7 @@ mod into;
 mod protocol;
 mod refusals;
 mod relay;
+mod request;
 mod server;
 mod signals;
 mod stdio;
@@ -44,9 +45,8 @@ pub use client::{SpawnError, Spawner};
 pub use completion::{Completion, Teller, Watch, run_to_completion};
 pub use freeze::Frozen;
 pub use guardian::{Role, guard};
-pub use protocol::{
-    Asked, CredentialState, Event, Exit, Facts, Mode, ProtocolError, Request, Stop,
-};
+pub use protocol::{Asked, CredentialState, Event, Exit, Facts, MAX_CELLS, Mode, ProtocolError};
+pub use request::{Request, Stop};
 pub use server::{Duties, Ended, Planned, message_process, serve};
 pub use stdio::{Terminals, adopt};
 pub use trial::{try_namespaces, try_supervision};
