@@ -20,6 +20,7 @@ use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config, renew};
 use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
+use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -54,22 +55,15 @@ pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) ->
             let runs = mode == Mode::Run;
             let guarded = runs.then(|| Guarded::open(&config));
             let porter = runs.then(|| Porter::open(&config)).flatten();
-            let pid = message_process().filter(|_| runs);
-            let (clerk, complaint) = match pid
-                .map(|pid| Clerk::open(&config, pid.as_raw_nonzero().get()))
-                .transpose()
-            {
-                Ok(clerk) => (clerk, None),
-                Err(error) => (None, Some(format!("operators cannot reach it: {error}"))),
-            };
             let mut office = Office {
                 config,
                 again,
                 keeper,
                 guarded,
                 porter,
-                clerk,
-                complaint,
+                clerk: None,
+                unheard: message_process().filter(|_| runs),
+                looked: false,
                 reload: false,
                 is_frozen: false,
                 incident: None,
@@ -100,8 +94,9 @@ struct Office<'a> {
     porter: Option<Porter>,
     /// `None` for `exec`, and where no directory takes a socket.
     clerk: Option<Clerk>,
-    /// What is to be said once.
-    complaint: Option<String>,
+    /// The message process, until operators can ask about it.
+    unheard: Option<Pid>,
+    looked: bool,
     /// A signal asked for it.
     reload: bool,
     is_frozen: bool,
@@ -110,6 +105,21 @@ struct Office<'a> {
 }
 
 impl Office<'_> {
+    /// Listens for operators, once; what there is to say when that cannot be.
+    fn open_socket(&mut self) -> Option<Event> {
+        let pid = self.unheard.take()?;
+        match Clerk::open(&self.config, pid.as_raw_nonzero().get()) {
+            Ok(clerk) => {
+                self.clerk = Some(clerk);
+                None
+            }
+            Err(error) => Some(Event::Progress {
+                cell: 0,
+                text: format!("operators cannot ask this instance anything: {error}"),
+            }),
+        }
+    }
+
     /// Does what an operator asks for, or hands it on.
     fn attend(&mut self, ask: Ask, reply: OwnedFd) -> Option<Event> {
         let asked = match ask {
@@ -217,15 +227,16 @@ impl Duties for Office<'_> {
         let guarded = self.guarded.as_ref().and_then(Guarded::due);
         let porter = self.porter.as_ref().map(Porter::due);
         let clerk = self.clerk.as_ref().and_then(Clerk::due);
-        let said = self.complaint.as_ref().map(|_| Instant::now());
+        let opens = self.unheard.map(|_| Instant::now());
         let files = keeper.into_iter().chain(guarded).chain(porter);
-        files.chain(clerk).chain(said).min()
+        files.chain(clerk).chain(opens).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
         let mut events = Vec::new();
-        if let Some(text) = self.complaint.take() {
-            events.push(Event::Progress { cell: 0, text });
+        // Not before the first request: whoever starts a server waits for it.
+        if std::mem::replace(&mut self.looked, true) {
+            events.extend(self.open_socket());
         }
         let asked = self.clerk.as_mut().map(|clerk| clerk.hear(Instant::now()));
         let mut again = now;

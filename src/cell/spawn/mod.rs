@@ -28,6 +28,7 @@ mod client;
 mod completion;
 mod freeze;
 mod guardian;
+mod housework;
 mod into;
 mod protocol;
 mod refusals;

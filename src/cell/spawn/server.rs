@@ -1,4 +1,4 @@
-//! The spawner's side: one thread, one `poll` without timeout, and nothing that outlives it.
+//! The spawner's side: one thread, one `poll`, and nothing that outlives it.
 //!
 //! ```text
 //! Start n ─▶ prepare, plan ─▶ launch ─▶ listen to the launcher ─┬▶ Started ─▶ (runs) ─▶ Exited
@@ -11,17 +11,17 @@ use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
 use super::freeze::{self, Frozen};
+use super::housework::Housework;
 use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError};
 use super::relay::Relay;
 use super::request::{REQUEST_BYTES, Request, Stop};
 use super::signals::Signals;
 use super::stdio::Ends;
-use super::tempdir::{self, TempDir};
+use super::tempdir::TempDir;
 use super::tree;
-use crate::cell::cgroup;
+use crate::cell::CellSpec;
 use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
-use crate::cell::{CellSpec, Code};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
@@ -137,7 +137,7 @@ pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Resul
         signals: Signals::open()?,
         mode,
         cells: Vec::new(),
-        swept: false,
+        housework: Housework::default(),
         frozen: false,
         later: Vec::new(),
     };
@@ -166,7 +166,7 @@ struct Server {
     signals: Signals,
     mode: Mode,
     cells: Vec<Cell>,
-    swept: bool,
+    housework: Housework,
     frozen: bool,
     /// Cells that were asked for while everything stands still.
     later: Vec<u32>,
@@ -176,6 +176,7 @@ impl Server {
     fn run(&mut self, duties: &mut dyn Duties) -> Ended {
         loop {
             if let Err(ended) = self.turn(duties) {
+                self.housework.end();
                 return ended;
             }
         }
@@ -207,12 +208,14 @@ impl Server {
             .iter()
             .filter_map(|cell| cell.launched.deadline())
             .chain(duties.due())
+            .chain(self.housework.due())
             .min();
         let left = deadline.map(|d| timespec(d.saturating_duration_since(Instant::now())));
         match poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return Err(Ended::Stuck),
         }
+        self.housework.look();
         let asked = fds.first().is_some_and(|fd| !fd.revents().is_empty());
         let seen = self.signals.take();
         if seen.terminate && parent_is_gone() {
@@ -461,7 +464,7 @@ impl Server {
                         })?;
                     }
                     self.tell(event)?;
-                    self.sweep_once();
+                    self.housework.begin();
                 }
                 continue;
             }
@@ -487,17 +490,6 @@ impl Server {
             }
         }
         Ok(())
-    }
-
-    /// What killed runs left is removed once, when nobody waits for us.
-    fn sweep_once(&mut self) {
-        if !std::mem::replace(&mut self.swept, true) {
-            tempdir::sweep();
-            cgroup::sweep(None);
-            if let Some(code) = Code::find() {
-                code.shed();
-            }
-        }
     }
 
     fn tell(&self, event: Event) -> Result<(), Ended> {
