@@ -146,10 +146,34 @@ impl Known {
         Ok(())
     }
 
+    /// Copies of the values in force, for arguments.
+    pub(super) fn in_force(&self) -> impl Iterator<Item = Secret> {
+        let current = self.values.iter().filter(|(_, until)| until.is_none());
+        current.map(|(secret, _)| Secret::new(secret.name(), secret.expose().to_vec()))
+    }
+
     /// Copies for the scrubber, which keeps its own.
     pub(super) fn copies(&self) -> impl Iterator<Item = Secret> {
         let all = self.values.iter();
         all.map(|(secret, _)| Secret::new(secret.name(), secret.expose().to_vec()))
+    }
+}
+
+/// True when a server that has the last value needs to be another process for the new one.
+pub(super) fn replaces(sources: &[Credential], state: &CredentialState) -> bool {
+    let mut sources = sources.iter();
+    sources.any(|source| source.name == state.name && source.inject.replaces())
+}
+
+/// Says that another value is in force and nothing has to be replaced for it.
+pub(super) fn tell_in_place(states: &[&CredentialState]) {
+    for state in states {
+        tracing::info!(
+            "another credential: {} (generation {}, {})",
+            state.name,
+            state.generation,
+            state.fingerprint
+        );
     }
 }
 
@@ -180,9 +204,12 @@ mod tests {
             name: "a".to_owned(),
             file,
             key: None,
-            variable: "A".to_owned(),
+            inject: crate::config::Inject::Env {
+                variable: "A".to_owned(),
+            },
             environment: None,
             overlap: Duration::from_secs(60),
+            rotate_every: None,
         }
     }
 

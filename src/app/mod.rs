@@ -14,6 +14,7 @@ mod network;
 mod replace;
 mod revive;
 mod seldom;
+mod shelf;
 mod slice;
 mod spawner;
 mod starting;

@@ -54,7 +54,8 @@ impl Loop {
         values: OwnedFd,
         now: Instant,
     ) -> Result<(), LoopError> {
-        let sources = &self.config.credentials;
+        let config = Arc::clone(&self.config);
+        let sources = &config.credentials;
         // A server whose words cannot be searched for what it was given must not speak.
         self.known
             .take(states, values, sources, now)
@@ -65,8 +66,10 @@ impl Loop {
         let given = super::given(&self.config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
         let scrubber = Scrubber::new(self.config.scrub, &secrets);
-        self.session
-            .adopt(Arc::new(Policy::new(&self.config, scrubber)));
+        let values: Vec<Secret> = self.known.in_force().collect();
+        self.session.adopt(Arc::new(
+            Policy::new(&self.config, scrubber).with_values(&self.config, &values),
+        ));
         for state in states {
             self.metrics
                 .credential(&state.name, state.generation, state.problem.is_some());
@@ -80,9 +83,17 @@ impl Loop {
         }
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
-        let changed: Vec<String> = states
-            .iter()
-            .filter(|state| state.changed)
+        // From here on a server may say them.
+        self.spawner.taken().map_err(|source| LoopError::System {
+            doing: "reach the spawner",
+            source,
+        })?;
+        let changed = states.iter().filter(|state| state.changed);
+        let (replaces, stays): (Vec<_>, Vec<_>) =
+            changed.partition(|state| super::credentials::replaces(sources, state));
+        super::credentials::tell_in_place(&stays);
+        let changed: Vec<String> = replaces
+            .into_iter()
             .map(|state| {
                 format!(
                     "{} (generation {}, {})",

@@ -3,6 +3,7 @@
 use super::access::Porter;
 use super::audit_path;
 use super::credentials::Keeper;
+use super::shelf::{self, Shelf};
 use super::switch::Guarded;
 use crate::audit;
 use crate::cell;
@@ -11,13 +12,13 @@ use crate::cell::spawn::{
     Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard, serve,
 };
 use crate::cell::{CellSpec, Layer};
-use crate::config::{AdminAddr, Config};
+use crate::config::{AdminAddr, Config, Inject, Signal};
 use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -44,6 +45,7 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
             let mut office = Office {
                 config,
                 keeper,
+                shelves: Vec::new(),
                 guarded,
                 porter,
             };
@@ -66,6 +68,8 @@ struct Office<'a> {
     config: &'a Config,
     /// Or why there is no start.
     keeper: Result<Keeper, SourceError>,
+    /// Files of credentials, one set for each cell that runs.
+    shelves: Vec<Shelf>,
     /// `exec` is for looking around, and has none.
     guarded: Option<Guarded>,
     /// Of a listener that knows its clients by files.
@@ -78,11 +82,25 @@ impl Duties for Office<'_> {
             exit_code: 78,
             message: format!("{error}; the server does not start without its credential"),
         })?;
-        let mut planned = plan(self.config, directory, watch)?;
-        for (variable, secret) in keeper.vault().variables() {
-            // It was proved to be text when it was read.
-            let value = String::from_utf8_lossy(secret.expose()).into_owned();
-            planned.spec.env.push((variable.to_owned(), value));
+        let vault = keeper.vault();
+        let lay = |source| StartError::Os {
+            doing: "lay a credential into the cell",
+            source,
+        };
+        let shelf = Shelf::make(directory, vault).map_err(lay)?;
+        let sources = &self.config.credentials;
+        let command = shelf::fill(&self.config.server.command, directory, sources);
+        let mut planned = plan(self.config, &command, directory, watch)?;
+        for (source, held) in vault.each() {
+            if let Inject::Env { variable } = &source.inject {
+                // It was proved to be text when it was read.
+                let value = String::from_utf8_lossy(held.secret.expose()).into_owned();
+                planned.spec.env.push((variable.clone(), value));
+            }
+        }
+        if let Some(shelf) = shelf {
+            shelf.grant(vault, &mut planned.spec);
+            self.shelves.push(shelf);
         }
         Ok(planned)
     }
@@ -123,15 +141,40 @@ impl Duties for Office<'_> {
             guarded.off();
         }
     }
+
+    fn hand_over(&mut self) -> Vec<(PathBuf, Signal)> {
+        let Ok(keeper) = &self.keeper else {
+            return Vec::new();
+        };
+        self.shelves.retain(Shelf::is_there);
+        let mut told = Vec::new();
+        for shelf in &mut self.shelves {
+            match shelf.renew(keeper.vault()) {
+                Ok(signals) => {
+                    let private = || shelf.private().to_owned();
+                    told.extend(signals.into_iter().map(|signal| (private(), signal)));
+                }
+                Err(error) => say(&format!(
+                    "cannot put a credential into the cell: {error}; the server keeps the old one"
+                )),
+            }
+        }
+        told
+    }
 }
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.
-fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
+fn plan(
+    config: &Config,
+    command: &[String],
+    tmp: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<Planned, StartError> {
     let mut facts = Facts {
         name: Some(config.server.name.clone()),
         version: None,
     };
-    let spec = match prepare(config, watch)? {
+    let spec = match prepare(config, command, watch)? {
         Some(package) => {
             facts = Facts {
                 name: Some(package.name.clone()),
@@ -139,7 +182,7 @@ fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, S
             };
             plan_package(config, &package, tmp)?
         }
-        None => plan_command(&config.cell, &config.server.command, tmp)?,
+        None => plan_command(&config.cell, command, tmp)?,
     };
     for warning in &spec.warnings {
         watch.progress(format!("warning: {warning}"));
@@ -148,7 +191,11 @@ fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, S
 }
 
 /// Installs the package that the command names, or finds it in the cache; `None` for a plain command.
-fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, StartError> {
+fn prepare(
+    config: &Config,
+    command: &[String],
+    watch: &mut Watch<'_>,
+) -> Result<Option<Prepared>, StartError> {
     let refused = |error: package::PackageError| {
         let hint = error.hint();
         let message = if hint.is_empty() {
@@ -166,7 +213,7 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
         source,
     };
     let cwd = std::env::current_dir().map_err(here)?;
-    let Some(request) = package::detect(&config.server.command, &cwd).map_err(refused)? else {
+    let Some(request) = package::detect(command, &cwd).map_err(refused)? else {
         return Ok(None);
     };
     let env: BTreeMap<String, String> = std::env::vars_os()

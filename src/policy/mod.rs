@@ -4,6 +4,7 @@
 mod asks;
 mod digest;
 mod engine;
+mod inject;
 mod lists;
 mod mirrors;
 mod names;

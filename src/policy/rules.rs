@@ -36,6 +36,8 @@ pub(super) const LISTS_HIDDEN: &str = "lists.hidden";
 pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
 pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
 pub(super) const SCHEMA_OUTPUT: &str = "schema.output";
+pub(super) const CREDENTIALS_ARGUMENT: &str = "credentials.argument";
+pub(super) const CREDENTIALS_MISSING: &str = "credentials.missing";
 pub(super) const SCRUB_SECRETS: &str = "scrub.secrets";
 /// Asked by the session.
 pub const LIMITS_REQUEST: &str = "limits.request";
@@ -131,6 +133,16 @@ pub const RULES: &[Rule] = &[
         id: LIMITS_CONCURRENCY,
         summary: "As much runs at one time as may, and as many requests wait as may.",
         setting: "[limits] concurrency and queue, [clients.NAME] concurrency, or [tools.\"NAME\"] concurrency",
+    },
+    Rule {
+        id: CREDENTIALS_ARGUMENT,
+        summary: "The argument is filled in by the operator: clients do not see it and may not send it.",
+        setting: "inject.argument of [credentials.NAME]",
+    },
+    Rule {
+        id: CREDENTIALS_MISSING,
+        summary: "There is no credential that could be filled into the call: it was revoked, or does not fit the tool's schema.",
+        setting: "file of [credentials.NAME]: write another value",
     },
     Rule {
         id: SCHEMA_UNUSABLE,

@@ -159,15 +159,14 @@ impl Session {
             }
         };
         count(self, outcome);
-        let line = match &passage {
-            Passage::Replace(line) => line,
-            _ => envelope.line,
-        };
+        // Nothing is kept that holds a credential: a call is filled in again whenever it is asked again.
+        let filled = matches!(passage, Passage::Replace(_));
+        let line = envelope.line;
         if subject.capability != mcp::Capability::Tool {
             self.handshake.passed_on(&subject, line);
         }
-        let line =
-            (line.len() <= REPEATED && self.policy.repeatable(&subject)).then(|| line.into());
+        let repeats = line.len() <= REPEATED && self.policy.repeatable(&subject);
+        let line = (repeats || filled).then(|| line.into());
         let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
@@ -181,7 +180,7 @@ impl Session {
             arguments,
             limit,
         );
-        open.line = line;
+        (open.line, open.filled, open.repeats) = (line, filled, repeats);
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());

@@ -149,9 +149,12 @@ mod tests {
             name: "github".to_owned(),
             file,
             key: key.map(str::to_owned),
-            variable: "TOKEN".to_owned(),
+            inject: crate::config::Inject::Env {
+                variable: "TOKEN".to_owned(),
+            },
             environment: Some("production".to_owned()),
             overlap: std::time::Duration::from_secs(600),
+            rotate_every: None,
         }
     }
 

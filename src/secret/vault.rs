@@ -102,10 +102,9 @@ impl Vault {
         &self.held
     }
 
-    /// The variables of the server that carry them.
-    pub fn variables(&self) -> impl Iterator<Item = (&str, &Secret)> {
-        let both = self.sources.iter().zip(&self.held);
-        both.map(|(source, held)| (source.variable.as_str(), &held.secret))
+    /// Each with what the configuration says of it.
+    pub fn each(&self) -> impl Iterator<Item = (&Credential, &Held)> {
+        self.sources.iter().zip(&self.held)
     }
 }
 
@@ -119,9 +118,12 @@ mod tests {
             name: "github".to_owned(),
             file: file.to_owned(),
             key: None,
-            variable: "TOKEN".to_owned(),
+            inject: crate::config::Inject::Env {
+                variable: "TOKEN".to_owned(),
+            },
             environment: None,
             overlap: std::time::Duration::from_secs(600),
+            rotate_every: None,
         }])
     }
 

@@ -12,6 +12,7 @@ use cofferdam::identity::{Caller, How};
 use cofferdam::mcp::{Capability, Direction, Envelope, Era, Subject, parse};
 use cofferdam::policy::scrub::Scrubber;
 use cofferdam::policy::{Decision, Note, Origin, Policy, RULES, Refusal, Shape, ToolBook, Verdict};
+use cofferdam::secret::Secret;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -33,7 +34,13 @@ pub(crate) fn config(toml: &str) -> Config {
 
 pub(crate) fn policy(toml: &str) -> Policy {
     let config = config(toml);
-    Policy::new(&config, Scrubber::new(config.scrub, &[]))
+    // Each credential but `absent` has one.
+    let named = config.credentials.iter().map(|it| it.name.clone());
+    let values: Vec<Secret> = named
+        .filter(|name| name != "absent")
+        .map(|name| Secret::new(&*name, format!("corpus-{name}").into_bytes()))
+        .collect();
+    Policy::new(&config, Scrubber::new(config.scrub, &[])).with_values(&config, &values)
 }
 
 pub(crate) fn origin(method: &str, name: Option<&str>, era: Era) -> Origin {

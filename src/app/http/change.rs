@@ -4,6 +4,7 @@ use super::server::{Kind, Role};
 use super::state::{Gate, State};
 use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
+use crate::app::credentials;
 use crate::cell::spawn::CredentialState;
 use crate::identity::{Caller, How, KeyBook, Verifier};
 use crate::policy::{Policy, scrub::Scrubber};
@@ -99,9 +100,19 @@ impl State {
         let given = crate::app::given(&self.config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
         let scrubber = Scrubber::new(self.config.scrub, &secrets);
-        self.policy = Arc::new(Policy::new(&self.config, scrubber));
+        let values: Vec<Secret> = self.known.in_force().collect();
+        self.policy =
+            Arc::new(Policy::new(&self.config, scrubber).with_values(&self.config, &values));
         self.desk.adopt(Arc::clone(&self.policy));
-        let changed = states.iter().any(|state| state.changed);
+        if let Some(spawner) = &mut self.spawner {
+            // From here on a server may say them. A spawner that is gone says so by itself.
+            drop(spawner.taken());
+        }
+        let changed = states.iter().filter(|state| state.changed);
+        let (replaces, stays): (Vec<_>, Vec<_>) =
+            changed.partition(|state| credentials::replaces(&self.config.credentials, state));
+        credentials::tell_in_place(&stays);
+        let changed = !replaces.is_empty();
         for state in states {
             let broken = state.problem.is_some();
             self.metrics

@@ -224,7 +224,7 @@ pub(super) struct Cell {
     /// For the operator, if it turns out to have the host's network.
     pub(super) floor_warnings: Vec<String>,
     /// Removed with the cell, after its last process.
-    pub(super) _directory: TempDir,
+    pub(super) directory: TempDir,
 }
 
 impl Cell {
@@ -232,6 +232,11 @@ impl Cell {
     pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
         let relay = self.relay.as_ref().and_then(Relay::pid);
         [self.launched.pid].into_iter().chain(relay)
+    }
+
+    /// Whether this is its private directory.
+    pub(super) fn lies_in(&self, directory: &Path) -> bool {
+        self.directory.path() == directory
     }
 
     /// Whether its network is its own.
@@ -298,7 +303,7 @@ impl Cell {
             leaf,
             memory_kills,
             ours: ends.ours,
-            _directory: directory,
+            directory,
         })
     }
 }

@@ -79,6 +79,8 @@ pub enum Request {
     Reread,
     /// Kill what runs, and start nothing until the switch says so.
     SwitchOff,
+    /// The values of the last `Credentials` are looked for in what servers say: servers may have them.
+    Taken,
 }
 
 /// Why bytes are not a message.
@@ -115,6 +117,7 @@ impl Request {
             Self::Rotate => (3, 0, 0),
             Self::Reread => (4, 0, 0),
             Self::SwitchOff => (5, 0, 0),
+            Self::Taken => (6, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -157,7 +160,8 @@ impl Request {
             (3, 0) if cell == 0 => Ok(Self::Rotate),
             (4, 0) if cell == 0 => Ok(Self::Reread),
             (5, 0) if cell == 0 => Ok(Self::SwitchOff),
-            (1..=5, value) => Err(ProtocolError::Field {
+            (6, 0) if cell == 0 => Ok(Self::Taken),
+            (1..=6, value) => Err(ProtocolError::Field {
                 field: "argument",
                 value,
             }),

@@ -20,13 +20,14 @@ use crate::cell::cgroup;
 use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
 use crate::cell::{CellSpec, Code};
+use crate::config;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,10 @@ pub trait Duties {
 
     /// Somebody wants nothing to run, from now on.
     fn switch_off(&mut self);
+
+    /// Puts the values that the message process knows into the files of cells; which cells (by their
+    /// private directories) are to be told of it, and how.
+    fn hand_over(&mut self) -> Vec<(PathBuf, config::Signal)>;
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -289,6 +294,12 @@ impl Server {
                 duties.switch_off();
                 self.look(duties, false)
             }
+            Request::Taken => {
+                for (directory, signal) in duties.hand_over() {
+                    self.signal(&directory, signal);
+                }
+                self.look(duties, false)
+            }
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
                 self.tell(Event::Rotated { log })
@@ -356,6 +367,22 @@ impl Server {
         let _ = kill_process(cell.launched.pid, signal);
         if how == Stop::Kill {
             self.fell(number);
+        }
+    }
+
+    /// Tells a server that runs; one that is being started reads the new files anyway, and its launcher
+    /// would not survive the signal.
+    fn signal(&self, directory: &Path, signal: config::Signal) {
+        let signal = match signal {
+            config::Signal::Hangup => Signal::HUP,
+            config::Signal::User1 => Signal::USR1,
+            config::Signal::User2 => Signal::USR2,
+        };
+        let running = self.cells.iter().filter(|cell| {
+            cell.exit.is_none() && matches!(cell.verdict, Some(Ok(_))) && cell.lies_in(directory)
+        });
+        for cell in running {
+            let _ = kill_process(cell.launched.pid, signal);
         }
     }
 
