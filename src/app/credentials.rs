@@ -2,14 +2,16 @@
 //! values out of what the server says.
 
 use crate::cell;
-use crate::cell::spawn::{CredentialState, Event};
-use crate::config::Credential;
+use crate::cell::spawn::{CredentialState, Event, PreviousState};
+use crate::config::{Aged, Credential};
 use crate::secret::source::{MAX_BYTES, SourceError};
-use crate::secret::{News, SETTLE, Secret, Vault, Watch};
+use crate::secret::{Drill, Key, News, Orders, SETTLE, Secret, Vault, Watch};
+use crate::telemetry::{CredentialGauges, Metrics};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
 /// The spawner's side: the values in force, and what tells that they may have changed.
@@ -17,25 +19,70 @@ use zeroize::Zeroizing;
 pub(super) struct Keeper {
     vault: Vault,
     watch: Option<Watch>,
+    state: PathBuf,
     /// The message process has not been told yet.
     untold: bool,
+    /// How often the message process was told, and how often it has said that it goes by that.
+    told: u64,
+    taken: u64,
+    drill: Option<Drilling>,
+    /// The last drill that was ordered, now or by a run before this one.
+    drilled: Option<Drill>,
+}
+
+/// A drill since it was ordered.
+#[derive(Debug)]
+pub(super) struct Drilling {
+    pub(super) order: Drill,
+    pub(super) begun: Instant,
+    pub(super) took: Option<Duration>,
 }
 
 impl Keeper {
+    /// Reads them for the first time; `complain` hears what is no reason not to start.
+    ///
     /// # Errors
-    /// A credential that has no value; without it the server does not start.
-    pub(super) fn open(sources: &[Credential]) -> Result<Self, SourceError> {
-        let vault = Vault::open(sources)?;
-        let files: Vec<_> = sources.iter().map(|source| source.file.clone()).collect();
-        let watch = match files.is_empty() {
+    /// A credential that has no value, or orders that cannot be read; then the server does not start.
+    pub(super) fn open(
+        sources: &[Credential],
+        state: &Path,
+        complain: impl Fn(&str),
+    ) -> Result<Self, SourceError> {
+        let unreadable = |error: io::Error| SourceError::Unreadable {
+            path: Orders::path(state),
+            reason: error.to_string(),
+        };
+        let (mut key, mut orders) = (Key::drawn(), Orders::default());
+        if !sources.is_empty() {
+            let (kept, lack) = Key::open(state);
+            key = kept;
+            if let Some(lack) = lack {
+                complain(&format!(
+                    "no state can be kept in {}: {lack}; credentials cannot be revoked while this runs",
+                    state.display()
+                ));
+            }
+            orders = Orders::read(state).map_err(unreadable)?;
+        }
+        let drilled = orders.drill.clone();
+        let vault = Vault::open(sources, key, orders, unix_now())?;
+        let watch = match sources.is_empty() {
             true => None,
             // Without it a change is found by SIGHUP and by the next start.
-            false => Watch::new(files, SETTLE, Instant::now()).ok(),
+            false => {
+                let files = vault.files().chain([Orders::path(state)]).collect();
+                Watch::new(files, SETTLE, Instant::now()).ok()
+            }
         };
         Ok(Self {
             untold: !sources.is_empty(),
             vault,
             watch,
+            state: state.to_owned(),
+            told: 0,
+            taken: 0,
+            drill: None,
+            drilled,
         })
     }
 
@@ -54,6 +101,31 @@ impl Keeper {
         }
     }
 
+    /// Why nothing may run: a process would hold a value that was revoked.
+    pub(super) fn withheld(&self) -> Option<String> {
+        let mut each = self.vault.each();
+        let (source, _) = each.find(|(source, held)| held.revoked && source.inject.is_held())?;
+        Some(format!(
+            "the credential {} was revoked; write another value into {}",
+            source.name,
+            source.file.display()
+        ))
+    }
+
+    /// The message process goes by what it was told, or by what it was told before that.
+    pub(super) fn taken(&mut self) {
+        self.taken += 1;
+    }
+
+    /// True when it goes by the values that are in force here.
+    pub(super) fn is_known(&self) -> bool {
+        self.taken == self.told
+    }
+
+    pub(super) fn drill(&mut self) -> Option<&mut Drilling> {
+        self.drill.as_mut()
+    }
+
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
         let due = self.watch.as_mut().is_some_and(|watch| {
@@ -62,14 +134,43 @@ impl Keeper {
         });
         let mut news = News::default();
         if due || at_once {
-            news = self.vault.reread();
+            // Orders that cannot be read change nothing: what was revoked stays so.
+            let drill = Orders::read(&self.state).ok().and_then(|orders| {
+                let drill = orders.drill.clone();
+                self.vault.order(orders);
+                drill
+            });
+            news = self.vault.reread(unix_now());
+            if let Some(watch) = &mut self.watch {
+                let files = self.vault.files().chain([Orders::path(&self.state)]);
+                watch.set_files(files.collect());
+            }
+            if let Some(drill) = drill.filter(|drill| Some(drill) != self.drilled.as_ref()) {
+                self.drilled = Some(drill.clone());
+                if self
+                    .vault
+                    .held()
+                    .iter()
+                    .any(|it| it.secret.name() == drill.name)
+                {
+                    news.changed.push(drill.name.clone());
+                    self.drill = Some(Drilling {
+                        order: drill,
+                        begun: now,
+                        took: None,
+                    });
+                }
+            }
         }
         if news.is_empty() && !std::mem::take(&mut self.untold) {
             return None;
         }
         self.untold = false;
         match self.event(&news) {
-            Ok(event) => Some(event),
+            Ok(event) => {
+                self.told += 1;
+                Some(event)
+            }
             Err(_) => {
                 // No memory for a few bytes: the next look tries again.
                 self.untold = true;
@@ -79,17 +180,35 @@ impl Keeper {
     }
 
     fn event(&self, news: &News) -> io::Result<Event> {
-        let mut values = Zeroizing::new(Vec::new());
-        let states = self.vault.held().iter().map(|held| {
+        let lengths = self
+            .vault
+            .held()
+            .iter()
+            .map(|it| it.secret.expose().len() + 4);
+        // Room for all of it from the start: a buffer that grows leaves copies behind.
+        let mut values = Zeroizing::new(Vec::with_capacity(lengths.sum()));
+        let states = self.vault.each().map(|(source, held)| {
             let value = held.secret.expose();
             values.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
             values.extend_from_slice(value);
             CredentialState {
-                name: held.secret.name().to_owned(),
+                name: source.name.clone(),
                 generation: held.generation,
-                fingerprint: held.fingerprint.clone(),
-                changed: news.changed.iter().any(|name| name == held.secret.name()),
+                fingerprint: held.fingerprint.to_string(),
+                changed: news.changed.contains(&source.name),
                 problem: held.problem.as_ref().map(ToString::to_string),
+                revoked: held.revoked,
+                since: held.since,
+                expires: held.expires,
+                rotate_by: source
+                    .rotate_every
+                    .map(|every| held.since + every.as_secs()),
+                aged: held.aged,
+                previous: held.previous.as_ref().map(|it| PreviousState {
+                    generation: it.generation,
+                    fingerprint: it.fingerprint.to_string(),
+                    until: it.until,
+                }),
             }
         });
         let states: Vec<CredentialState> = states.collect();
@@ -101,15 +220,30 @@ impl Keeper {
     }
 }
 
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
 /// The message process's side: every value that any process of the server may still hold.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// With the time from which it is forgotten; `None` while it is in force.
-    values: Vec<(Secret, Option<Instant>)>,
+    values: Vec<KnownValue>,
+    states: Vec<CredentialState>,
+}
+
+#[derive(Debug)]
+struct KnownValue {
+    secret: Secret,
+    /// When another took its place, and for how long it may still be in use; `None`: it is in force.
+    replaced: Option<(Instant, Duration)>,
+    revoked: bool,
 }
 
 impl Known {
-    /// Takes the values of an event; those that they replace are remembered for their overlap.
+    /// Takes the values of an event. Those that they replace are remembered for their overlap, and as
+    /// long as a process runs that was started before (`oldest`: when the first of them was).
     ///
     /// # Errors
     /// The descriptor does not hold what the states announce.
@@ -118,29 +252,37 @@ impl Known {
         states: &[CredentialState],
         values: OwnedFd,
         sources: &[Credential],
-        now: Instant,
+        (now, oldest): (Instant, Option<Instant>),
     ) -> io::Result<()> {
         let new = unpack(states, values)?;
-        self.values
-            .retain(|(_, until)| until.is_none_or(|until| until > now));
-        for (secret, until) in &mut self.values {
-            let in_force = new
-                .iter()
-                .any(|it| it.name() == secret.name() && it.expose() == secret.expose());
-            if until.is_none() && !in_force {
-                let source = sources.iter().find(|source| source.name == secret.name());
-                *until = Some(now + source.map_or(Duration::ZERO, |source| source.overlap));
+        self.values.retain(|it| {
+            it.replaced.is_none_or(|(at, overlap)| {
+                at + overlap > now || oldest.is_some_and(|oldest| oldest <= at)
+            })
+        });
+        for known in &mut self.values {
+            let same = |it: &Secret| {
+                it.name() == known.secret.name() && it.expose() == known.secret.expose()
+            };
+            if known.replaced.is_none() && !new.iter().any(same) {
+                let mut sources = sources.iter();
+                let source = sources.find(|source| source.is_called(known.secret.name()));
+                let overlap = source.map_or(Duration::ZERO, |source| source.overlap);
+                known.replaced = Some((now, overlap));
             }
         }
-        for secret in new {
-            let known = self
-                .values
-                .iter_mut()
-                .find(|(it, _)| it.name() == secret.name() && it.expose() == secret.expose());
+        for (secret, state) in new.into_iter().zip(states) {
+            let known = self.values.iter_mut().find(|it| {
+                it.secret.name() == secret.name() && it.secret.expose() == secret.expose()
+            });
             match known {
                 // A value that has come back is in force again.
-                Some((_, until)) => *until = None,
-                None => self.values.push((secret, None)),
+                Some(known) => (known.replaced, known.revoked) = (None, state.revoked),
+                None => self.values.push(KnownValue {
+                    secret,
+                    replaced: None,
+                    revoked: state.revoked,
+                }),
             }
         }
         Ok(())
@@ -148,33 +290,79 @@ impl Known {
 
     /// Copies of the values in force, for arguments.
     pub(super) fn in_force(&self) -> impl Iterator<Item = Secret> {
-        let current = self.values.iter().filter(|(_, until)| until.is_none());
-        current.map(|(secret, _)| Secret::new(secret.name(), secret.expose().to_vec()))
+        let current = self.values.iter();
+        let current = current.filter(|it| it.replaced.is_none() && !it.revoked);
+        current.map(|it| Secret::new(it.secret.name(), it.secret.expose().to_vec()))
     }
 
     /// Copies for the scrubber, which keeps its own.
     pub(super) fn copies(&self) -> impl Iterator<Item = Secret> {
         let all = self.values.iter();
-        all.map(|(secret, _)| Secret::new(secret.name(), secret.expose().to_vec()))
+        all.map(|it| Secret::new(it.secret.name(), it.secret.expose().to_vec()))
+    }
+
+    /// Says what is new of them, and counts it.
+    pub(super) fn tell(
+        &mut self,
+        states: &[CredentialState],
+        sources: &[Credential],
+        metrics: &Metrics,
+    ) {
+        let old = std::mem::replace(&mut self.states, states.to_vec());
+        for state in states {
+            let before = old.iter().find(|it| it.name == state.name);
+            metrics.credential(&CredentialGauges {
+                name: &state.name,
+                generation: state.generation,
+                broken: state.problem.is_some(),
+                revoked: state.revoked,
+                loaded: state.since,
+                expires: state.expires,
+                rotate_by: state.rotate_by,
+            });
+            let (name, generation) = (&state.name, state.generation);
+            if before.is_some_and(|it| it.generation != generation) {
+                metrics.credential_read(name, "changed");
+            }
+            if state.revoked && before.is_none_or(|it| !it.revoked) {
+                metrics.credential_read(name, "revoked");
+                tracing::error!("credential {name}: generation {generation} was revoked");
+            } else if let Some(problem) = &state.problem
+                && before.is_none_or(|it| it.problem.as_ref() != Some(problem))
+            {
+                metrics.credential_read(name, "broken");
+                tracing::error!(
+                    "credential {name}: {problem}; generation {generation} stays in force"
+                );
+            }
+            if state.aged != before.and_then(|it| it.aged) {
+                match state.aged {
+                    None => {}
+                    Some(Aged::Overdue) => tracing::warn!(
+                        "credential {name}: generation {generation} is older than rotate_every says"
+                    ),
+                    Some(Aged::Expiring) => tracing::warn!(
+                        "credential {name}: generation {generation} ends within a day"
+                    ),
+                    Some(Aged::Expired) => {
+                        tracing::error!("credential {name}: generation {generation} has ended");
+                    }
+                }
+            }
+            if state.changed && !replaces(sources, state) {
+                let fingerprint = &state.fingerprint;
+                tracing::info!(
+                    "another credential: {name} (generation {generation}, {fingerprint})"
+                );
+            }
+        }
     }
 }
 
 /// True when a server that has the last value needs to be another process for the new one.
 pub(super) fn replaces(sources: &[Credential], state: &CredentialState) -> bool {
     let mut sources = sources.iter();
-    sources.any(|source| source.name == state.name && source.inject.replaces())
-}
-
-/// Says that another value is in force and nothing has to be replaced for it.
-pub(super) fn tell_in_place(states: &[&CredentialState]) {
-    for state in states {
-        tracing::info!(
-            "another credential: {} (generation {}, {})",
-            state.name,
-            state.generation,
-            state.fingerprint
-        );
-    }
+    sources.any(|source| source.is_called(&state.name) && source.inject.replaces())
 }
 
 fn unpack(states: &[CredentialState], values: OwnedFd) -> io::Result<Vec<Secret>> {
@@ -199,7 +387,7 @@ fn unpack(states: &[CredentialState], values: OwnedFd) -> io::Result<Vec<Secret>
 mod tests {
     use super::*;
 
-    fn source(file: std::path::PathBuf) -> Credential {
+    fn source(file: PathBuf) -> Credential {
         Credential {
             name: "a".to_owned(),
             file,
@@ -218,14 +406,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sources = [source(dir.path().join("a"))];
         std::fs::write(&sources[0].file, "first-value").unwrap();
-        let mut keeper = Keeper::open(&sources).unwrap();
+        let mut keeper =
+            Keeper::open(&sources, &dir.path().join("state"), |it| panic!("{it}")).unwrap();
         let mut known = Known::default();
         let now = Instant::now();
         let mut tell = |keeper: &mut Keeper, now| {
             let Some(Event::Credentials { states, values }) = keeper.look(true) else {
                 panic!("nothing to tell");
             };
-            known.take(&states, values, &sources, now).unwrap();
+            known.take(&states, values, &sources, (now, None)).unwrap();
             let mut all: Vec<String> = known
                 .copies()
                 .map(|it| String::from_utf8_lossy(it.expose()).into_owned())
@@ -257,6 +446,12 @@ mod tests {
             fingerprint: String::new(),
             changed: false,
             problem: None,
+            revoked: false,
+            since: 0,
+            expires: None,
+            rotate_by: None,
+            aged: None,
+            previous: None,
         };
         for bytes in [&b""[..], b"\x05\0\0\0abc", b"\xff\xff\xff\xffabc"] {
             let mut values = File::from(cell::seal("test", bytes).unwrap());

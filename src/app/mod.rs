@@ -13,6 +13,7 @@ mod lane;
 mod network;
 mod replace;
 mod revive;
+mod roll;
 mod seldom;
 mod shelf;
 mod slice;
@@ -24,6 +25,7 @@ mod switch;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
+pub(crate) use roll::{Instance, Shown, instances};
 pub use spawner::spawner;
 pub(crate) use switch::{change as change_switch, path as switch_path};
 

@@ -58,7 +58,7 @@ impl Loop {
         let sources = &config.credentials;
         // A server whose words cannot be searched for what it was given must not speak.
         self.known
-            .take(states, values, sources, now)
+            .take(states, values, sources, (now, self.server_since))
             .map_err(|source| LoopError::System {
                 doing: "read the credentials of the server",
                 source,
@@ -70,17 +70,7 @@ impl Loop {
         self.session.adopt(Arc::new(
             Policy::new(&self.config, scrubber).with_values(&self.config, &values),
         ));
-        for state in states {
-            self.metrics
-                .credential(&state.name, state.generation, state.problem.is_some());
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
+        self.known.tell(states, sources, &self.metrics);
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
         // From here on a server may say them.
@@ -88,12 +78,9 @@ impl Loop {
             doing: "reach the spawner",
             source,
         })?;
-        let changed = states.iter().filter(|state| state.changed);
-        let (replaces, stays): (Vec<_>, Vec<_>) =
-            changed.partition(|state| super::credentials::replaces(sources, state));
-        super::credentials::tell_in_place(&stays);
-        let changed: Vec<String> = replaces
-            .into_iter()
+        let changed: Vec<String> = states
+            .iter()
+            .filter(|state| state.changed && super::credentials::replaces(sources, state))
             .map(|state| {
                 format!(
                     "{} (generation {}, {})",

@@ -2,7 +2,8 @@
 
 use super::access::Porter;
 use super::audit_path;
-use super::credentials::Keeper;
+use super::credentials::{Keeper, unix_now};
+use super::roll::{Drilled, Holders, Instance, Roll, Shown};
 use super::shelf::{self, Shelf};
 use super::switch::Guarded;
 use crate::audit;
@@ -20,7 +21,10 @@ use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// From an attempt to write a file into a cell that failed until the next.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Serves the message process at the other end of descriptor `control` until it is gone.
 #[must_use]
@@ -39,13 +43,19 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
             return ExitCode::from(code);
         }
         Ok(Role::Spawner(control)) => {
-            let keeper = Keeper::open(&config.credentials);
+            let keeper = Keeper::open(&config.credentials, &config.state_dir, say);
+            // Where no state can be kept nobody can be told; that was said already.
+            let counts = mode == Mode::Run && !config.credentials.is_empty();
+            let roll = counts.then(|| Roll::open(&config.state_dir).ok()).flatten();
             let guarded = (mode == Mode::Run).then(|| Guarded::open(config));
             let porter = (mode == Mode::Run).then(|| Porter::open(config)).flatten();
             let mut office = Office {
                 config,
                 keeper,
                 shelves: Vec::new(),
+                again_at: None,
+                roll,
+                since: unix_now(),
                 guarded,
                 porter,
             };
@@ -68,8 +78,13 @@ struct Office<'a> {
     config: &'a Config,
     /// Or why there is no start.
     keeper: Result<Keeper, SourceError>,
-    /// Files of credentials, one set for each cell that runs.
+    /// What the cells hold of them.
     shelves: Vec<Shelf>,
+    /// When a file that could not be written is tried again.
+    again_at: Option<Instant>,
+    /// Where others see how it stands.
+    roll: Option<Roll>,
+    since: u64,
     /// `exec` is for looking around, and has none.
     guarded: Option<Guarded>,
     /// Of a listener that knows its clients by files.
@@ -102,6 +117,7 @@ impl Duties for Office<'_> {
             shelf.grant(vault, &mut planned.spec);
             self.shelves.push(shelf);
         }
+        self.publish();
         Ok(planned)
     }
 
@@ -122,14 +138,36 @@ impl Duties for Office<'_> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::due);
         let guarded = self.guarded.as_ref().and_then(Guarded::due);
         let porter = self.porter.as_ref().map(Porter::due);
-        keeper.into_iter().chain(guarded).chain(porter).min()
+        let known = self.keeper.as_ref().is_ok_and(Keeper::is_known);
+        let again = self.again_at.filter(|_| known);
+        let all = keeper.into_iter().chain(guarded).chain(porter);
+        all.chain(again).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
-        let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
         let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
+        self.shelves.retain(Shelf::is_there);
+        if let (Some(guarded), Ok(keeper)) = (&mut self.guarded, &self.keeper) {
+            guarded.withhold(keeper.withheld());
+        }
+        let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
+        self.publish();
         let porter = self.porter.as_mut().and_then(|it| it.look(now));
-        guarded.into_iter().chain(keeper).chain(porter).collect()
+        // Values before what may be started with them.
+        keeper.into_iter().chain(guarded).chain(porter).collect()
+    }
+
+    fn doomed(&self) -> Vec<PathBuf> {
+        let Ok(keeper) = &self.keeper else {
+            return Vec::new();
+        };
+        let orders = keeper.vault().orders();
+        let holds = |shelf: &&Shelf| {
+            let mut laid = shelf.laid().iter();
+            laid.any(|it| orders.revokes(&it.name, &it.fingerprint))
+        };
+        let doomed = self.shelves.iter().filter(holds);
+        doomed.map(|shelf| shelf.private().to_owned()).collect()
     }
 
     fn is_off(&self) -> bool {
@@ -142,25 +180,110 @@ impl Duties for Office<'_> {
         }
     }
 
-    fn hand_over(&mut self) -> Vec<(PathBuf, Signal)> {
-        let Ok(keeper) = &self.keeper else {
+    fn hand_over(&mut self, taken: bool) -> Vec<(PathBuf, Signal)> {
+        let Ok(keeper) = &mut self.keeper else {
             return Vec::new();
         };
+        let late = self.again_at.is_some_and(|at| at <= Instant::now());
+        if taken {
+            keeper.taken();
+        }
+        // What it does not know yet is not for the server either; it will say so again.
+        if !(taken || late) || !keeper.is_known() {
+            return Vec::new();
+        }
+        self.again_at = None;
+        let drill = keeper.drill().filter(|drill| drill.took.is_none());
+        let again = drill.map(|drill| drill.order.name.clone());
         self.shelves.retain(Shelf::is_there);
         let mut told = Vec::new();
         for shelf in &mut self.shelves {
-            match shelf.renew(keeper.vault()) {
+            match shelf.renew(keeper.vault(), again.as_deref()) {
                 Ok(signals) => {
                     let private = || shelf.private().to_owned();
                     told.extend(signals.into_iter().map(|signal| (private(), signal)));
                 }
-                Err(error) => say(&format!(
-                    "cannot put a credential into the cell: {error}; the server keeps the old one"
-                )),
+                Err(error) => {
+                    self.again_at = Some(Instant::now() + AGAIN);
+                    say(&format!(
+                        "cannot put a credential into the cell: {error}; the server keeps the old one for now"
+                    ));
+                }
             }
         }
         told
     }
+}
+
+impl Office<'_> {
+    /// Says how the credentials of this instance stand.
+    fn publish(&mut self) {
+        let (Some(roll), Ok(keeper)) = (&mut self.roll, &mut self.keeper) else {
+            return;
+        };
+        let (known, sources) = (keeper.is_known(), &self.config.credentials);
+        let drill = keeper.drill().map(|drill| {
+            let name = &drill.order.name;
+            let mut sources = sources.iter();
+            let replaces = sources.any(|it| it.name == *name && it.inject.replaces());
+            let old = self.shelves.iter().filter(|it| it.made() < drill.begun);
+            let left = if replaces { old.count() } else { 0 };
+            if known && left == 0 && drill.took.is_none() {
+                drill.took = Some(drill.begun.elapsed());
+            }
+            Drilled {
+                id: drill.order.id.clone(),
+                millis: drill
+                    .took
+                    .and_then(|took| u64::try_from(took.as_millis()).ok()),
+                left: u32::try_from(left).unwrap_or(u32::MAX),
+            }
+        });
+        let shelves = &self.shelves;
+        let shown = keeper.vault().each().map(|(source, held)| Shown {
+            name: source.name.clone(),
+            inject: source.inject.to_string(),
+            generation: held.generation,
+            fingerprint: held.fingerprint.clone(),
+            since: held.since,
+            expires: held.expires,
+            rotate_by: source
+                .rotate_every
+                .map(|every| held.since + every.as_secs()),
+            aged: held.aged,
+            revoked: held.revoked,
+            previous: held.previous.as_ref().map(|it| it.fingerprint.clone()),
+            problem: held.problem.as_ref().map(ToString::to_string),
+            known,
+            holders: holders(shelves, &source.name),
+        });
+        roll.write(Instance {
+            pid: std::process::id(),
+            since: self.since,
+            credentials: shown.collect(),
+            drill,
+        });
+    }
+}
+
+/// How many cells hold which value of one credential.
+fn holders(shelves: &[Shelf], name: &str) -> Vec<Holders> {
+    let mut found: Vec<Holders> = Vec::new();
+    let all = shelves.iter().flat_map(Shelf::laid);
+    for laid in all.filter(|laid| laid.name == name) {
+        let known = found
+            .iter_mut()
+            .find(|it| it.fingerprint == laid.fingerprint);
+        match known {
+            Some(holders) => holders.servers += 1,
+            None => found.push(Holders {
+                generation: laid.generation,
+                fingerprint: laid.fingerprint.clone(),
+                servers: 1,
+            }),
+        }
+    }
+    found
 }
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.

@@ -75,6 +75,8 @@ pub(super) struct Loop {
     pub(super) seldom: Seldom,
     pub(super) followed: Followed,
     pub(super) started: bool,
+    /// Not after the start of the server that runs: when the one before was lost.
+    pub(super) server_since: Option<Instant>,
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
     pub(super) begun: Instant,
@@ -132,6 +134,7 @@ impl Loop {
             seldom,
             followed: Followed::default(),
             started: false,
+            server_since: Some(begun),
             hung_up: false,
             rest_at: None,
             begun,

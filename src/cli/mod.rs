@@ -3,6 +3,7 @@
 pub mod args;
 mod check;
 mod client;
+mod credentials;
 mod demo;
 mod doctor;
 mod exec;
@@ -48,6 +49,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::check(&args),
         Command::Kill(args) => switch::kill(&args),
         Command::Resume(args) => switch::resume(&args),
+        Command::Credentials(args) => credentials::credentials(args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
         Command::Client { command } => client::client(command),
         Command::Tls { command } => tls::tls(command),

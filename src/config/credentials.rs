@@ -3,6 +3,7 @@
 use super::EntryError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -28,6 +29,44 @@ pub struct Credential {
     pub overlap: Duration,
     /// How old a value may become before it is reported. `None`: any age.
     pub rotate_every: Option<Duration>,
+}
+
+/// Stands for the tenant of whoever asks, as one part of a path.
+const TENANT: &str = "{tenant}";
+
+impl Credential {
+    /// True when each tenant has a value of its own.
+    #[must_use]
+    pub fn is_by_tenant(&self) -> bool {
+        self.file.iter().any(|part| part == TENANT)
+    }
+
+    /// The directory that has an entry for each tenant.
+    #[must_use]
+    pub fn tenants(&self) -> Option<PathBuf> {
+        let above = self.file.iter().take_while(|part| *part != TENANT);
+        self.is_by_tenant().then(|| above.collect())
+    }
+
+    /// The one of this tenant: `NAME/TENANT`.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &str) -> Self {
+        let parts = self.file.iter().map(|part| match part == TENANT {
+            true => OsStr::new(tenant),
+            false => part,
+        });
+        Self {
+            name: format!("{}/{tenant}", self.name),
+            file: parts.collect(),
+            ..self.clone()
+        }
+    }
+
+    /// True when that is the name of this one, or of this one for some tenant.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        name.split_once('/').map_or(name, |(name, _)| name) == self.name
+    }
 }
 
 /// The place at which the value of a credential meets the server. Whoever adds one says here when
@@ -198,6 +237,30 @@ mod tests {
             assert!(read(text).is_err(), "{text:?}");
         }
         assert!(read(&"/a".repeat(9)).is_err());
+    }
+
+    #[test]
+    fn a_tenant_has_a_file_of_its_own() {
+        let one = Credential {
+            name: "c".to_owned(),
+            file: "/s/{tenant}/token".into(),
+            key: None,
+            inject: Inject::Argument {
+                pointer: "/t".parse().unwrap(),
+                tools: Vec::new(),
+            },
+            environment: None,
+            overlap: Duration::ZERO,
+            rotate_every: None,
+        };
+        assert_eq!(one.tenants(), Some("/s".into()));
+        let of = one.of_tenant("acme");
+        assert_eq!(
+            (&*of.name, of.file.to_str()),
+            ("c/acme", Some("/s/acme/token"))
+        );
+        assert!(one.is_called("c/acme") && one.is_called("c") && !one.is_called("d/acme"));
+        assert_eq!(of.tenants(), None);
     }
 
     #[test]

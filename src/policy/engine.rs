@@ -16,10 +16,11 @@ use super::inject::Injections;
 use super::lists;
 use super::names::NameList;
 use super::permissions::Permissions;
-use super::rules::{CREDENTIALS_ARGUMENT, LISTS_HIDDEN, LISTS_PRIVATE};
+use super::problems;
+use super::rules::{CREDENTIALS_ARGUMENT, CREDENTIALS_PROBLEM, LISTS_HIDDEN, LISTS_PRIVATE};
 use super::tools::ToolRules;
 use super::uris::UriList;
-use super::{Decision, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
+use super::{Decision, Note, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
 use crate::config::{Config, Effect, Limits, SchemaChecks, SecretsMode};
 use crate::identity::Caller;
 use crate::mcp::{Capability, Envelope, Era, Kind, Subject, method};
@@ -40,6 +41,8 @@ pub struct Policy {
     limits: Limits,
     /// Credentials that are arguments, with the values in force.
     injections: Injections,
+    /// The names of all credentials.
+    credentials: Box<[Box<str>]>,
     scrubber: Scrubber,
     digest: String,
     /// Asked once here, so that no message pays for a rule that is not there.
@@ -110,6 +113,11 @@ impl Policy {
             permissions: Permissions::new(config),
             limits: config.limits.clone(),
             injections: Injections::new(&config.credentials, &[]),
+            credentials: config
+                .credentials
+                .iter()
+                .map(|it| (*it.name).into())
+                .collect(),
             scrubber,
             digest: digest::of(config),
             denied,
@@ -219,7 +227,7 @@ impl Policy {
         };
         let filled = match &refused {
             Some(_) => Ok(None),
-            None => self.fill_arguments(envelope, subject, params, tools),
+            None => self.fill_arguments(envelope, subject, (params, caller), tools),
         };
         let (refused, filled) = match (refused, filled) {
             (None, Ok(filled)) => {
@@ -333,7 +341,16 @@ impl Policy {
                 }
             }
         }
+        let at_fault = subject.and_then(|subject| self.problem(envelope, subject));
+        if let Some(problem) = at_fault {
+            notes.push(Note::Credential {
+                problem: problem.name,
+                invalid: problem.invalid,
+            });
+            rewritten = problems::advised(envelope, problem.invalid, CREDENTIALS_PROBLEM);
+        }
         let rule = rewritten.is_some().then_some(match (marked, cut) {
+            _ if at_fault.is_some() => CREDENTIALS_PROBLEM,
             (true, _) => LISTS_PRIVATE,
             (false, true) => CREDENTIALS_ARGUMENT,
             (false, false) => LISTS_HIDDEN,

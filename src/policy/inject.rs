@@ -30,8 +30,9 @@ pub(super) struct Injection {
     pointer: Pointer,
     exact: Box<[Box<str>]>,
     globs: Box<[Glob]>,
-    /// As JSON; `None` while there is none to give.
-    value: Option<Zeroizing<Vec<u8>>>,
+    by_tenant: bool,
+    /// As JSON, of each tenant, or of all.
+    values: Vec<(Option<Box<str>>, Json)>,
 }
 
 impl std::fmt::Debug for Injection {
@@ -39,6 +40,9 @@ impl std::fmt::Debug for Injection {
         write!(f, "Injection({} at {})", self.name, self.pointer)
     }
 }
+
+/// The text of a value that is wiped.
+type Json = Zeroizing<Vec<u8>>;
 
 /// What is known of the tool's input schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,11 @@ impl Injections {
             let Inject::Argument { pointer, tools } = &credential.inject else {
                 return None;
             };
-            let value = values.iter().find(|it| it.name() == credential.name);
+            let values = values.iter().filter(|it| credential.is_called(it.name()));
+            let values = values.filter_map(|it| {
+                let tenant = it.name().split_once('/').map(|(_, tenant)| tenant.into());
+                Some((tenant, as_json(it.expose())?))
+            });
             let (globs, exact): (Vec<&String>, Vec<&String>) =
                 tools.iter().partition(|tool| tool.contains('*'));
             Some(Injection {
@@ -81,7 +89,8 @@ impl Injections {
                 pointer: pointer.clone(),
                 exact: exact.into_iter().map(|tool| (**tool).into()).collect(),
                 globs: globs.into_iter().map(|tool| Glob::new(tool)).collect(),
-                value: value.and_then(|value| as_json(value.expose())),
+                by_tenant: credential.is_by_tenant(),
+                values: values.collect(),
             })
         });
         Self { all: all.collect() }
@@ -110,12 +119,12 @@ impl Injections {
         })
     }
 
-    /// The values of a call of `tool`, spliced in. `params` are those of the line.
+    /// The values of a call of `tool` for a tenant, spliced in. `params` are those of the line.
     pub(super) fn fill(
         &self,
         line: &[u8],
         params: Raw<'_>,
-        tool: &str,
+        (tool, tenant): (&str, Option<&str>),
         listed: Listed<'_>,
     ) -> Filled {
         if listed == Listed::Unknown && self.wants_schema(tool) {
@@ -141,7 +150,7 @@ impl Injections {
                 Err(Obstacle::Taken) => return Filled::Taken(injection.pointer.to_string()),
                 Err(Obstacle::Other) => return Filled::Blocked(injection.pointer.to_string()),
             };
-            let Some(value) = &injection.value else {
+            let Some(value) = injection.value(tenant) else {
                 return Filled::Missing(injection.name.clone());
             };
             let next = place.splice(current, path, value);
@@ -231,13 +240,24 @@ impl Injections {
 }
 
 impl Injection {
+    /// `None` while there is none to give.
+    fn value(&self, tenant: Option<&str>) -> Option<&[u8]> {
+        let wanted = tenant.filter(|_| self.by_tenant);
+        if self.by_tenant && wanted.is_none() {
+            return None;
+        }
+        let mut values = self.values.iter();
+        let found = values.find(|(of, _)| of.as_deref() == wanted);
+        found.map(|(_, value)| value.as_slice())
+    }
+
     fn is_for(&self, tool: &str) -> bool {
         self.exact.iter().any(|name| **name == *tool)
     }
 }
 
 /// A JSON string that never lies in memory twice: the buffer has room for six bytes for each.
-fn as_json(value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+fn as_json(value: &[u8]) -> Option<Json> {
     let value = std::str::from_utf8(value).ok()?;
     let mut json = Zeroizing::new(Vec::with_capacity(value.len() * 6 + 2));
     serde_json::to_writer(&mut *json, value).ok()?;
@@ -474,11 +494,16 @@ fn cut_items(
 mod tests {
     use super::*;
 
+    /// A credential that is called like its place.
+    fn named(pointer: &str) -> String {
+        pointer.trim_start_matches('/').replace('/', ".")
+    }
+
     fn injections(list: &[(&str, &[&str], Option<&str>)]) -> Injections {
         let credentials: Vec<Credential> = list
             .iter()
             .map(|(pointer, tools, _)| Credential {
-                name: (*pointer).to_owned(),
+                name: named(pointer),
                 file: "/x".into(),
                 key: None,
                 inject: Inject::Argument {
@@ -491,7 +516,7 @@ mod tests {
             })
             .collect();
         let values = list.iter().filter_map(|(pointer, _, value)| {
-            Some(Secret::new(*pointer, (*value)?.as_bytes().to_vec()))
+            Some(Secret::new(named(pointer), (*value)?.as_bytes().to_vec()))
         });
         Injections::new(&credentials, &values.collect::<Vec<_>>())
     }
@@ -503,7 +528,7 @@ mod tests {
     fn fill(injections: &Injections, params: &str, listed: Listed<'_>) -> String {
         let line = call(params);
         let raw = params_of(line.as_bytes()).unwrap();
-        match injections.fill(line.as_bytes(), raw, "t", listed) {
+        match injections.fill(line.as_bytes(), raw, ("t", None), listed) {
             Filled::Unchanged => "unchanged".to_owned(),
             Filled::Line(out, arguments) => {
                 let text = String::from_utf8(out).unwrap();
@@ -608,7 +633,44 @@ mod tests {
         let other = injections(&[("/token", &["u*"], Some("v"))]);
         assert_eq!(fill(&other, params, Listed::Unknown), "unchanged");
         let none = injections(&[("/token", &["*"], None)]);
-        assert_eq!(fill(&none, "{}", Listed::Schema(SCHEMA)), "missing /token");
+        assert_eq!(fill(&none, "{}", Listed::Schema(SCHEMA)), "missing token");
+    }
+
+    #[test]
+    fn a_tenant_gets_its_own_value_and_nobody_else_gets_it() {
+        let credential = Credential {
+            name: "c".to_owned(),
+            file: "/s/{tenant}".into(),
+            key: None,
+            inject: Inject::Argument {
+                pointer: "/token".parse().unwrap(),
+                tools: vec!["t".to_owned()],
+            },
+            environment: None,
+            overlap: std::time::Duration::ZERO,
+            rotate_every: None,
+        };
+        let value = |name: &str, text: &str| Secret::new(name, text.as_bytes().to_vec());
+        let values = [
+            value("c/acme", "one"),
+            value("c/zeta", "two"),
+            value("c", "three"),
+        ];
+        let injections = Injections::new(&[credential], &values);
+        let line = call("{}");
+        let raw = params_of(line.as_bytes()).unwrap();
+        let get =
+            |tenant| match injections.fill(line.as_bytes(), raw, ("t", tenant), Listed::Nothing) {
+                Filled::Line(line, arguments) => {
+                    String::from_utf8(line[arguments].to_vec()).unwrap()
+                }
+                Filled::Missing(name) => format!("missing {name}"),
+                _ => String::new(),
+            };
+        assert_eq!(get(Some("acme")), r#"{"token":"one"}"#);
+        assert_eq!(get(Some("zeta")), r#"{"token":"two"}"#);
+        assert_eq!(get(Some("other")), "missing c");
+        assert_eq!(get(None), "missing c");
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
 pub(super) const SCHEMA_OUTPUT: &str = "schema.output";
 pub(super) const CREDENTIALS_ARGUMENT: &str = "credentials.argument";
 pub(super) const CREDENTIALS_MISSING: &str = "credentials.missing";
+pub(super) const CREDENTIALS_PROBLEM: &str = "credentials.problem";
+/// Asked by the session.
+pub const CREDENTIALS_BREAKER: &str = "credentials.breaker";
 pub(super) const SCRUB_SECRETS: &str = "scrub.secrets";
 /// Asked by the session.
 pub const LIMITS_REQUEST: &str = "limits.request";
@@ -168,6 +171,16 @@ pub const RULES: &[Rule] = &[
         id: SCHEMA_OUTPUT,
         summary: "The structured content of a result does not match the output schema that the tool advertises.",
         setting: "[schema] output, or [tools.\"NAME\"] output",
+    },
+    Rule {
+        id: CREDENTIALS_PROBLEM,
+        summary: "A call failed because of the server's credential, and the agent is told so: the arguments are fine, and trying again does not help.",
+        setting: "file of [credentials.NAME]: write another value",
+    },
+    Rule {
+        id: CREDENTIALS_BREAKER,
+        summary: "The tool failed by its credential several times in a row, so it is left alone for a while, or until there is another credential.",
+        setting: "file of [credentials.NAME]: write another value",
     },
     Rule {
         id: SCRUB_SECRETS,

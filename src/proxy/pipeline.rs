@@ -133,6 +133,9 @@ impl Session {
         if !self.switched_off.is_empty() && self.is_off(&subject) {
             return turn_away(self, &own::tool_off(&subject), out);
         }
+        if let Some(wait) = self.is_barred(&subject, now) {
+            return turn_away(self, &own::credential_breaker(&subject, wait), out);
+        }
         if !self.client_named {
             self.learn_client(envelope, &subject.method, params);
         }
@@ -332,6 +335,7 @@ impl Session {
             .policy
             .server(envelope, Some(&open.origin), &mut self.tools, caller);
         self.note(&decision.notes);
+        self.watch_credential(&open.origin.subject, &decision.notes, now);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {
             _ if open.state == State::Cancelled => "cancelled",

@@ -150,6 +150,7 @@ impl Session {
     /// Messages are decided by this policy from here on.
     pub fn adopt(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+        self.credential_breaker.reset();
     }
 
     /// True while an answer is owed.

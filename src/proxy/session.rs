@@ -19,7 +19,7 @@ use crate::config::{Config, Payloads};
 use crate::identity::Caller;
 use crate::mcp::{Direction, Envelope, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
-use crate::policy::{LIMITS_RESPONSE, Policy, Refusal, ToolBook};
+use crate::policy::{CredentialBreaker, LIMITS_RESPONSE, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::sanitize;
 use smol_str::SmolStr;
@@ -84,6 +84,7 @@ pub struct Session {
     pub(super) payloads: Payloads,
     caps: Caps,
     noise_shown: bool,
+    pub(super) credential_breaker: CredentialBreaker,
     pub(super) explained: HashSet<(&'static str, Option<SmolStr>)>,
 }
 
@@ -126,6 +127,7 @@ impl Session {
                 response: config.limits.response.0,
             },
             noise_shown: false,
+            credential_breaker: CredentialBreaker::default(),
             explained: HashSet::new(),
         }
     }

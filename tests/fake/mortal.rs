@@ -59,7 +59,7 @@ fn main() -> ExitCode {
                 ];
                 let plain = |name| json!({"name": name, "inputSchema": {"type": "object"}});
                 let mut tools: Vec<Value> = tools.into_iter().map(plain).collect();
-                tools.extend(["file", "kept", "say", "fail", "sight"].map(plain));
+                tools.extend(["file", "kept", "say", "fail", "sight", "search"].map(plain));
                 tools.push(json!({"name": "given", "inputSchema": {
                     "type": "object",
                     "properties": {"key": {"type": "integer"}, "token": {"type": "string", "minLength": 4}},
@@ -91,6 +91,10 @@ fn main() -> ExitCode {
                             _ => format!("it is {token}."),
                         };
                         reply(id, &text(&said));
+                    }
+                    "search" => {
+                        let reversed = arguments["reversed"].as_str().unwrap_or_default();
+                        reply(id, &text(&search(reversed.as_bytes())));
                     }
                     "sight" => reply(id, &text(&sight())),
                     "say" => reply(id, &text(arguments["text"].as_str().unwrap_or_default())),
@@ -166,6 +170,76 @@ fn sight() -> String {
         std::fs::remove_file(&path).is_ok(),
         std::fs::write(beside, "x").is_ok(),
     )
+}
+
+/// Looks for a text wherever this process can look. It is given from behind, so that the search itself
+/// puts it nowhere.
+fn search(reversed: &[u8]) -> String {
+    let holds = |bytes: &[u8]| {
+        let last = reversed.first().copied();
+        let mut ends = (0..bytes.len()).filter(|at| bytes.get(*at).copied() == last);
+        ends.any(|at| {
+            let from = (at + 1).checked_sub(reversed.len());
+            from.is_some_and(|from| bytes[from..=at].iter().rev().eq(reversed))
+        })
+    };
+    let mut found = Vec::new();
+    let mut looked = 0;
+    // By name too: where the list is closed, its entries need not be.
+    let listed = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let named = (1..64).map(|pid| PathBuf::from(format!("/proc/{pid}")));
+    let processes = listed.map(|entry| entry.path()).chain(named);
+    for path in processes.chain([PathBuf::from("/proc/self")]) {
+        for name in ["environ", "cmdline", "mountinfo", "status", "maps"] {
+            if let Ok(bytes) = std::fs::read(path.join(name)) {
+                looked += 1;
+                if holds(&bytes) {
+                    found.push(path.join(name));
+                }
+            }
+        }
+        let maps = std::fs::read_to_string(path.join("maps")).unwrap_or_default();
+        let Ok(memory) = std::fs::File::open(path.join("mem")) else {
+            continue;
+        };
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let range = line.split(' ').next().unwrap_or_default().split_once('-');
+            let Some((from, to)) = range else { continue };
+            let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+            let (from, to) = (number(from), number(to));
+            let mut bytes = vec![0; usize::try_from((to - from).min(64 << 20)).unwrap_or(0)];
+            let read = std::os::unix::fs::FileExt::read_at(&memory, &mut bytes, from);
+            if let Ok(read) = read {
+                looked += 1;
+                if holds(&bytes[..read]) {
+                    found.push(path.join("mem"));
+                }
+            }
+        }
+    }
+    let mut directories: Vec<PathBuf> = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"]
+        .into_iter()
+        .filter_map(|name| Some(PathBuf::from(std::env::var_os(name)?)))
+        .flat_map(|path| [path.clone(), path.join("..")])
+        .chain(std::env::var_os("TOKEN_FILE").map(|path| PathBuf::from(path).with_file_name("")))
+        .chain(["/run", "/tmp", "/dev/shm", "/etc"].map(PathBuf::from))
+        .collect();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
+                Ok(kind) if kind.is_file() => {
+                    let bytes = std::fs::read(entry.path()).unwrap_or_default();
+                    looked += 1;
+                    if holds(&bytes) {
+                        found.push(entry.path());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    format!("found {} of {looked} {found:?}", found.len())
 }
 
 /// Which token it is, in a form that nobody takes for the token.

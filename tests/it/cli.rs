@@ -91,6 +91,7 @@ fn no_command() {
       check        Validate a configuration and print what is effective, with the origin of each value
       kill         Switch a server off, or some of its tools: at once, and until `resume`
       resume       Switch on again what `kill` has switched off
+      credentials  List the credentials of a server, rehearse a rotation, or revoke a value
       doctor       Print what this host can enforce, and what is missing
       client       Keys for network clients
       tls          Certificates for the listener

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The fake server's own way to say which token it has.
-fn fingerprint(token: &str) -> String {
+pub(crate) fn fingerprint(token: &str) -> String {
     let sum = token.bytes().fold(7_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(byte.into())
     });
@@ -18,11 +18,11 @@ fn fingerprint(token: &str) -> String {
 /// Whom root's server runs as.
 const USER: u32 = 0x7fff_c0de;
 
-fn value(round: u32) -> String {
+pub(crate) fn value(round: u32) -> String {
     format!("tok-{round}-Zq7vLm2Xw9")
 }
 
-fn start(rig: Rig, flags: &[&str], server: &[&str]) -> Wire {
+pub(crate) fn start(rig: Rig, flags: &[&str], server: &[&str]) -> Wire {
     let mark = mark();
     let path = example("mortal").to_str().unwrap().to_owned();
     std::fs::create_dir_all(rig.path().join("notes")).unwrap();
@@ -56,7 +56,7 @@ struct Source {
     write: fn(&Path, u32),
 }
 
-fn replace(path: &Path, text: &str) {
+pub(crate) fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();

@@ -95,8 +95,13 @@ impl State {
         values: OwnedFd,
         now: Instant,
     ) -> io::Result<()> {
+        let cells = self.cells();
+        let begun = cells
+            .into_iter()
+            .filter_map(|cell| self.with(cell, |_, it| it.begun));
+        let oldest = begun.min();
         self.known
-            .take(states, values, &self.config.credentials, now)?;
+            .take(states, values, &self.config.credentials, (now, oldest))?;
         let given = crate::app::given(&self.config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
         let scrubber = Scrubber::new(self.config.scrub, &secrets);
@@ -108,23 +113,12 @@ impl State {
             // From here on a server may say them. A spawner that is gone says so by itself.
             drop(spawner.taken());
         }
-        let changed = states.iter().filter(|state| state.changed);
-        let (replaces, stays): (Vec<_>, Vec<_>) =
-            changed.partition(|state| credentials::replaces(&self.config.credentials, state));
-        credentials::tell_in_place(&stays);
-        let changed = !replaces.is_empty();
-        for state in states {
-            let broken = state.problem.is_some();
-            self.metrics
-                .credential(&state.name, state.generation, broken);
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
+        let config = Arc::clone(&self.config);
+        self.known.tell(states, &config.credentials, &self.metrics);
+        let replaced = |state: &CredentialState| {
+            state.changed && credentials::replaces(&config.credentials, state)
+        };
+        let changed = states.iter().any(replaced);
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
@@ -153,10 +147,7 @@ impl State {
         let tools = self.tools_off.clone();
         self.desk.switch_tools(tools.clone());
         match off {
-            Some(reason) => tracing::warn!(
-                "switched off: {reason}; `cofferdam resume {}` switches it on",
-                self.config.server.name
-            ),
+            Some(reason) => tracing::warn!("switched off: {reason}"),
             None => tracing::info!("what is switched off: {} tools", tools.len()),
         }
         for cell in self.cells() {

@@ -3,6 +3,7 @@
 //! One datagram of a SOCK_SEQPACKET pair is one message. Each side treats the other as hostile: a
 //! message that is not exactly right is an error, never a guess.
 
+use super::credential::CredentialState;
 use crate::cell::LayerReport;
 use crate::cell::egress::News;
 use serde::{Deserialize, Serialize};
@@ -268,19 +269,6 @@ pub enum Event {
     },
 }
 
-/// One credential, without its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CredentialState {
-    pub name: String,
-    pub generation: u32,
-    pub fingerprint: String,
-    /// Another value than the last event said.
-    pub changed: bool,
-    /// Why its file gives no value now.
-    pub problem: Option<String>,
-}
-
 /// The bodies, as JSON after the header.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -396,10 +384,12 @@ impl Event {
                 (ROTATED, 0, json(&RotatedBody { size, failed })?, fds)
             }
             Self::Credentials { states, values } => {
+                // All of them fit together, whatever their files are called.
+                let room = (2048 / states.len().max(1)).clamp(16, 256);
                 let states: Vec<CredentialState> = states
                     .into_iter()
                     .map(|state| CredentialState {
-                        problem: state.problem.map(|problem| cut(problem, 256)),
+                        problem: state.problem.map(|problem| cut(problem, room)),
                         ..state
                     })
                     .collect();
@@ -600,7 +590,12 @@ mod tests {
                 all.push(Request::Stop { cell, how });
             }
         }
-        all.push(Request::Rotate);
+        all.extend([
+            Request::Rotate,
+            Request::Reread,
+            Request::SwitchOff,
+            Request::Taken,
+        ]);
         all
     }
 

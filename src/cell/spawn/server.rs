@@ -72,12 +72,15 @@ pub trait Duties {
     /// True while the operator wants nothing to run.
     fn is_off(&self) -> bool;
 
+    /// Private directories of cells that have to end at once.
+    fn doomed(&self) -> Vec<PathBuf>;
+
     /// Somebody wants nothing to run, from now on.
     fn switch_off(&mut self);
 
-    /// Puts the values that the message process knows into the files of cells; which cells (by their
-    /// private directories) are to be told of it, and how.
-    fn hand_over(&mut self) -> Vec<(PathBuf, config::Signal)>;
+    /// Puts the values that the message process knows into the files of cells: when it has `taken` them,
+    /// and later where that failed. Which cells (by their private directories) are to be told, and how.
+    fn hand_over(&mut self, taken: bool) -> Vec<(PathBuf, config::Signal)>;
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -295,9 +298,7 @@ impl Server {
                 self.look(duties, false)
             }
             Request::Taken => {
-                for (directory, signal) in duties.hand_over() {
-                    self.signal(&directory, signal);
-                }
+                self.hand_over(duties, true);
                 self.look(duties, false)
             }
             Request::Rotate => {
@@ -307,10 +308,27 @@ impl Server {
         }
     }
 
+    fn hand_over(&self, duties: &mut dyn Duties, taken: bool) {
+        for (directory, signal) in duties.hand_over(taken) {
+            self.signal(&directory, signal);
+        }
+    }
+
     /// Takes notice of the files that are watched; what runs while nothing may is killed at once.
     fn look(&mut self, duties: &mut dyn Duties, now: bool) -> Result<(), Ended> {
         for event in duties.look(now) {
             self.tell(event)?;
+        }
+        self.hand_over(duties, false);
+        for directory in duties.doomed() {
+            let mut cells = self.cells.iter();
+            let number = cells.find_map(|cell| {
+                let ends = cell.exit.is_none() && cell.lies_in(&directory);
+                ends.then_some(cell.number)
+            });
+            if let Some(number) = number {
+                self.stop(number, Stop::Kill);
+            }
         }
         if duties.is_off() {
             let running = self.cells.iter().filter(|cell| cell.exit.is_none());

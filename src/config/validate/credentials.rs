@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How long a replaced value may be in use, when nothing else is said.
 const OVERLAP: Duration = Duration::from_secs(600);
 
+/// What is told of all of them has to fit into one message of the spawner.
+const MOST: usize = 12;
+
 impl Builder<'_> {
     pub(super) fn credentials(
         &mut self,
@@ -30,6 +33,12 @@ impl Builder<'_> {
             };
             self.alone(&credential, &all, cell, &place);
             all.push(credential);
+        }
+        if let Some((name, _)) = raw.iter().nth(MOST) {
+            let what = format!("there are more than {MOST} credentials");
+            let problem = Problem::new(Place::File(name.span()), what);
+            self.problems
+                .push(problem.hint("one server needs a few; split it where it needs more"));
         }
         for CredentialRule { variable, file } in &flags.credentials {
             let place = Place::Flag("--credential");
@@ -80,6 +89,16 @@ impl Builder<'_> {
                 None
             }
         };
+        if let (Some(path), Some(at)) = (&file, &raw.file)
+            && path.iter().any(|part| part == "{tenant}")
+            && !matches!(inject, None | Some(Inject::Argument { .. }))
+        {
+            let what = format!("`{}` has a file for each tenant", key("file"));
+            let hint =
+                "a process serves all tenants: only `inject.argument` is for the one that asks";
+            let problem = Problem::new(Place::File(at.span()), what);
+            self.problems.push(problem.hint(hint));
+        }
         let text = |at: Option<&At<String>>| at.map(|at| at.value().clone());
         let overlap = self.only(key("overlap"), raw.overlap.as_ref());
         let rotate_every = self.only(key("rotate_every"), raw.rotate_every.as_ref());

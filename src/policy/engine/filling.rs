@@ -2,8 +2,10 @@
 
 use super::Policy;
 use super::requests::Arguments;
+use crate::identity::Caller;
 use crate::mcp::{Capability, Envelope, Raw, Subject};
 use crate::policy::inject::Filled;
+use crate::policy::problems::{Problem, problem};
 use crate::policy::rules::{CREDENTIALS_ARGUMENT, CREDENTIALS_MISSING};
 use crate::policy::{Refusal, ToolBook};
 use std::ops::Range;
@@ -33,7 +35,7 @@ impl Policy {
         &self,
         envelope: &Envelope<'_>,
         subject: &Subject,
-        params: Option<Raw<'_>>,
+        (params, caller): (Option<Raw<'_>>, Option<&Caller>),
         tools: &ToolBook,
     ) -> Result<Option<Call>, Arguments> {
         let (Capability::Tool, Some(name), Some(params)) =
@@ -48,10 +50,9 @@ impl Policy {
             let refusal = Refusal::new(rule, Some(subject), text).about(name);
             Err(Arguments::Refuse(refusal))
         };
-        match self
-            .injections
-            .fill(envelope.line, params, name, tools.schema(name))
-        {
+        let tenant = caller.and_then(|caller| caller.tenant.as_deref());
+        let (whose, listed) = ((name, tenant), tools.schema(name));
+        match self.injections.fill(envelope.line, params, whose, listed) {
             Filled::Unchanged => Ok(None),
             Filled::NeedTools => Err(Arguments::NeedTools),
             Filled::Line(line, arguments) => Ok(Some(Call {
@@ -94,5 +95,23 @@ impl Policy {
             "Credential problem: the tool does not take the one that the operator has for it, so the call was not made (rule {CREDENTIALS_MISSING}). The arguments are fine; do not retry, the operator has to act."
         );
         Some(Refusal::new(CREDENTIALS_MISSING, Some(subject), text).about(name))
+    }
+
+    /// What a failed call says of the server's credential; only where it has one from here.
+    pub(super) fn problem(&self, envelope: &Envelope<'_>, subject: &Subject) -> Option<Problem> {
+        if self.credentials.is_empty() || subject.capability != Capability::Tool {
+            return None;
+        }
+        problem(envelope)
+    }
+
+    /// The credential that a tool works with, as far as that is clear: its argument, or the only one.
+    #[must_use]
+    pub fn credential_of(&self, tool: &str) -> &str {
+        match (self.injections.names(tool).next(), &*self.credentials) {
+            (Some(name), _) => name,
+            (None, [only]) => only,
+            (None, _) => "_several",
+        }
     }
 }
