@@ -104,6 +104,7 @@ impl Error {
 /// is the result.
 pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     let begun = Instant::now();
+    cell::hide_memory();
     cell::close_inherited().map_err(|error| Error::Internal(format!("close_range: {error}")))?;
     let mut spawner =
         Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;

@@ -29,6 +29,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Serves the message process at the other end of descriptor `control` until it is gone.
 #[must_use]
 pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
+    cell::hide_memory();
     let ended = match adopt(control).and_then(guard) {
         Ok(Role::Guardian { code, parent }) => {
             let listeners = [
