@@ -28,6 +28,7 @@ mod client;
 mod completion;
 mod credential;
 mod guardian;
+mod housework;
 mod into;
 mod protocol;
 mod refusals;
