@@ -266,10 +266,23 @@ impl Health {
 }
 
 fn credential(state: &CredentialState) -> Value {
+    let now = std::time::SystemTime::now();
+    let now = now.duration_since(std::time::UNIX_EPOCH);
+    let age = now.map_or(0, |now| now.as_secs().saturating_sub(state.since));
     json!({
         "name": state.name,
         "generation": state.generation,
         "fingerprint": state.fingerprint,
+        "state": if state.revoked { "revoked" } else { "current" },
+        "age_seconds": age,
+        "expires": state.expires,
+        "rotate_by": state.rotate_by,
+        "aged": state.aged,
+        "previous": state.previous.as_ref().map(|previous| json!({
+            "generation": previous.generation,
+            "fingerprint": previous.fingerprint,
+            "until": previous.until,
+        })),
         "problem": state.problem,
     })
 }

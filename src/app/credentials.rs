@@ -2,17 +2,18 @@
 //! values out of what the server says.
 
 use super::sealed::{Packed, Unpacked};
-use crate::cell::spawn::{CredentialState, Event};
-use crate::config::{Config, Credential};
+use crate::cell::spawn::{CredentialState, Event, PreviousState};
+use crate::config::{Aged, Config, Credential};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::secret::source::{MAX_BYTES, SourceError};
-use crate::secret::{News, SETTLE, Secret, Vault, Watch};
-use crate::telemetry::Metrics;
+use crate::secret::{Drill, Key, News, Orders, SETTLE, Secret, Vault, Watch};
+use crate::telemetry::{CredentialGauges, Metrics};
 use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a value is looked for whose credential is not configured any more.
 const UNNAMED: Duration = Duration::from_secs(600);
@@ -22,26 +23,76 @@ const UNNAMED: Duration = Duration::from_secs(600);
 pub(super) struct Keeper {
     vault: Vault,
     watch: Option<Watch>,
+    state: PathBuf,
     /// The message process has not been told yet.
     untold: bool,
+    /// How often the message process was told, and how often it has said that it goes by that.
+    told: u64,
+    taken: u64,
+    drill: Option<Drilling>,
+    /// The last drill that was ordered, now or by a run before this one.
+    drilled: Option<Drill>,
+}
+
+/// A drill since it was ordered.
+#[derive(Debug)]
+pub(super) struct Drilling {
+    pub(super) order: Drill,
+    pub(super) begun: Instant,
+    pub(super) took: Option<Duration>,
 }
 
 impl Keeper {
+    /// Reads them for the first time; `complain` hears what is no reason not to start.
+    ///
     /// # Errors
-    /// A credential that has no value; without it the server does not start.
-    pub(super) fn open(sources: &[Credential]) -> Result<Self, SourceError> {
-        let vault = Vault::open(sources)?;
-        let files: Vec<_> = sources.iter().map(|source| source.file.clone()).collect();
-        let watch = match files.is_empty() {
+    /// A credential that has no value, or orders that cannot be read; then the server does not start.
+    pub(super) fn open(
+        sources: &[Credential],
+        state: &Path,
+        complain: impl Fn(&str),
+    ) -> Result<Self, SourceError> {
+        let unreadable = |error: io::Error| SourceError::Unreadable {
+            path: Orders::path(state),
+            reason: error.to_string(),
+        };
+        let (mut key, mut orders) = (Key::drawn(), Orders::default());
+        if !sources.is_empty() {
+            let (kept, lack) = Key::open(state);
+            key = kept;
+            if let Some(lack) = lack {
+                complain(&format!(
+                    "no state can be kept in {}: {lack}; credentials cannot be revoked while this runs",
+                    state.display()
+                ));
+            }
+            orders = Orders::read(state).map_err(unreadable)?;
+        }
+        let drilled = orders.drill.clone();
+        let vault = Vault::open(sources, key, orders, unix_now())?;
+        let watch = match sources.is_empty() {
             true => None,
             // Without it a change is found by SIGHUP and by the next start.
-            false => Watch::new(files, SETTLE, Instant::now()).ok(),
+            false => {
+                let files = vault.files().chain([Orders::path(state)]).collect();
+                Watch::new(files, SETTLE, Instant::now()).ok()
+            }
         };
         Ok(Self {
             untold: !sources.is_empty(),
             vault,
             watch,
+            state: state.to_owned(),
+            told: 0,
+            taken: 0,
+            drill: None,
+            drilled,
         })
+    }
+
+    /// Takes the place of `last`, whose values the message process may not have taken yet.
+    pub(super) fn follow(&mut self, last: &Self) {
+        (self.told, self.taken) = (last.told, last.taken);
     }
 
     pub(super) fn vault(&self) -> &Vault {
@@ -72,19 +123,73 @@ impl Keeper {
         }
     }
 
+    /// Why nothing may run: a process would hold a value that was revoked.
+    pub(super) fn withheld(&self) -> Option<String> {
+        let mut each = self.vault.each();
+        let (source, _) = each.find(|(source, held)| held.revoked && source.inject.is_held())?;
+        Some(format!(
+            "the credential {} was revoked; write another value into {}",
+            source.name,
+            source.file.display()
+        ))
+    }
+
+    /// The message process goes by what it was told, or by what it was told before that.
+    pub(super) fn taken(&mut self) {
+        self.taken += 1;
+    }
+
+    /// True when it goes by the values that are in force here.
+    pub(super) fn is_known(&self) -> bool {
+        self.taken == self.told
+    }
+
+    pub(super) fn drill(&mut self) -> Option<&mut Drilling> {
+        self.drill.as_mut()
+    }
+
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
         let due = self.watch.as_mut().is_some_and(|watch| watch.take(now));
         let mut news = News::default();
         if due || at_once {
-            news = self.vault.reread();
+            // Orders that cannot be read change nothing: what was revoked stays so.
+            let drill = Orders::read(&self.state).ok().and_then(|orders| {
+                let drill = orders.drill.clone();
+                self.vault.order(orders);
+                drill
+            });
+            news = self.vault.reread(unix_now());
+            if let Some(watch) = &mut self.watch {
+                let files = self.vault.files().chain([Orders::path(&self.state)]);
+                watch.set_files(files.collect());
+            }
+            if let Some(drill) = drill.filter(|drill| Some(drill) != self.drilled.as_ref()) {
+                self.drilled = Some(drill.clone());
+                if self
+                    .vault
+                    .held()
+                    .iter()
+                    .any(|it| it.secret.name() == drill.name)
+                {
+                    news.changed.push(drill.name.clone());
+                    self.drill = Some(Drilling {
+                        order: drill,
+                        begun: now,
+                        took: None,
+                    });
+                }
+            }
         }
         if news.is_empty() && !std::mem::take(&mut self.untold) {
             return None;
         }
         self.untold = false;
         match self.event(&news) {
-            Ok(event) => Some(event),
+            Ok(event) => {
+                self.told += 1;
+                Some(event)
+            }
             Err(_) => {
                 // No memory for a few bytes: the next look tries again.
                 self.untold = true;
@@ -94,15 +199,28 @@ impl Keeper {
     }
 
     fn event(&self, news: &News) -> io::Result<Event> {
-        let mut values = Packed::default();
-        let states = self.vault.held().iter().map(|held| {
+        let lengths = self.vault.held().iter().map(|it| it.secret.expose().len());
+        let mut values = Packed::with_room(self.vault.held().len(), lengths.sum());
+        let states = self.vault.each().map(|(source, held)| {
             values.add(Some(held.secret.expose()));
             CredentialState {
-                name: held.secret.name().to_owned(),
+                name: source.name.clone(),
                 generation: held.generation,
-                fingerprint: held.fingerprint.clone(),
-                changed: news.changed.iter().any(|name| name == held.secret.name()),
+                fingerprint: held.fingerprint.to_string(),
+                changed: news.changed.contains(&source.name),
                 problem: held.problem.as_ref().map(ToString::to_string),
+                revoked: held.revoked,
+                since: held.since,
+                expires: held.expires,
+                rotate_by: source
+                    .rotate_every
+                    .map(|every| held.since + every.as_secs()),
+                aged: held.aged,
+                previous: held.previous.as_ref().map(|it| PreviousState {
+                    generation: it.generation,
+                    fingerprint: it.fingerprint.to_string(),
+                    until: it.until,
+                }),
             }
         });
         let states: Vec<CredentialState> = states.collect();
@@ -111,15 +229,30 @@ impl Keeper {
     }
 }
 
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
 /// The message process's side: every value that any process of the server may still hold.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// With the time from which it is forgotten; `None` while it is in force.
-    values: Vec<(Secret, Option<Instant>)>,
+    values: Vec<KnownValue>,
+    states: Vec<CredentialState>,
+}
+
+#[derive(Debug)]
+struct KnownValue {
+    secret: Secret,
+    /// When another took its place, and for how long it may still be in use; `None`: it is in force.
+    replaced: Option<(Instant, Duration)>,
+    revoked: bool,
 }
 
 impl Known {
-    /// Takes the values of an event; those that they replace are remembered for their overlap.
+    /// Takes the values of an event. Those that they replace are remembered for their overlap, and as
+    /// long as a process runs that was started before (`oldest`: when the first of them was).
     ///
     /// # Errors
     /// The descriptor does not hold what the states announce.
@@ -128,37 +261,44 @@ impl Known {
         states: &[CredentialState],
         values: OwnedFd,
         sources: &[Credential],
-        now: Instant,
+        (now, oldest): (Instant, Option<Instant>),
     ) -> io::Result<()> {
         let new = unpack(states, values)?;
-        self.values
-            .retain(|(_, until)| until.is_none_or(|until| until > now));
-        for (secret, until) in &mut self.values {
-            let in_force = new
-                .iter()
-                .any(|it| it.name() == secret.name() && it.expose() == secret.expose());
-            if until.is_none() && !in_force {
-                let source = sources.iter().find(|source| source.name == secret.name());
+        self.values.retain(|it| {
+            it.replaced.is_none_or(|(at, overlap)| {
+                at + overlap > now || oldest.is_some_and(|oldest| oldest <= at)
+            })
+        });
+        for known in &mut self.values {
+            let same = |it: &Secret| {
+                it.name() == known.secret.name() && it.expose() == known.secret.expose()
+            };
+            if known.replaced.is_none() && !new.iter().any(same) {
+                let mut sources = sources.iter();
+                let source = sources.find(|source| source.is_called(known.secret.name()));
                 // One that is not configured any more may be in use until its server ends.
-                *until = Some(now + source.map_or(UNNAMED, |source| source.overlap));
+                let overlap = source.map_or(UNNAMED, |source| source.overlap);
+                known.replaced = Some((now, overlap));
             }
         }
-        for secret in new {
-            let known = self
-                .values
-                .iter_mut()
-                .find(|(it, _)| it.name() == secret.name() && it.expose() == secret.expose());
+        for (secret, state) in new.into_iter().zip(states) {
+            let known = self.values.iter_mut().find(|it| {
+                it.secret.name() == secret.name() && it.secret.expose() == secret.expose()
+            });
             match known {
                 // A value that has come back is in force again.
-                Some((_, until)) => *until = None,
-                None => self.values.push((secret, None)),
+                Some(known) => (known.replaced, known.revoked) = (None, state.revoked),
+                None => self.values.push(KnownValue {
+                    secret,
+                    replaced: None,
+                    revoked: state.revoked,
+                }),
             }
         }
         Ok(())
     }
 
-    /// Takes the values of an event, and says what is wrong with their files; the policy whose scrubber
-    /// knows them.
+    /// Takes the values of an event, and says what is new of them; the policy whose scrubber knows them.
     ///
     /// # Errors
     /// As [`Known::take`].
@@ -166,22 +306,11 @@ impl Known {
         &mut self,
         states: &[CredentialState],
         values: OwnedFd,
-        config: &Config,
-        metrics: &Metrics,
-        now: Instant,
+        (config, metrics): (&Config, &Metrics),
+        when: (Instant, Option<Instant>),
     ) -> io::Result<Arc<Policy>> {
-        self.take(states, values, &config.credentials, now)?;
-        for state in states {
-            let broken = state.problem.is_some();
-            metrics.credential(&state.name, state.generation, broken);
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
+        self.take(states, values, &config.credentials, when)?;
+        self.tell(states, &config.credentials, metrics);
         Ok(self.policy(config))
     }
 
@@ -189,14 +318,86 @@ impl Known {
     pub(super) fn policy(&self, config: &Config) -> Arc<Policy> {
         let given = super::given(config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.copies()).collect();
-        Arc::new(Policy::new(config, Scrubber::new(config.scrub, &secrets)))
+        let scrubber = Scrubber::new(config.scrub, &secrets);
+        let values: Vec<Secret> = self.in_force().collect();
+        Arc::new(Policy::new(config, scrubber).with_values(config, &values))
+    }
+
+    /// Copies of the values in force, for arguments.
+    fn in_force(&self) -> impl Iterator<Item = Secret> {
+        let current = self.values.iter();
+        let current = current.filter(|it| it.replaced.is_none() && !it.revoked);
+        current.map(|it| Secret::new(it.secret.name(), it.secret.expose().to_vec()))
     }
 
     /// Copies for the scrubber, which keeps its own.
     fn copies(&self) -> impl Iterator<Item = Secret> {
         let all = self.values.iter();
-        all.map(|(secret, _)| Secret::new(secret.name(), secret.expose().to_vec()))
+        all.map(|it| Secret::new(it.secret.name(), it.secret.expose().to_vec()))
     }
+
+    /// Says what is new of them, and counts it.
+    pub(super) fn tell(
+        &mut self,
+        states: &[CredentialState],
+        sources: &[Credential],
+        metrics: &Metrics,
+    ) {
+        let old = std::mem::replace(&mut self.states, states.to_vec());
+        for state in states {
+            let before = old.iter().find(|it| it.name == state.name);
+            metrics.credential(&CredentialGauges {
+                name: &state.name,
+                generation: state.generation,
+                broken: state.problem.is_some(),
+                revoked: state.revoked,
+                loaded: state.since,
+                expires: state.expires,
+                rotate_by: state.rotate_by,
+            });
+            let (name, generation) = (&state.name, state.generation);
+            if before.is_some_and(|it| it.generation != generation) {
+                metrics.credential_read(name, "changed");
+            }
+            if state.revoked && before.is_none_or(|it| !it.revoked) {
+                metrics.credential_read(name, "revoked");
+                tracing::error!("credential {name}: generation {generation} was revoked");
+            } else if let Some(problem) = &state.problem
+                && before.is_none_or(|it| it.problem.as_ref() != Some(problem))
+            {
+                metrics.credential_read(name, "broken");
+                tracing::error!(
+                    "credential {name}: {problem}; generation {generation} stays in force"
+                );
+            }
+            if state.aged != before.and_then(|it| it.aged) {
+                match state.aged {
+                    None => {}
+                    Some(Aged::Overdue) => tracing::warn!(
+                        "credential {name}: generation {generation} is older than rotate_every says"
+                    ),
+                    Some(Aged::Expiring) => tracing::warn!(
+                        "credential {name}: generation {generation} ends within a day"
+                    ),
+                    Some(Aged::Expired) => {
+                        tracing::error!("credential {name}: generation {generation} has ended");
+                    }
+                }
+            }
+            if state.changed && !replaces(sources, state) {
+                let fingerprint = &state.fingerprint;
+                tracing::info!(
+                    "another credential: {name} (generation {generation}, {fingerprint})"
+                );
+            }
+        }
+    }
+}
+
+/// True when a server that has the last value needs to be another process for the new one.
+pub(super) fn replaces(sources: &[Credential], state: &CredentialState) -> bool {
+    let mut sources = sources.iter();
+    sources.any(|source| source.is_called(&state.name) && source.inject.replaces())
 }
 
 fn unpack(states: &[CredentialState], values: OwnedFd) -> io::Result<Vec<Secret>> {
@@ -213,14 +414,17 @@ fn unpack(states: &[CredentialState], values: OwnedFd) -> io::Result<Vec<Secret>
 mod tests {
     use super::*;
 
-    fn source(file: std::path::PathBuf) -> Credential {
+    fn source(file: PathBuf) -> Credential {
         Credential {
             name: "a".to_owned(),
             file,
             key: None,
-            variable: "A".to_owned(),
+            inject: crate::config::Inject::Env {
+                variable: "A".to_owned(),
+            },
             environment: None,
             overlap: Duration::from_secs(60),
+            rotate_every: None,
         }
     }
 
@@ -229,14 +433,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sources = [source(dir.path().join("a"))];
         std::fs::write(&sources[0].file, "first-value").unwrap();
-        let mut keeper = Keeper::open(&sources).unwrap();
+        let mut keeper =
+            Keeper::open(&sources, &dir.path().join("state"), |it| panic!("{it}")).unwrap();
         let mut known = Known::default();
         let now = Instant::now();
         let mut tell = |keeper: &mut Keeper, now| {
             let Some(Event::Credentials { states, values }) = keeper.look(true) else {
                 panic!("nothing to tell");
             };
-            known.take(&states, values, &sources, now).unwrap();
+            known.take(&states, values, &sources, (now, None)).unwrap();
             let mut all: Vec<String> = known
                 .copies()
                 .map(|it| String::from_utf8_lossy(it.expose()).into_owned())

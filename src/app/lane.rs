@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use zeroize::Zeroize;
 
 /// Bytes of our own lines that may wait for one reader; while there are more, nothing is read that
 /// could make yet another.
@@ -191,8 +192,13 @@ impl Lane {
                     let took = to.write(&bytes[*written..])?;
                     *written += took;
                     self.own -= took;
-                    let last = bytes[..*written].last().filter(|_| took > 0);
-                    (*written == bytes.len(), last.copied())
+                    let last = bytes[..*written].last().filter(|_| took > 0).copied();
+                    let done = *written == bytes.len();
+                    if done {
+                        // A credential may have been filled into it.
+                        bytes.zeroize();
+                    }
+                    (done, last)
                 }
             };
             if !done {

@@ -20,8 +20,10 @@ mod overlap;
 mod reload;
 mod replace;
 mod revive;
+mod roll;
 mod sealed;
 mod seldom;
+mod shelf;
 mod slice;
 mod spawner;
 mod starting;
@@ -32,6 +34,7 @@ mod wake;
 
 pub use exec::{ExecOptions, exec};
 pub use reload::Again;
+pub(crate) use roll::{Instance, Shown, instances};
 pub use spawner::spawner;
 pub(crate) use switch::{Turn, change as change_switch, path as switch_path};
 
@@ -111,6 +114,7 @@ impl Error {
 /// is the result.
 pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<u8, Error> {
     let begun = Instant::now();
+    cell::hide_memory();
     cell::close_inherited().map_err(|error| Error::Internal(format!("close_range: {error}")))?;
     let mut spawner =
         Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;

@@ -15,6 +15,7 @@ use crate::config::Replace;
 use crate::proxy::Outbox;
 use crate::supervise::Life;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
@@ -64,10 +65,12 @@ impl Loop {
         values: OwnedFd,
         now: Instant,
     ) -> Result<(), LoopError> {
+        let config = Arc::clone(&self.config);
         // A server whose words cannot be searched for what it was given must not speak.
+        let around = (&*config, &*self.metrics);
         let policy = self
             .known
-            .renew(states, values, &self.config, &self.metrics, now)
+            .renew(states, values, around, (now, self.server_since))
             .map_err(|source| LoopError::System {
                 doing: "read the credentials of the server",
                 source,
@@ -75,9 +78,16 @@ impl Loop {
         self.session.adopt(policy);
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
+        // From here on a server may say them.
+        self.spawner.taken().map_err(|source| LoopError::System {
+            doing: "reach the spawner",
+            source,
+        })?;
         let changed: Vec<String> = states
             .iter()
-            .filter(|state| state.changed)
+            .filter(|state| {
+                state.changed && super::credentials::replaces(&config.credentials, state)
+            })
             .map(|state| {
                 format!(
                     "{} (generation {}, {})",

@@ -60,6 +60,7 @@ impl Loop {
     pub(super) fn settle_output(&mut self, now: Instant) {
         self.server_in = None;
         self.started = false;
+        self.server_since = Some(now);
         self.hear_out(now + LAST_WORDS);
         let mut out = Outbox::default();
         let session = &mut self.session;

@@ -1,5 +1,7 @@
-//! Texts from the spawner to the message process, in a sealed memfd: each after its length (32 bits,
-//! little endian).
+//! Texts from the spawner to the message process, in a sealed memfd: the length of all that follows, then
+//! each text after its length (32 bits, little endian).
+//!
+//! Values are among them, so no buffer grows: one that does leaves copies behind.
 
 use crate::cell;
 use std::fmt;
@@ -12,10 +14,23 @@ use zeroize::Zeroizing;
 const ABSENT: u32 = u32::MAX;
 
 /// Texts on their way; wiped when they have been sent.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Packed(Zeroizing<Vec<u8>>);
 
+impl Default for Packed {
+    fn default() -> Self {
+        Self::with_room(0, 0)
+    }
+}
+
 impl Packed {
+    /// Room for so many texts of so many bytes in all.
+    pub(super) fn with_room(texts: usize, bytes: usize) -> Self {
+        let mut all = Vec::with_capacity(4 + 4 * texts + bytes);
+        all.extend([0; 4]);
+        Self(Zeroizing::new(all))
+    }
+
     /// Adds a text, or notes that there is none.
     pub(super) fn add(&mut self, text: Option<&[u8]>) {
         // Nothing that is packed is larger than a file that was read within a cap.
@@ -23,6 +38,10 @@ impl Packed {
         let length = length.unwrap_or(ABSENT).to_le_bytes();
         self.0.extend_from_slice(&length);
         self.0.extend_from_slice(text.unwrap_or_default());
+        let all = u32::try_from(self.0.len().saturating_sub(4)).unwrap_or(ABSENT);
+        if let Some(place) = self.0.first_chunk_mut() {
+            *place = all.to_le_bytes();
+        }
     }
 
     /// A descriptor that holds all of it, and can be changed by nobody.
@@ -55,9 +74,14 @@ impl Unpacked {
     /// # Errors
     /// It cannot be read.
     pub(super) fn read(from: OwnedFd, texts: usize, most: u64) -> io::Result<Self> {
-        let mut bytes = Zeroizing::new(Vec::new());
         let all = (most + 4).saturating_mul(texts as u64);
-        File::from(from).take(all).read_to_end(&mut bytes)?;
+        let mut file = File::from(from);
+        let mut length = [0; 4];
+        file.read_exact(&mut length)?;
+        let length = u64::from(u32::from_le_bytes(length)).min(all);
+        let room = usize::try_from(length).unwrap_or(0);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+        file.take(length).read_to_end(&mut bytes)?;
         Ok(Self { bytes, at: 0 })
     }
 
@@ -102,7 +126,11 @@ mod tests {
 
     #[test]
     fn a_descriptor_that_holds_less_than_it_announces_is_refused() {
-        for bytes in [&b""[..], b"\x05\0\0\0abc", b"\xfe\xff\xff\xffabc"] {
+        for bytes in [
+            &b"\0\0\0\0"[..],
+            b"\x07\0\0\0\x05\0\0\0abc",
+            b"\xff\xff\xff\xff\xfe\xff\xff\xffabc",
+        ] {
             let mut file = File::from(cell::seal("test", bytes).unwrap());
             file.seek(SeekFrom::Start(0)).unwrap();
             let mut back = Unpacked::read(file.into(), 1, 16).unwrap();

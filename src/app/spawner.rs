@@ -3,10 +3,12 @@
 use super::access::Porter;
 use super::audit_path;
 use super::clerk::{self, Clerk, answer, failed};
-use super::credentials::Keeper;
+use super::credentials::{Keeper, unix_now};
 use super::incident::Incident;
 use super::reload::Again;
+use super::roll::{Drilled, Holders, Instance, Roll, Shown};
 use super::sealed::Packed;
+use super::shelf::{self, Shelf};
 use super::switch::{Guarded, Turn};
 use crate::admin::Ask;
 use crate::audit;
@@ -17,22 +19,26 @@ use crate::cell::spawn::{
     guard, message_process, serve,
 };
 use crate::cell::{CellSpec, Layer};
-use crate::config::{AdminAddr, Config, renew};
+use crate::config::{AdminAddr, Config, Inject, Signal, renew};
 use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// From an attempt to write a file into a cell that failed until the next.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Serves the message process at the other end of descriptor `control` until it is gone; `again` reads
 /// what `config` came from.
 #[must_use]
 pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) -> ExitCode {
+    cell::hide_memory();
     let config = Arc::new(config);
     let ended = match adopt(control).and_then(guard) {
         Ok(Role::Guardian { code, parent }) => {
@@ -51,14 +57,21 @@ pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) ->
             return ExitCode::from(code);
         }
         Ok(Role::Spawner(control)) => {
-            let keeper = Keeper::open(&config.credentials);
+            let keeper = Keeper::open(&config.credentials, &config.state_dir, say);
             let runs = mode == Mode::Run;
+            // Where no state can be kept nobody can be told; that was said already.
+            let counts = runs && !config.credentials.is_empty();
+            let roll = counts.then(|| Roll::open(&config.state_dir).ok()).flatten();
             let guarded = runs.then(|| Guarded::open(&config));
             let porter = runs.then(|| Porter::open(&config)).flatten();
             let mut office = Office {
                 config,
                 again,
                 keeper,
+                shelves: Vec::new(),
+                again_at: None,
+                roll,
+                since: unix_now(),
                 guarded,
                 porter,
                 clerk: None,
@@ -88,6 +101,13 @@ struct Office<'a> {
     again: &'a dyn Again,
     /// Or why there is no start.
     keeper: Result<Keeper, SourceError>,
+    /// What the cells hold of them.
+    shelves: Vec<Shelf>,
+    /// When a file that could not be written is tried again.
+    again_at: Option<Instant>,
+    /// Where others see how it stands.
+    roll: Option<Roll>,
+    since: u64,
     /// `exec` is for looking around, and has none.
     guarded: Option<Guarded>,
     /// Of a listener that knows its clients by files.
@@ -177,15 +197,22 @@ impl Office<'_> {
         self.again.check(&config)?;
         let mut keeper = None;
         if config.credentials != self.config.credentials {
-            let opened = Keeper::open(&config.credentials).map_err(|error| error.to_string())?;
-            keeper = Some(opened);
+            let opened = Keeper::open(&config.credentials, &config.state_dir, say);
+            keeper = Some(opened.map_err(|error| error.to_string())?);
         }
         let mut packed = Packed::default();
         packed.add(text.as_deref().map(str::as_bytes));
         let sealed = packed.seal("cofferdam-config");
         let sealed = sealed.map_err(|error| error.to_string())?;
-        if let Some(keeper) = keeper {
+        if let Some(mut keeper) = keeper {
+            if let Ok(last) = &self.keeper {
+                keeper.follow(last);
+            }
             self.keeper = Ok(keeper);
+            self.roll = self
+                .roll
+                .take()
+                .or_else(|| Roll::open(&config.state_dir).ok());
         }
         self.config = Arc::new(config);
         Ok(sealed)
@@ -198,12 +225,27 @@ impl Duties for Office<'_> {
             exit_code: 78,
             message: format!("{error}; the server does not start without its credential"),
         })?;
-        let mut planned = plan(&self.config, directory, watch)?;
-        for (variable, secret) in keeper.vault().variables() {
-            // It was proved to be text when it was read.
-            let value = String::from_utf8_lossy(secret.expose()).into_owned();
-            planned.spec.env.push((variable.to_owned(), value));
+        let vault = keeper.vault();
+        let lay = |source| StartError::Os {
+            doing: "lay a credential into the cell",
+            source,
+        };
+        let shelf = Shelf::make(directory, vault).map_err(lay)?;
+        let sources = &self.config.credentials;
+        let command = shelf::fill(&self.config.server.command, directory, sources);
+        let mut planned = plan(&self.config, &command, directory, watch)?;
+        for (source, held) in vault.each() {
+            if let Inject::Env { variable } = &source.inject {
+                // It was proved to be text when it was read.
+                let value = String::from_utf8_lossy(held.secret.expose()).into_owned();
+                planned.spec.env.push((variable.clone(), value));
+            }
         }
+        if let Some(shelf) = shelf {
+            shelf.grant(vault, &mut planned.spec);
+            self.shelves.push(shelf);
+        }
+        self.publish();
         Ok(planned)
     }
 
@@ -228,8 +270,10 @@ impl Duties for Office<'_> {
         let porter = self.porter.as_ref().map(Porter::due);
         let clerk = self.clerk.as_ref().and_then(Clerk::due);
         let opens = self.unheard.map(|_| Instant::now());
+        let known = self.keeper.as_ref().is_ok_and(Keeper::is_known);
+        let again = self.again_at.filter(|_| known);
         let files = keeper.into_iter().chain(guarded).chain(porter);
-        files.chain(clerk).chain(opens).min()
+        files.chain(clerk).chain(opens).chain(again).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
@@ -248,11 +292,30 @@ impl Duties for Office<'_> {
             events.push(self.read_again(None));
         }
         let now = again;
-        let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
         let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
+        self.shelves.retain(Shelf::is_there);
+        if let (Some(guarded), Ok(keeper)) = (&mut self.guarded, &self.keeper) {
+            guarded.withhold(keeper.withheld());
+        }
+        let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
+        self.publish();
         let porter = self.porter.as_mut().and_then(|it| it.look(now));
-        events.extend(guarded.into_iter().chain(keeper).chain(porter));
+        // Values before what may be started with them.
+        events.extend(keeper.into_iter().chain(guarded).chain(porter));
         events
+    }
+
+    fn doomed(&self) -> Vec<PathBuf> {
+        let Ok(keeper) = &self.keeper else {
+            return Vec::new();
+        };
+        let orders = keeper.vault().orders();
+        let holds = |shelf: &&Shelf| {
+            let mut laid = shelf.laid().iter();
+            laid.any(|it| orders.revokes(&it.name, &it.fingerprint))
+        };
+        let doomed = self.shelves.iter().filter(holds);
+        doomed.map(|shelf| shelf.private().to_owned()).collect()
     }
 
     fn is_off(&self) -> bool {
@@ -282,15 +345,125 @@ impl Duties for Office<'_> {
     fn reload(&mut self) {
         self.reload = true;
     }
+
+    fn hand_over(&mut self, taken: bool) -> Vec<(PathBuf, Signal)> {
+        let Ok(keeper) = &mut self.keeper else {
+            return Vec::new();
+        };
+        let late = self.again_at.is_some_and(|at| at <= Instant::now());
+        if taken {
+            keeper.taken();
+        }
+        // What it does not know yet is not for the server either; it will say so again.
+        if !(taken || late) || !keeper.is_known() {
+            return Vec::new();
+        }
+        self.again_at = None;
+        let drill = keeper.drill().filter(|drill| drill.took.is_none());
+        let again = drill.map(|drill| drill.order.name.clone());
+        self.shelves.retain(Shelf::is_there);
+        let mut told = Vec::new();
+        for shelf in &mut self.shelves {
+            match shelf.renew(keeper.vault(), again.as_deref()) {
+                Ok(signals) => {
+                    let private = || shelf.private().to_owned();
+                    told.extend(signals.into_iter().map(|signal| (private(), signal)));
+                }
+                Err(error) => {
+                    self.again_at = Some(Instant::now() + AGAIN);
+                    say(&format!(
+                        "cannot put a credential into the cell: {error}; the server keeps the old one for now"
+                    ));
+                }
+            }
+        }
+        told
+    }
+}
+
+impl Office<'_> {
+    /// Says how the credentials of this instance stand.
+    fn publish(&mut self) {
+        let (Some(roll), Ok(keeper)) = (&mut self.roll, &mut self.keeper) else {
+            return;
+        };
+        let (known, sources) = (keeper.is_known(), &self.config.credentials);
+        let drill = keeper.drill().map(|drill| {
+            let name = &drill.order.name;
+            let mut sources = sources.iter();
+            let replaces = sources.any(|it| it.name == *name && it.inject.replaces());
+            let old = self.shelves.iter().filter(|it| it.made() < drill.begun);
+            let left = if replaces { old.count() } else { 0 };
+            if known && left == 0 && drill.took.is_none() {
+                drill.took = Some(drill.begun.elapsed());
+            }
+            Drilled {
+                id: drill.order.id.clone(),
+                millis: drill
+                    .took
+                    .and_then(|took| u64::try_from(took.as_millis()).ok()),
+                left: u32::try_from(left).unwrap_or(u32::MAX),
+            }
+        });
+        let shelves = &self.shelves;
+        let shown = keeper.vault().each().map(|(source, held)| Shown {
+            name: source.name.clone(),
+            inject: source.inject.to_string(),
+            generation: held.generation,
+            fingerprint: held.fingerprint.clone(),
+            since: held.since,
+            expires: held.expires,
+            rotate_by: source
+                .rotate_every
+                .map(|every| held.since + every.as_secs()),
+            aged: held.aged,
+            revoked: held.revoked,
+            previous: held.previous.as_ref().map(|it| it.fingerprint.clone()),
+            problem: held.problem.as_ref().map(ToString::to_string),
+            known,
+            holders: holders(shelves, &source.name),
+        });
+        roll.write(Instance {
+            pid: std::process::id(),
+            since: self.since,
+            credentials: shown.collect(),
+            drill,
+        });
+    }
+}
+
+/// How many cells hold which value of one credential.
+fn holders(shelves: &[Shelf], name: &str) -> Vec<Holders> {
+    let mut found: Vec<Holders> = Vec::new();
+    let all = shelves.iter().flat_map(Shelf::laid);
+    for laid in all.filter(|laid| laid.name == name) {
+        let known = found
+            .iter_mut()
+            .find(|it| it.fingerprint == laid.fingerprint);
+        match known {
+            Some(holders) => holders.servers += 1,
+            None => found.push(Holders {
+                generation: laid.generation,
+                fingerprint: laid.fingerprint.clone(),
+                servers: 1,
+            }),
+        }
+    }
+    found
 }
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.
-fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
+fn plan(
+    config: &Config,
+    command: &[String],
+    tmp: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<Planned, StartError> {
     let mut facts = Facts {
         name: Some(config.server.name.clone()),
         version: None,
     };
-    let spec = match prepare(config, watch)? {
+    let spec = match prepare(config, command, watch)? {
         Some(package) => {
             facts = Facts {
                 name: Some(package.name.clone()),
@@ -298,7 +471,7 @@ fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, S
             };
             plan_package(config, &package, tmp)?
         }
-        None => plan_command(&config.cell, &config.server.command, tmp)?,
+        None => plan_command(&config.cell, command, tmp)?,
     };
     for warning in &spec.warnings {
         watch.progress(format!("warning: {warning}"));
@@ -307,7 +480,11 @@ fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, S
 }
 
 /// Installs the package that the command names, or finds it in the cache; `None` for a plain command.
-fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, StartError> {
+fn prepare(
+    config: &Config,
+    command: &[String],
+    watch: &mut Watch<'_>,
+) -> Result<Option<Prepared>, StartError> {
     let refused = |error: package::PackageError| {
         let hint = error.hint();
         let message = if hint.is_empty() {
@@ -325,7 +502,7 @@ fn prepare(config: &Config, watch: &mut Watch<'_>) -> Result<Option<Prepared>, S
         source,
     };
     let cwd = std::env::current_dir().map_err(here)?;
-    let Some(request) = package::detect(&config.server.command, &cwd).map_err(refused)? else {
+    let Some(request) = package::detect(command, &cwd).map_err(refused)? else {
         return Ok(None);
     };
     let env: BTreeMap<String, String> = std::env::vars_os()

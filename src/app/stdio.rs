@@ -83,6 +83,8 @@ pub(super) struct Loop {
     pub(super) started: bool,
     /// The operator wants the server to stand still.
     pub(super) frozen: bool,
+    /// Not after the start of the server that runs: when the one before was lost.
+    pub(super) server_since: Option<Instant>,
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
     pub(super) begun: Instant,
@@ -148,6 +150,7 @@ impl Loop {
             followed: Followed::default(),
             started: false,
             frozen: false,
+            server_since: Some(begun),
             hung_up: false,
             rest_at: None,
             begun,

@@ -54,6 +54,10 @@ pub(super) struct Guarded {
     expected: bool,
     state: Switch,
     reason: String,
+    /// What else keeps everything off.
+    withheld: Option<String>,
+    /// How it is switched on again.
+    hint: String,
     untold: bool,
     /// What is off although the file could not be made to say so.
     unwritten: Switch,
@@ -73,6 +77,8 @@ impl Guarded {
             expected,
             state: Switch::default(),
             reason: String::new(),
+            withheld: None,
+            hint: format!("; `cofferdam resume {}` switches it on", config.server.name),
             untold: false,
             unwritten: Switch::default(),
         };
@@ -83,7 +89,13 @@ impl Guarded {
 
     /// True while nothing may run.
     pub(super) fn is_off(&self) -> bool {
-        self.state.off
+        self.state.off || self.withheld.is_some()
+    }
+
+    /// Something else than the switch keeps everything off, or does not any more.
+    pub(super) fn withhold(&mut self, why: Option<String>) {
+        self.untold |= self.withheld != why;
+        self.withheld = why;
     }
 
     pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
@@ -110,7 +122,10 @@ impl Guarded {
             self.untold |= self.state != before;
         }
         std::mem::take(&mut self.untold).then(|| Event::Switch {
-            off: self.state.off.then(|| self.reason.clone()),
+            off: match self.state.off {
+                true => Some(format!("{}{}", self.reason, self.hint)),
+                false => self.withheld.clone(),
+            },
             tools: self.state.tools.iter().cloned().collect(),
         })
     }
@@ -190,10 +205,7 @@ impl Loop {
         self.metrics.switched_off.set(off.is_some().into());
         match off {
             Some(reason) if !was_off => {
-                tracing::warn!(
-                    "switched off: {reason}; `cofferdam resume {}` switches it on",
-                    self.config.server.name
-                );
+                tracing::warn!("switched off: {reason}");
                 self.health.enter(Phase::Off);
                 self.lost_beside(now);
                 self.replacing = None;

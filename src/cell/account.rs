@@ -22,7 +22,7 @@ pub struct Account {
     pub uid: u32,
     pub gid: u32,
     /// Directories and files of our own making that the server gets: these, and no others, may be
-    /// given to the user. All lie directly in one directory, which is ours too.
+    /// given to the user. All lie in one directory, which is ours too; the first of them directly.
     pub own: Vec<PathBuf>,
     /// Copies of `/etc/passwd` and `/etc/group` that know the user; absent when the host's do.
     pub names: Vec<(PathBuf, PathBuf)>,

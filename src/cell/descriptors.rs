@@ -5,6 +5,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use zeroize::Zeroizing;
 
 /// Why a spec is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +34,10 @@ pub fn read_spec(fd: OwnedFd) -> Result<CellSpec, SpecError> {
         return Err(SpecError::Unsealed);
     }
     let mut file = File::from(fd);
-    let mut text = Vec::new();
+    // Room for all of it from the start: a buffer that grows leaves copies behind.
+    let size = file.metadata().map_or(0, |facts| facts.len());
+    let room = usize::try_from(size.min(SPEC_LIMIT)).unwrap_or(0);
+    let mut text = Zeroizing::new(Vec::with_capacity(room.saturating_add(1)));
     file.seek(SeekFrom::Start(0))
         .map_err(|source| SpecError::Read { source })?;
     file.take(SPEC_LIMIT + 1)
@@ -50,13 +54,30 @@ pub fn read_spec(fd: OwnedFd) -> Result<CellSpec, SpecError> {
 /// # Errors
 /// When the kernel refuses the memfd, or a path in the spec is not UTF-8.
 pub fn seal_spec(spec: &CellSpec) -> std::io::Result<OwnedFd> {
-    let text = serde_json::to_vec(spec)?;
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, spec)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *text, spec)?;
     if text.len() as u64 > SPEC_LIMIT {
         return Err(std::io::Error::other(SpecError::TooLarge {
             limit: SPEC_LIMIT,
         }));
     }
     seal("cofferdam-spec", &text)
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Puts bytes where whoever gets the descriptor can read them and nobody can change them; the name is

@@ -11,7 +11,8 @@ use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState
 use super::seccomp::Network;
 use super::supervise::{self, Beside, Side};
 use super::{
-    CellSpec, account, caps, cgroup, descriptors, landlock, limits, seccomp, sys, witness,
+    CellSpec, account, caps, cgroup, descriptors, landlock, limits, seccomp, sys, variables,
+    witness,
 };
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -108,6 +109,7 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
         Ok(spec) => spec,
         Err(failure) => return give_up(&mut status, failure),
     };
+    variables::set_aside(&mut spec.env);
     let mut beside = Beside::Nobody("switched off".to_owned());
     let mut inside = Err("switched off".to_owned());
     let mut heard = Vec::new();
@@ -152,6 +154,7 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
             } => (status, beside) = (ours, Beside::Nobody(reason)),
         }
     }
+    spec.env = variables::take_back();
     match launch(&spec, inside, (beside, heard), &mut status) {
         Ok(never) => match never {},
         Err(failure) => give_up(&mut status, failure),

@@ -26,13 +26,14 @@ pub mod spawn;
 mod spec;
 pub mod supervise;
 mod sys;
+mod variables;
 mod witness;
 
 pub use account::Account;
 pub use code::Code;
 pub use descriptors::{SpecError, read_spec, seal, seal_spec};
 pub use launcher::enter;
-pub use own::{close_inherited, confine};
+pub use own::{close_inherited, confine, hide_memory};
 pub use plan::{PlanError, plan};
 pub use probe::{HostReport, probe};
 pub use report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState, MESSAGE_LIMIT};

@@ -9,6 +9,7 @@ use super::report::{Layer, LayerReport, LayerState};
 use super::{CellSpec, caps, landlock, seccomp, sys};
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::fs::File;
 
@@ -20,6 +21,14 @@ use std::fs::File;
 /// Kernels before 5.9.
 pub fn close_inherited() -> Result<(), Errno> {
     sys::close_all_but(&[])
+}
+
+/// Keeps the memory of this process to itself: no core dump, whatever ends it, and no look by another
+/// process of the same user (`PR_SET_DUMPABLE`, prctl(2)). What it executes starts afresh.
+pub fn hide_memory() {
+    // Neither needs a right. A kernel that refuses one has another way to ask for trouble.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).ok();
+    prctl::set_dumpable(false).ok();
 }
 
 /// Confines this process for good, as far as the kernel can, and reports what is in force.

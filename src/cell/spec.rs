@@ -125,3 +125,10 @@ pub struct CellSpec {
     #[serde(skip)]
     pub warnings: Vec<String>,
 }
+
+impl CellSpec {
+    /// Overwrites the values of the variables: credentials may be among them.
+    pub fn wipe(&mut self) {
+        super::variables::wipe(&mut self.env);
+    }
+}

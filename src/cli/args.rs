@@ -5,10 +5,15 @@
 //! file and a few variables.
 
 mod access;
+mod credentials;
 mod operate;
 
 pub use access::{
     ClientAdd, ClientCommand, ClientFile, ClientList, ClientRevoke, SelfSigned, TlsCommand,
+};
+pub use credentials::{
+    CredentialsArgs, CredentialsCommand, CredentialsList, CredentialsRevoke, CredentialsRotate,
+    Whose,
 };
 pub use operate::{DrainArgs, StatusArgs, SwitchArgs, WhichArgs};
 
@@ -60,6 +65,8 @@ pub enum Command {
     Kill(SwitchArgs),
     /// Switch on again what `kill` has switched off
     Resume(SwitchArgs),
+    /// List the credentials of a server, rehearse a rotation, or revoke a value
+    Credentials(CredentialsArgs),
     /// Print what this host can enforce, and what is missing
     Doctor(DoctorArgs),
     /// Keys for network clients
@@ -96,6 +103,7 @@ impl Command {
             Self::Freeze(_) => "freeze",
             Self::Kill(_) => "kill",
             Self::Resume(_) => "resume",
+            Self::Credentials(_) => "credentials",
             Self::Doctor(_) => "doctor",
             Self::Client { .. } => "client",
             Self::Tls { .. } => "tls",
@@ -458,6 +466,7 @@ pub(super) fn surroundings() -> Result<Surroundings, Error> {
         home: path("HOME"),
         state_directory: path("STATE_DIRECTORY"),
         xdg_state_home: path("XDG_STATE_HOME"),
+        credentials_directory: path("CREDENTIALS_DIRECTORY"),
         xdg_cache_home: path("XDG_CACHE_HOME"),
     })
 }

@@ -4,6 +4,7 @@ mod again;
 pub mod args;
 mod check;
 mod client;
+mod credentials;
 mod demo;
 mod doctor;
 mod exec;
@@ -56,6 +57,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Freeze(args) => live::freeze(&args),
         Command::Kill(args) => switch::kill(&args),
         Command::Resume(args) => switch::resume(&args),
+        Command::Credentials(args) => credentials::credentials(args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),
         Command::Client { command } => client::client(command),
         Command::Tls { command } => tls::tls(command),

@@ -57,7 +57,7 @@ fn fatal(config: &Config) -> Vec<Finding> {
     {
         all.push(path_finding("server.cwd", directory, &error));
     }
-    for credential in &config.credentials {
+    for credential in config.credentials.iter().filter(|it| !it.is_by_tenant()) {
         if let Err(error) = crate::secret::source::read(credential) {
             all.push(Finding {
                 message: format!("credentials.{}: {error}", credential.name),

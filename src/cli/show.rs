@@ -259,13 +259,15 @@ impl Rows<'_> {
             let file = credential.file.display().to_string();
             let part = credential.key.as_ref();
             let part = part.map_or_else(String::new, |part| format!(", its `{part}`"));
-            let shown = format!("{file}{part}, as ${}", credential.variable);
+            let shown = format!("{file}{part}, as {}", credential.inject);
             let value = json!({
                 "file": file,
                 "key": credential.key,
-                "env": credential.variable,
+                "env": credential.inject.variable(),
+                "inject": credential.inject.to_string(),
                 "environment": credential.environment,
                 "overlap": time(credential.overlap),
+                "rotate_every": credential.rotate_every.map(time),
             });
             let origin = self.resolved.origins.of(&key("file"));
             self.row(&key("file"), credential.name.clone(), shown, value, origin);

@@ -5,6 +5,7 @@
 
 mod access;
 mod change;
+mod credentials;
 mod diagnose;
 mod entries;
 mod load;
@@ -21,6 +22,7 @@ pub use access::{
     TlsVersion, principal_name, scope,
 };
 pub use change::{Changes, renew};
+pub use credentials::{Aged, Credential, Inject, Pointer, Signal};
 pub use diagnose::{Place, Problem};
 pub use entries::{EntryError, Word};
 pub use load::{Error, File, load, read};
@@ -120,23 +122,6 @@ pub enum Replace {
     Swap,
     /// Not while the session lasts.
     Never,
-}
-
-/// A secret of the server that comes from a file, and changes with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// What people call it.
-    pub name: String,
-    /// Absolute.
-    pub file: PathBuf,
-    /// Member of a JSON object, or name in a file of KEY=value lines. `None`: the whole file.
-    pub key: Option<String>,
-    /// The server's variable that gets the value.
-    pub variable: String,
-    /// What the file must say that it is for, if it says so at all.
-    pub environment: Option<String>,
-    /// How long a value that was replaced may still be in use.
-    pub overlap: Duration,
 }
 
 /// Whether another server takes the place of one that has ended unasked.

@@ -10,7 +10,7 @@ pub(super) use access::{Client, Clients, Group, Groups, Identity, Jwt, ScopesBy,
 use super::access::Effect;
 use super::rates::Rate;
 use super::units::{ByteSize, Cores, TimeSpan};
-use super::{Auth, Check, Payloads, Preset, Replace, Restart, SecretsMode, StateMode};
+use super::{Auth, Check, Payloads, Preset, Replace, Restart, SecretsMode, Signal, StateMode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -101,13 +101,26 @@ pub(super) struct Credential {
     pub(super) environment: Option<At<String>>,
     /// How long a replaced value may still be in use; it is taken out of messages for so long. Default 10m.
     pub(super) overlap: Option<At<TimeSpan>>,
+    /// An age that is reported; default: none.
+    pub(super) rotate_every: Option<At<TimeSpan>>,
 }
 
+/// One of `env`, `file` and `argument`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Inject {
-    /// A variable of the server; another value is another process.
+    /// A variable of the server; another value is another process. With `file`: the variable that
+    /// says where the file is.
     pub(super) env: Option<String>,
+    /// A file in a private directory of the server, by its name or a relative path; another value
+    /// takes its place in one step. `{credentials.NAME}` in the command is its path.
+    pub(super) file: Option<String>,
+    /// With `file`: the signal that the server gets when the file has changed.
+    pub(super) signal: Option<Signal>,
+    /// A JSON pointer into the arguments of tool calls, as in `/token`: clients neither see nor send it.
+    pub(super) argument: Option<String>,
+    /// With `argument`: tools that get it; default `["*"]`, all that have such an argument.
+    pub(super) tools: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -1,7 +1,7 @@
 //! One number for the whole policy, so that the audit log says which policy decided.
 
 use super::permissions;
-use crate::config::{Config, NameRules, ToolRule};
+use crate::config::{Config, Inject, NameRules, ToolRule};
 use ring::digest::{SHA256, digest};
 use std::fmt::Write;
 
@@ -41,6 +41,11 @@ fn canonical(config: &Config) -> String {
         "limits {:?} {:?} {} {:?}",
         limits.rate, limits.concurrency, limits.queue, limits.quota
     );
+    for credential in &config.credentials {
+        if let Inject::Argument { pointer, tools } = &credential.inject {
+            let _ = writeln!(text, "inject {pointer:?} {tools:?}");
+        }
+    }
     tool(&mut text, "*", &config.tools.default);
     for (name, rule) in &config.tools.named {
         tool(&mut text, name, rule);

@@ -3,6 +3,7 @@
 mod answers;
 mod callers;
 mod denials;
+mod filling;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -11,16 +12,19 @@ mod words;
 use self::denials::method_rule;
 use self::requests::Arguments;
 use self::words::{refuse_method, refuse_question};
+use super::inject::Injections;
 use super::lists;
 use super::names::NameList;
 use super::permissions::Permissions;
-use super::rules::{LISTS_HIDDEN, LISTS_PRIVATE};
+use super::problems;
+use super::rules::{CREDENTIALS_ARGUMENT, CREDENTIALS_PROBLEM, LISTS_HIDDEN, LISTS_PRIVATE};
 use super::tools::ToolRules;
 use super::uris::UriList;
-use super::{Decision, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
+use super::{Decision, Note, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
 use crate::config::{Config, Effect, Limits, SchemaChecks, SecretsMode};
 use crate::identity::Caller;
 use crate::mcp::{Capability, Envelope, Era, Kind, Subject, method};
+use crate::secret::Secret;
 use std::time::Duration;
 
 /// The immutable policy of one configuration; swapped whole on reload.
@@ -35,6 +39,10 @@ pub struct Policy {
     /// Asked only where there is a caller.
     permissions: Permissions,
     limits: Limits,
+    /// Credentials that are arguments, with the values in force.
+    injections: Injections,
+    /// The names of all credentials.
+    credentials: Box<[Box<str>]>,
     scrubber: Scrubber,
     digest: String,
     /// Asked once here, so that no message pays for a rule that is not there.
@@ -104,10 +112,24 @@ impl Policy {
             secrets: config.scrub,
             permissions: Permissions::new(config),
             limits: config.limits.clone(),
+            injections: Injections::new(&config.credentials, &[]),
+            credentials: config
+                .credentials
+                .iter()
+                .map(|it| (*it.name).into())
+                .collect(),
             scrubber,
             digest: digest::of(config),
             denied,
         }
+    }
+
+    /// The same policy with the values that go into arguments, by the names of their credentials;
+    /// without its value a call that needs one is refused.
+    #[must_use]
+    pub fn with_values(mut self, config: &Config, values: &[Secret]) -> Self {
+        self.injections = Injections::new(&config.credentials, values);
+        self
     }
 
     /// SHA-256 of the effective policy in hex, for audit and `/health`.
@@ -203,17 +225,31 @@ impl Policy {
             },
             (refused, _) => refused,
         };
-        let refused = match refused {
-            Some(refusal) => Some(refusal),
-            None => match self.check_arguments(subject, envelope.arguments(), tools, &mut notes) {
-                Arguments::Pass => None,
-                Arguments::Refuse(refusal) => Some(refusal),
-                Arguments::NeedTools => return Decision::need_tools(notes),
-            },
+        let filled = match &refused {
+            Some(_) => Ok(None),
+            None => self.fill_arguments(envelope, subject, (params, caller), tools),
+        };
+        let (refused, filled) = match (refused, filled) {
+            (None, Ok(filled)) => {
+                let arguments = match &filled {
+                    Some(filled) => Some(filled.arguments()),
+                    None => envelope.arguments(),
+                };
+                match self.check_arguments(subject, arguments, tools, &mut notes) {
+                    Arguments::Pass => (None, filled),
+                    Arguments::Refuse(refusal) => (Some(refusal), None),
+                    Arguments::NeedTools => return Decision::need_tools(notes),
+                }
+            }
+            (None, Err(Arguments::Refuse(refusal))) => (Some(refusal), None),
+            (None, Err(_)) => return Decision::need_tools(notes),
+            (refused, _) => (refused, None),
         };
         match refused {
             None => Decision {
-                verdict: Verdict::Forward,
+                verdict: filled.map_or(Verdict::Forward, |filled| {
+                    Verdict::Rewrite(filled.into_line())
+                }),
                 rule: None,
                 notes,
             },
@@ -238,7 +274,7 @@ impl Policy {
         caller: Option<&Caller>,
     ) -> Decision {
         let caller = caller.filter(|_| !self.permissions.is_open());
-        let mut marked = false;
+        let (mut marked, mut cut) = (false, false);
         let subject = origin.map(|origin| &origin.subject);
         let mut notes = Vec::new();
         let mut rewritten = None;
@@ -272,6 +308,13 @@ impl Policy {
                             tools.learn_passing(result.text);
                         }
                         rewritten = self.filter_list(envelope.line, *result, subject, caller);
+                        if &*subject.method == method::TOOLS_LIST && !self.injections.is_empty() {
+                            let line = rewritten.as_deref().unwrap_or(envelope.line);
+                            if let Some(line) = self.injections.hide(line) {
+                                cut = rewritten.is_none();
+                                rewritten = Some(line);
+                            }
+                        }
                     }
                     if caller.is_some()
                         && origin.is_some_and(|origin| origin.era == Era::Modern)
@@ -298,9 +341,19 @@ impl Policy {
                 }
             }
         }
-        let rule = rewritten.is_some().then_some(match marked {
-            true => LISTS_PRIVATE,
-            false => LISTS_HIDDEN,
+        let at_fault = subject.and_then(|subject| self.problem(envelope, subject));
+        if let Some(problem) = at_fault {
+            notes.push(Note::Credential {
+                problem: problem.name,
+                invalid: problem.invalid,
+            });
+            rewritten = problems::advised(envelope, problem.invalid, CREDENTIALS_PROBLEM);
+        }
+        let rule = rewritten.is_some().then_some(match (marked, cut) {
+            _ if at_fault.is_some() => CREDENTIALS_PROBLEM,
+            (true, _) => LISTS_PRIVATE,
+            (false, true) => CREDENTIALS_ARGUMENT,
+            (false, false) => LISTS_HIDDEN,
         });
         if self.secrets == SecretsMode::Off {
             let verdict = rewritten.map_or(Verdict::Forward, Verdict::Rewrite);

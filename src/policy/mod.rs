@@ -4,11 +4,13 @@
 mod asks;
 mod digest;
 mod engine;
+mod inject;
 mod lists;
 mod mirrors;
 mod names;
 mod outbound;
 mod permissions;
+mod problems;
 mod rates;
 mod rules;
 mod schema;
@@ -21,7 +23,10 @@ mod verdict;
 pub use engine::{Deadlines, Policy};
 pub use mirrors::{Mirror, Scalar};
 pub(crate) use names::fold;
+pub use problems::{CredentialBreaker, Problem, problem};
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
-pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
+pub use rules::{
+    CREDENTIALS_BREAKER, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule,
+};
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -36,6 +36,11 @@ pub(super) const LISTS_HIDDEN: &str = "lists.hidden";
 pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
 pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
 pub(super) const SCHEMA_OUTPUT: &str = "schema.output";
+pub(super) const CREDENTIALS_ARGUMENT: &str = "credentials.argument";
+pub(super) const CREDENTIALS_MISSING: &str = "credentials.missing";
+pub(super) const CREDENTIALS_PROBLEM: &str = "credentials.problem";
+/// Asked by the session.
+pub const CREDENTIALS_BREAKER: &str = "credentials.breaker";
 pub(super) const SCRUB_SECRETS: &str = "scrub.secrets";
 /// Asked by the session.
 pub const LIMITS_REQUEST: &str = "limits.request";
@@ -133,6 +138,16 @@ pub const RULES: &[Rule] = &[
         setting: "[limits] concurrency and queue, [clients.NAME] concurrency, or [tools.\"NAME\"] concurrency",
     },
     Rule {
+        id: CREDENTIALS_ARGUMENT,
+        summary: "The argument is filled in by the operator: clients do not see it and may not send it.",
+        setting: "inject.argument of [credentials.NAME]",
+    },
+    Rule {
+        id: CREDENTIALS_MISSING,
+        summary: "There is no credential that could be filled into the call: it was revoked, or does not fit the tool's schema.",
+        setting: "file of [credentials.NAME]: write another value",
+    },
+    Rule {
         id: SCHEMA_UNUSABLE,
         summary: "The tool's schema cannot be checked; one that points to another host is never fetched, so its calls are refused.",
         setting: "[tools.\"NAME\"] arguments = \"warn\"",
@@ -156,6 +171,16 @@ pub const RULES: &[Rule] = &[
         id: SCHEMA_OUTPUT,
         summary: "The structured content of a result does not match the output schema that the tool advertises.",
         setting: "[schema] output, or [tools.\"NAME\"] output",
+    },
+    Rule {
+        id: CREDENTIALS_PROBLEM,
+        summary: "A call failed because of the server's credential, and the agent is told so: the arguments are fine, and trying again does not help.",
+        setting: "file of [credentials.NAME]: write another value",
+    },
+    Rule {
+        id: CREDENTIALS_BREAKER,
+        summary: "The tool failed by its credential several times in a row, so it is left alone for a while, or until there is another credential.",
+        setting: "file of [credentials.NAME]: write another value",
     },
     Rule {
         id: SCRUB_SECRETS,

@@ -10,6 +10,7 @@
 //! before a change stays in use until the next list replaces it. Everything is bounded: a server
 //! that lists without end fills the book and no more.
 
+use super::inject::Listed;
 use super::mirrors::{Mirror, mirrors};
 use super::schema::{Compiled, Flat, Unusable, compile};
 use crate::mcp::{elements, members, text};
@@ -192,6 +193,22 @@ impl ToolBook {
             State::Unknown => State::Unknown,
             State::Listed | State::Stale | State::Unlistable => State::Stale,
         };
+    }
+
+    /// The input schema of a tool as the server wrote it.
+    pub(super) fn schema(&self, name: &str) -> Listed<'_> {
+        let raw = || {
+            self.tools
+                .get(name)?
+                .input
+                .as_ref()
+                .map(|schema| &*schema.raw)
+        };
+        match (self.state, raw()) {
+            (State::Stale, _) | (State::Unknown, None) => Listed::Unknown,
+            (_, Some(raw)) => Listed::Schema(raw),
+            (State::Listed | State::Unlistable, None) => Listed::Nothing,
+        }
     }
 
     /// What to check this tool's arguments with; compiles on the first use.

@@ -143,6 +143,12 @@ impl Shape {
 pub enum Note {
     /// A detector removed (or flagged) something, this many times.
     Redacted { detector: &'static str, count: u32 },
+    /// The credential of the call is at fault, in the words of this entry of `policy/problems.toml`;
+    /// `invalid`: it is not accepted at all.
+    Credential {
+        problem: &'static str,
+        invalid: bool,
+    },
     /// A check failed that only warns, or could not be made.
     Warned { rule: &'static str, text: String },
 }

@@ -166,9 +166,48 @@ impl Session {
     pub(super) fn note(&self, notes: &[Note]) {
         for note in notes {
             match note {
+                // Where the call is known more can be said.
+                Note::Credential { .. } => {}
                 Note::Redacted { detector, count } => self.metrics.redaction(detector, *count),
                 Note::Warned { rule, text } => tracing::warn!(rule, "{}", one_line(text)),
             }
+        }
+    }
+
+    /// How long a tool is left alone whose credential is not accepted.
+    pub(super) fn is_barred(&mut self, subject: &Subject, now: Instant) -> Option<Duration> {
+        let tool = subject.name.as_deref();
+        let tool = tool.filter(|_| subject.capability == Capability::Tool)?;
+        let wait = self.credential_breaker.bars(tool, now)?;
+        let credential = self.policy.credential_of(tool);
+        self.metrics.credential_problem(credential, "refused");
+        Some(wait)
+    }
+
+    /// What an answer says of the credential that its call was made with.
+    pub(super) fn watch_credential(&mut self, subject: &Subject, notes: &[Note], now: Instant) {
+        let Some(tool) = subject.name.as_deref() else {
+            return;
+        };
+        if subject.capability != Capability::Tool {
+            return;
+        }
+        let said = notes.iter().find_map(|note| match note {
+            Note::Credential { problem, invalid } => Some((*problem, *invalid)),
+            _ => None,
+        });
+        let invalid = said.is_some_and(|(_, invalid)| invalid);
+        self.credential_breaker.answered(tool, invalid, now);
+        let Some((problem, _)) = said else { return };
+        let credential = self.policy.credential_of(tool);
+        self.metrics.credential_problem(credential, "failed");
+        let key = ("credentials.problem", subject.name.clone());
+        // Tools are of the server's making: it must not fill the log, or the memory, with them.
+        if self.explained.len() < EXPLAINED && self.explained.insert(key) {
+            tracing::warn!(
+                "the server's credential is at fault ({problem}) in a call of {}; credential: {credential}",
+                one_line(tool)
+            );
         }
     }
 

@@ -43,8 +43,12 @@ pub(super) struct Open {
     pub(super) since: Instant,
     pub(super) bytes: usize,
     pub(super) arguments: Arguments,
-    /// As it was passed on, when it may safely be asked twice.
+    /// As the client sent it, when it may have to be asked again.
     pub(super) line: Option<Box<[u8]>>,
+    /// It may safely be asked twice.
+    pub(super) repeats: bool,
+    /// A credential was put into it on its way.
+    pub(super) filled: bool,
     /// It was asked twice already.
     pub(super) retried: bool,
     /// The token under which its progress comes.
@@ -72,6 +76,8 @@ impl Open {
             bytes,
             arguments,
             line: None,
+            repeats: false,
+            filled: false,
             retried: false,
             token: None,
             limit,
@@ -186,6 +192,20 @@ impl Pending {
     pub(super) fn raw_id(&self, id: &RequestId) -> Option<&[u8]> {
         let at = *self.requests.get(id)?;
         self.open.get(at).map(|open| &*open.raw_id)
+    }
+
+    /// True when a credential was put into it.
+    pub(super) fn is_filled(&self, id: &RequestId) -> bool {
+        let at = self.requests.get(id);
+        let open = at.and_then(|at| self.open.get(*at));
+        open.is_some_and(|open| open.filled)
+    }
+
+    /// The request was decided anew: it is as old as before, and was asked as often.
+    pub(super) fn asked_again(&mut self, id: &RequestId, before: &Open) {
+        if let Some(open) = self.find(id) {
+            (open.retried, open.since) = (before.retried, before.since);
+        }
     }
 
     /// Who asked for this one.

@@ -133,6 +133,9 @@ impl Session {
         if !self.switched_off.is_empty() && self.is_off(&subject) {
             return turn_away(self, &own::tool_off(&subject), out);
         }
+        if let Some(wait) = self.is_barred(&subject, now) {
+            return turn_away(self, &own::credential_breaker(&subject, wait), out);
+        }
         if !self.client_named {
             self.learn_client(envelope, &subject.method, params);
         }
@@ -159,15 +162,14 @@ impl Session {
             }
         };
         count(self, outcome);
-        let line = match &passage {
-            Passage::Replace(line) => line,
-            _ => envelope.line,
-        };
+        // Nothing is kept that holds a credential: a call is filled in again whenever it is asked again.
+        let filled = matches!(passage, Passage::Replace(_));
+        let line = envelope.line;
         if subject.capability != mcp::Capability::Tool {
             self.handshake.passed_on(&subject, line);
         }
-        let line =
-            (line.len() <= REPEATED && self.policy.repeatable(&subject)).then(|| line.into());
+        let repeats = line.len() <= REPEATED && self.policy.repeatable(&subject);
+        let line = (repeats || filled).then(|| line.into());
         let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
@@ -181,7 +183,7 @@ impl Session {
             arguments,
             limit,
         );
-        open.line = line;
+        (open.line, open.filled, open.repeats) = (line, filled, repeats);
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
@@ -334,6 +336,7 @@ impl Session {
         let policy = then.as_deref().unwrap_or(&self.policy);
         let decision = policy.server(envelope, Some(&open.origin), &mut self.tools, caller);
         self.note(&decision.notes);
+        self.watch_credential(&open.origin.subject, &decision.notes, now);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {
             _ if open.state == State::Cancelled => "cancelled",

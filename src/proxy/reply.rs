@@ -86,7 +86,9 @@ fn line(out: &mut Vec<u8>, id: Option<&[u8]>, era: Era, (member, body): (&str, V
 /// Refusals that the session itself makes; those of policy are made in `policy`.
 pub(super) mod own {
     use crate::mcp::{Capability, Subject};
-    use crate::policy::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, Refusal, Shape, code};
+    use crate::policy::{
+        CREDENTIALS_BREAKER, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, Refusal, Shape, code,
+    };
 
     /// A request id that is open already.
     pub(in crate::proxy) fn duplicate_id() -> Refusal {
@@ -188,6 +190,21 @@ pub(super) mod own {
             5030,
             "The operator has switched this tool off, so nothing was done. Do not retry; ask the operator.".to_owned(),
         )
+    }
+
+    /// The credential of the tool is not accepted, and nobody has changed it.
+    pub(in crate::proxy) fn credential_breaker(
+        subject: &Subject,
+        wait: std::time::Duration,
+    ) -> Refusal {
+        let mut refusal = about(
+            subject,
+            CREDENTIALS_BREAKER,
+            5030,
+            "Credential problem: what the server uses to sign in was refused several times, so this call was not made. The arguments are fine; do not retry, the operator has to renew it.".to_owned(),
+        );
+        refusal.retry_after_ms = u64::try_from(wait.as_millis()).ok();
+        refusal
     }
 
     /// An answer that is no JSON-RPC message.

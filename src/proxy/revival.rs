@@ -7,6 +7,7 @@
 //! ```
 
 use super::handshake::Compared;
+use super::listing::Parked;
 use super::pending::State;
 use super::reply::{self, own};
 use super::session::{Caps, Outbox, Passage, Session};
@@ -44,7 +45,7 @@ impl Session {
             let once_more =
                 open.state == State::Open && !std::mem::replace(&mut open.retried, true);
             match &open.line {
-                Some(line) if once_more => {
+                Some(line) if once_more && open.repeats => {
                     again.push((open.order(), id.clone(), line.clone()));
                     true
                 }
@@ -88,9 +89,13 @@ impl Session {
                 }
                 Kind::Result { .. } | Kind::Error { .. } => None,
             };
-            id.map(|id| Kept {
-                id: Some(id),
-                line: line.into(),
+            id.map(|id| {
+                // With a credential in it nothing is kept: what the client sent is.
+                let line = match self.client.is_filled(&id) {
+                    true => Box::default(),
+                    false => line.into(),
+                };
+                Kept { id: Some(id), line }
             })
         });
         kept.collect()
@@ -186,6 +191,7 @@ impl Session {
     pub fn adopt(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
         self.earlier.clear();
+        self.credential_breaker.reset();
     }
 
     /// Messages are decided by this configuration from here on; what is open is answered by the one that
@@ -245,6 +251,12 @@ impl Session {
 
     fn ask_again(&mut self, now: Instant, out: &mut Outbox) {
         for kept in std::mem::take(&mut self.kept) {
+            if let Some(id) = &kept.id
+                && self.client.is_filled(id)
+            {
+                self.fill_again(id, now, out);
+                continue;
+            }
             // It may have been cancelled by its deadline meanwhile.
             if kept.id.is_none_or(|id| self.client.is_open(&id)) {
                 out.to_server.extend_from_slice(&kept.line);
@@ -254,6 +266,23 @@ impl Session {
         for parked in std::mem::take(&mut self.parked) {
             self.resume(&parked, now, out);
         }
+    }
+
+    /// A call with a credential in it is decided anew: by now that may be another one, or none.
+    fn fill_again(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
+        if !self.client.is_open(id) {
+            return;
+        }
+        let Some(mut open) = self.client.close(id) else {
+            return;
+        };
+        let parked = Parked {
+            id: id.clone(),
+            line: open.line.take().unwrap_or_default(),
+            caller: open.origin.caller.clone(),
+        };
+        self.resume(&parked, now, out);
+        self.client.asked_again(id, &open);
     }
 
     /// A line of the client that came while the server is away for longer than a line is kept.

@@ -19,7 +19,7 @@ use crate::config::{Config, Payloads};
 use crate::identity::Caller;
 use crate::mcp::{Direction, Envelope, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
-use crate::policy::{LIMITS_RESPONSE, Policy, Refusal, ToolBook};
+use crate::policy::{CredentialBreaker, LIMITS_RESPONSE, Policy, Refusal, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::sanitize;
 use smol_str::SmolStr;
@@ -87,6 +87,7 @@ pub struct Session {
     pub(super) payloads: Payloads,
     pub(super) caps: Caps,
     noise_shown: bool,
+    pub(super) credential_breaker: CredentialBreaker,
     pub(super) explained: HashSet<(&'static str, Option<SmolStr>)>,
 }
 
@@ -136,6 +137,7 @@ impl Session {
             payloads: config.audit.payloads,
             caps: Caps::of(config),
             noise_shown: false,
+            credential_breaker: CredentialBreaker::default(),
             explained: HashSet::new(),
         }
     }

@@ -369,3 +369,41 @@ fn a_listen_stream_never_expires() {
     rig.pass(Duration::from_secs(1_000_000));
     assert_eq!(rig.seen_by_client(), [] as [Value; 0]);
 }
+
+#[test]
+fn a_call_with_a_credential_is_filled_in_again_for_the_next_server() {
+    let toml = "[credentials.c]\nfile = \"/x\"\ninject = { argument = \"/token\", tools = [\"t\"] }\n\
+                [schema]\narguments = \"off\"\n[tools.t]\nidempotent = true\n";
+    let config = config(toml);
+    let policy = |value: &str| {
+        let values = [crate::secret::Secret::new("c", value.as_bytes().to_vec())];
+        let policy = Policy::new(&config, Scrubber::new(config.scrub, &values));
+        Arc::new(policy.with_values(&config, &values))
+    };
+    let mut rig = Rig::new(toml);
+    rig.session.adopt(policy("first-value"));
+    let call = |id: u32| json!({"jsonrpc":"2.0","id":id,"method":"tools/call","params":{"name":"t","arguments":{"n":id}}});
+    rig.client(&call(1)).client(&call(2));
+    let token = |message: &Value| message["params"]["arguments"]["token"].clone();
+    assert_eq!(token(&rig.to_server[1]), "first-value");
+    // The second has not been read, and lies there with the old value in it.
+    let unsent = format!("{}\n", rig.to_server[1]);
+    rig.to_server.clear();
+    // Nobody is asked more than twice; the second had not been asked at all.
+    for (round, expected) in [vec![1, 2], vec![2], vec![]].into_iter().enumerate() {
+        let mut out = Outbox::default();
+        let unsent = if round == 0 { unsent.as_bytes() } else { b"" };
+        rig.session.server_lost("x", unsent, rig.now, &mut out);
+        rig.session.adopt(policy("second-value"));
+        rig.session.server_back(rig.now, &mut out);
+        rig.take(&out);
+        let ids: Vec<u64> = rig
+            .to_server
+            .iter()
+            .filter_map(|it| it["id"].as_u64())
+            .collect();
+        assert_eq!(ids, expected);
+        assert!(rig.to_server.iter().all(|it| token(it) == "second-value"));
+        rig.to_server.clear();
+    }
+}

@@ -1,22 +1,25 @@
 //! Secret values that leave no trace in memory, logs or debug output.
 
+mod expiry;
 mod guess;
+mod memory;
+pub mod orders;
 pub mod source;
 mod vault;
 mod watch;
 
 pub use guess::looks_secret;
-pub use vault::{Held, News, Vault};
+pub use orders::{Drill, Fingerprint, Key, Orders, Revoked};
+pub use vault::{Held, News, Previous, Vault};
 pub use watch::{SETTLE, Watch};
 
+use memory::Locked;
 use std::fmt;
-use std::sync::OnceLock;
-use zeroize::Zeroizing;
 
-/// A value that is never printed and is wiped when dropped.
+/// A value that is never printed, is wiped when dropped, and lies in locked memory where it may.
 pub struct Secret {
     name: String,
-    value: Zeroizing<Vec<u8>>,
+    value: Locked,
 }
 
 impl Secret {
@@ -25,7 +28,7 @@ impl Secret {
     pub fn new(name: impl Into<String>, value: Vec<u8>) -> Self {
         Self {
             name: name.into(),
-            value: Zeroizing::new(value),
+            value: Locked::new(value),
         }
     }
 
@@ -38,24 +41,8 @@ impl Secret {
     /// The value itself; callers must not copy it anywhere that outlives them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
-        &self.value
+        self.value.bytes()
     }
-}
-
-/// Which value it is, in 12 hex digits that say nothing about it: an HMAC with a key that this process
-/// has drawn for itself.
-fn fingerprint(value: &[u8]) -> String {
-    use ring::hmac;
-    static KEY: OnceLock<Option<hmac::Key>> = OnceLock::new();
-    let key = KEY.get_or_init(|| {
-        hmac::Key::generate(hmac::HMAC_SHA256, &ring::rand::SystemRandom::new()).ok()
-    });
-    let Some(key) = key else {
-        return "unknown".to_owned();
-    };
-    let tag = hmac::sign(key, value);
-    let digits = tag.as_ref().iter().take(6);
-    digits.fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 impl fmt::Debug for Secret {

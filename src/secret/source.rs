@@ -3,11 +3,15 @@
 //! A value that cannot be used never takes the place of one that can: whoever reads keeps the last
 //! good one. Files are small (a token, a key, a JSON object of them), so they are read whole.
 
-use super::Secret;
-use crate::config::Credential;
+use super::{Secret, expiry};
+use crate::config::{Credential, principal_name};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 use zeroize::Zeroizing;
 
 /// Most bytes of a credential file; a certificate chain has some 10 KiB.
@@ -34,17 +38,29 @@ pub enum SourceError {
         found: String,
         wanted: String,
     },
+    #[error("the value in {path} was revoked", path = path.display())]
+    Revoked { path: PathBuf },
     #[error("the value in {path} holds {what}, which no variable can", path = path.display())]
     Byte { path: PathBuf, what: &'static str },
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub struct Found {
+    pub secret: Secret,
+    /// When it says that it ends, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// When it was written, in seconds since 1970.
+    pub written: Option<u64>,
 }
 
 /// The value that the credential's file holds now.
 ///
 /// # Errors
 /// [`SourceError`]; a file that is being written can be any of them for a moment.
-pub fn read(credential: &Credential) -> Result<Secret, SourceError> {
+pub fn read(credential: &Credential) -> Result<Found, SourceError> {
     let path = || credential.file.clone();
-    let text = contents(credential)?;
+    let (text, written) = contents(credential)?;
     let label = member(&text, LABEL).filter(|_| credential.key.is_some());
     if let Some(wanted) = &credential.environment
         && let Some(found) = label
@@ -74,10 +90,33 @@ pub fn read(credential: &Credential) -> Result<Secret, SourceError> {
         let what = "bytes that are not UTF-8";
         return Err(SourceError::Byte { path: path(), what });
     }
-    Ok(Secret::new(credential.name.clone(), value.to_vec()))
+    let beside = || {
+        let mut names = expiry::MEMBERS.iter();
+        names.find_map(|name| expiry::parse(std::str::from_utf8(&said(&text, name)?).ok()?))
+    };
+    let expires = credential.key.as_ref().and_then(|_| beside());
+    Ok(Found {
+        expires: expires.or_else(|| expiry::of_token(&value)),
+        secret: Secret::new(credential.name.clone(), value.to_vec()),
+        written,
+    })
 }
 
-fn contents(credential: &Credential) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+/// The credentials of the tenants that have an entry now, at most so many, in alphabetical order.
+pub(super) fn of_tenants(template: &Credential, most: usize) -> Vec<Credential> {
+    let directory = template.tenants().unwrap_or_default();
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        // `..data` and its like are how Kubernetes swaps directories.
+        .filter(|name| !name.starts_with('.') && name.len() <= 64 && principal_name(name).is_ok())
+        .collect();
+    names.sort_unstable();
+    let all = names.into_iter().take(most);
+    all.map(|name| template.of_tenant(&name)).collect()
+}
+
+fn contents(credential: &Credential) -> Result<(Zeroizing<Vec<u8>>, Option<u64>), SourceError> {
     let path = || credential.file.clone();
     let unreadable = |error: io::Error| SourceError::Unreadable {
         path: path(),
@@ -100,7 +139,9 @@ fn contents(credential: &Credential) -> Result<Zeroizing<Vec<u8>>, SourceError> 
     if text.len() > room {
         return Err(SourceError::TooLarge { path: path() });
     }
-    Ok(text)
+    let written = about.modified().ok();
+    let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok((text, written.map(|since| since.as_secs())))
 }
 
 /// Without the line end that editors and `echo` leave, and blanks around it.
@@ -110,15 +151,37 @@ fn trimmed(text: &[u8]) -> &[u8] {
 
 /// The text under a key of a JSON object, or of a file of KEY=value lines.
 fn member(text: &[u8], key: &str) -> Option<Zeroizing<Vec<u8>>> {
-    if trimmed(text).first() == Some(&b'{') {
-        let object: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(text).ok()?;
-        let value = object.into_iter().find(|(name, _)| name == key)?.1;
-        return match value {
-            serde_json::Value::String(text) => Some(Zeroizing::new(text.into_bytes())),
-            _ => None,
-        };
+    let json = trimmed(text).first() == Some(&b'{');
+    match json {
+        true => in_json(text, key, false),
+        false => in_lines(text, key),
     }
+}
+
+/// The same, also where it is a number.
+fn said(text: &[u8], key: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let json = trimmed(text).first() == Some(&b'{');
+    match json {
+        true => in_json(text, key, true),
+        false => in_lines(text, key),
+    }
+}
+
+/// No tree is built: it would leave every value of the file in memory.
+fn in_json(text: &[u8], key: &str, numbers: bool) -> Option<Zeroizing<Vec<u8>>> {
+    let object: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
+    let raw = object.get(key)?.get();
+    if numbers && raw.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Zeroizing::new(raw.as_bytes().to_vec()));
+    }
+    if !raw.starts_with('"') {
+        return None;
+    }
+    let text: String = serde_json::from_str(raw).ok()?;
+    Some(Zeroizing::new(text.into_bytes()))
+}
+
+fn in_lines(text: &[u8], key: &str) -> Option<Zeroizing<Vec<u8>>> {
     // A line without its end may be half of one.
     let whole = text.iter().rposition(|byte| *byte == b'\n')? + 1;
     let lines = text.get(..whole)?.split(|byte| *byte == b'\n');
@@ -149,9 +212,12 @@ mod tests {
             name: "github".to_owned(),
             file,
             key: key.map(str::to_owned),
-            variable: "TOKEN".to_owned(),
+            inject: crate::config::Inject::Env {
+                variable: "TOKEN".to_owned(),
+            },
             environment: Some("production".to_owned()),
             overlap: std::time::Duration::from_secs(600),
+            rotate_every: None,
         }
     }
 
@@ -159,7 +225,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, text).unwrap();
-        read(&credential(path, key)).map(|secret| secret.expose().to_vec())
+        read(&credential(path, key)).map(|found| found.secret.expose().to_vec())
     }
 
     #[test]
@@ -172,6 +238,27 @@ mod tests {
         let env = b"# comment\nexport OTHER=x\nTOKEN = \"with = sign\"\n";
         assert_eq!(found(env, Some("TOKEN")).unwrap(), b"with = sign");
         assert_eq!(found(b"T='q'\n", Some("T")).unwrap(), b"q");
+    }
+
+    #[test]
+    fn the_end_of_a_value_is_read_from_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let ends = |text: &str, key| {
+            std::fs::write(&path, text).unwrap();
+            let found = read(&credential(path.clone(), key)).unwrap();
+            assert!(found.written.is_some());
+            found.expires
+        };
+        let json = r#"{"token":"t","expires_at":1790000000}"#;
+        assert_eq!(ends(json, Some("token")), Some(1_790_000_000));
+        let json = r#"{"token":"t","Expiration":"2026-09-21T12:53:20Z"}"#;
+        assert_eq!(ends(json, Some("token")), Some(1_789_995_200));
+        let lines = "TOKEN=t\nEXPIRES_AT=1790000000\n";
+        assert_eq!(ends(lines, Some("TOKEN")), Some(1_790_000_000));
+        assert_eq!(ends("1790000000", None), None);
+        let token = "e30.eyJleHAiOjE3OTAwMDAwMDB9.c2ln";
+        assert_eq!(ends(token, None), Some(1_790_000_000));
     }
 
     #[test]

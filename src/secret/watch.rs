@@ -53,6 +53,14 @@ impl Watch {
         Ok(watch)
     }
 
+    /// These files from here on; what was watched besides is watched still.
+    pub fn set_files(&mut self, files: Vec<PathBuf>) {
+        if self.files != files {
+            self.files = files;
+            self.follow();
+        }
+    }
+
     /// Watches what the paths lead through now. Adding a directory again changes nothing.
     fn follow(&mut self) {
         let events = AddWatchFlags::IN_CLOSE_WRITE

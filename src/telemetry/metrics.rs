@@ -67,6 +67,12 @@ pub struct Metrics {
     reload_time: IntGauge,
     credential_generation: IntGaugeVec,
     credential_broken: IntGaugeVec,
+    credential_revoked: IntGaugeVec,
+    credential_loaded: IntGaugeVec,
+    credential_expiry: IntGaugeVec,
+    credential_rotate_by: IntGaugeVec,
+    credential_reads: IntCounterVec,
+    credential_problems: IntCounterVec,
     child_exits: IntCounterVec,
     enforced: IntGaugeVec,
     own: IntGaugeVec,
@@ -80,6 +86,18 @@ pub struct Metrics {
     egress_connections: IntCounterVec,
     egress_bytes: IntCounterVec,
     egress_refused: IntCounterVec,
+}
+
+/// What is shown of one credential. Times are in seconds since 1970.
+#[derive(Debug)]
+pub struct CredentialGauges<'a> {
+    pub name: &'a str,
+    pub generation: u32,
+    pub broken: bool,
+    pub revoked: bool,
+    pub loaded: u64,
+    pub expires: Option<u64>,
+    pub rotate_by: Option<u64>,
 }
 
 impl Metrics {
@@ -235,6 +253,36 @@ impl Metrics {
                 "1 while the file of a credential gives no value and the last one stays in force",
                 &["name"],
             )?,
+            credential_revoked: gauges(
+                "cofferdam_credential_revoked",
+                "1 while the value of a credential is revoked and there is no other",
+                &["name"],
+            )?,
+            credential_loaded: gauges(
+                "cofferdam_credential_loaded_timestamp_seconds",
+                "Since when the value of a credential is what it is",
+                &["name"],
+            )?,
+            credential_expiry: gauges(
+                "cofferdam_credential_expiry_timestamp_seconds",
+                "When a credential says that it ends",
+                &["name"],
+            )?,
+            credential_rotate_by: gauges(
+                "cofferdam_credential_rotate_by_timestamp_seconds",
+                "When a credential will be older than rotate_every says",
+                &["name"],
+            )?,
+            credential_reads: counters(
+                "cofferdam_credential_reloads_total",
+                "Changes of the file of a credential: changed, broken, revoked",
+                &["name", "outcome"],
+            )?,
+            credential_problems: counters(
+                "cofferdam_credential_problems_total",
+                "Calls that failed because of a credential, and calls that were not made for it",
+                &["name", "outcome"],
+            )?,
             child_exits: counters(
                 "cofferdam_child_exits_total",
                 "Ends of the server",
@@ -332,14 +380,42 @@ impl Metrics {
         }
     }
 
-    /// Shows which generation of a credential is in force, and whether its file gives none now.
-    pub fn credential(&self, name: &str, generation: u32, broken: bool) {
-        let generations = &self.credential_generation;
-        generations
-            .with_label_values(&[name])
-            .set(generation.into());
-        let gauge = self.credential_broken.with_label_values(&[name]);
-        gauge.set(broken.into());
+    /// Shows one credential; names are those of the configuration.
+    pub fn credential(&self, it: &CredentialGauges<'_>) {
+        let time = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        let label = &[it.name];
+        for (gauges, value) in [
+            (&self.credential_generation, it.generation.into()),
+            (&self.credential_broken, it.broken.into()),
+            (&self.credential_revoked, it.revoked.into()),
+            (&self.credential_loaded, time(it.loaded)),
+        ] {
+            gauges.with_label_values(label).set(value);
+        }
+        for (gauges, end) in [
+            (&self.credential_expiry, it.expires),
+            (&self.credential_rotate_by, it.rotate_by),
+        ] {
+            match end {
+                Some(end) => gauges.with_label_values(label).set(time(end)),
+                // It was never there, or is not any more.
+                None => drop(gauges.remove_label_values(label)),
+            }
+        }
+    }
+
+    /// Counts what has become of a credential's file: `changed`, `broken`, `revoked`.
+    pub fn credential_read(&self, name: &str, outcome: &str) {
+        self.credential_reads
+            .with_label_values(&[name, outcome])
+            .inc();
+    }
+
+    /// Counts a call that failed because of a credential (`failed`), or was not made (`refused`).
+    pub fn credential_problem(&self, name: &str, outcome: &str) {
+        self.credential_problems
+            .with_label_values(&[name, outcome])
+            .inc();
     }
 
     /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.

@@ -98,7 +98,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.
-const OWNERS: [(&str, &[&str]); 35] = [
+const OWNERS: [(&str, &[&str]); 36] = [
     ("aho_corasick", &["policy/"]),
     ("annotate_snippets", &["config/", "cli/"]),
     ("anstream", &["cli/"]),
@@ -138,6 +138,7 @@ const OWNERS: [(&str, &[&str]); 35] = [
     ("regex_automata", &["policy/", "cell/denial"]),
     ("regex_syntax", &["policy/"]),
     ("rcgen", &["transport/tls"]),
+    ("region", &["secret/memory"]),
     (
         "ring",
         &[
@@ -168,7 +169,10 @@ const OWNERS: [(&str, &[&str]); 35] = [
     ("unicode_normalization", &["policy/"]),
     // Names in certificates.
     ("x509_cert", &["identity/"]),
-    ("zeroize", &["secret/", "policy/", "cell/", "app/sealed"]),
+    (
+        "zeroize",
+        &["secret/", "policy/", "cell/", "app/sealed", "app/lane"],
+    ),
 ];
 
 /// Small crates that any room may use.

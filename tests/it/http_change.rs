@@ -121,3 +121,63 @@ fn the_switch_answers_who_waits_and_who_comes_until_it_is_on_again() {
     }));
     assert!(said(&site.call(&json!(7), "look", &json!({"key": 7})).json()) == "7");
 }
+
+#[test]
+fn each_tenant_is_served_with_its_own_credential() {
+    let rig = Rig::new().file(
+        "c.toml",
+        "[listen]\nhttp = \"127.0.0.1:0\"\nauth = \"required\"\n[identity]\nkeys = \"clients.json\"\n\
+         [credentials.each]\nfile = \"secrets/{tenant}/token\"\ninject = { argument = \"/token\" }\n",
+    );
+    let write = |dir: &std::path::Path, tenant: &str, value: &str| {
+        let at = dir.join("secrets").join(tenant);
+        std::fs::create_dir_all(&at).unwrap();
+        std::fs::write(at.join("token"), value).unwrap();
+    };
+    write(rig.path(), "acme", "tok-acme-Zq7vLm2Xw9");
+    write(rig.path(), "zeta", "tok-zeta-Zq7vLm2Xw9");
+    let add = |name: &str| {
+        let words = [
+            "client",
+            "add",
+            name,
+            "--tenant",
+            name,
+            "--keys",
+            "clients.json",
+        ];
+        let output = rig.command(&words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let key = String::from_utf8(output.stdout).unwrap();
+        format!("Authorization: Bearer {}\r\n", key.trim())
+    };
+    let [acme, zeta, other] = ["acme", "zeta", "other"].map(add);
+    std::fs::create_dir(rig.path().join("notes")).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
+    let (mark, path) = (mark(), example("mortal").to_str().unwrap().to_owned());
+    let flags = ["--config", "{dir}/c.toml", "--write", "{dir}/notes"];
+    let command = [path.as_str(), &mark, "{dir}/notes"];
+    let site = Site::around(Wire::start(rig, &mark, &flags, &command));
+    let ask = |who: &str, key: u32| {
+        let params = json!({"name": "given", "arguments": {"key": key}});
+        let reply = site.ask(&modern(&json!(1), "tools/call", &params, who));
+        reply.json()
+    };
+    let print = |token: &str| crate::rotation::fingerprint(token);
+    assert_eq!(said(&ask(&acme, 0)), print("tok-acme-Zq7vLm2Xw9"));
+    assert_eq!(said(&ask(&zeta, 0)), print("tok-zeta-Zq7vLm2Xw9"));
+    assert_eq!(rule(&ask(&other, 0)), "credentials.missing");
+    assert!(said(&ask(&acme, 1)).starts_with("it is CFD-REDACTED"));
+    // One that changes, and one that comes.
+    write(site.wire.path(), "acme", "tok-new-Zq7vLm2Xw9");
+    write(site.wire.path(), "other", "tok-other-Zq7vLm2Xw9");
+    assert!(eventually(
+        || said(&ask(&acme, 0)) == print("tok-new-Zq7vLm2Xw9")
+    ));
+    assert!(eventually(
+        || said(&ask(&other, 0)) == print("tok-other-Zq7vLm2Xw9")
+    ));
+    assert_eq!(said(&ask(&zeta, 0)), print("tok-zeta-Zq7vLm2Xw9"));
+    assert!(!site.wire.stderr().contains("Zq7vLm2Xw9"));
+}

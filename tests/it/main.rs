@@ -21,6 +21,7 @@ mod cell_user;
 mod chaos;
 mod cli;
 mod config;
+mod credentials;
 mod egress;
 mod escape;
 mod exec;

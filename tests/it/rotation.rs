@@ -8,23 +8,30 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The fake server's own way to say which token it has.
-fn fingerprint(token: &str) -> String {
+pub(crate) fn fingerprint(token: &str) -> String {
     let sum = token.bytes().fold(7_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(byte.into())
     });
     format!("token {sum}")
 }
 
-fn value(round: u32) -> String {
+/// Whom root's server runs as.
+const USER: u32 = 0x7fff_c0de;
+
+pub(crate) fn value(round: u32) -> String {
     format!("tok-{round}-Zq7vLm2Xw9")
 }
 
-fn start(rig: Rig, flags: &[&str], server: &[&str]) -> Wire {
+pub(crate) fn start(rig: Rig, flags: &[&str], server: &[&str]) -> Wire {
     let mark = mark();
     let path = example("mortal").to_str().unwrap().to_owned();
     std::fs::create_dir_all(rig.path().join("notes")).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
+    if flags.contains(&"namespaces") && nix::unistd::geteuid().is_root() {
+        // Where owners are not translated the server's user needs to own it.
+        std::os::unix::fs::chown(rig.path().join("notes"), Some(USER), Some(USER)).unwrap();
+    }
     let flags = [
         &["--write", "{dir}/notes", "--admin", "unix:{dir}/admin.sock"],
         flags,
@@ -49,7 +56,7 @@ struct Source {
     write: fn(&Path, u32),
 }
 
-fn replace(path: &Path, text: &str) {
+pub(crate) fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
@@ -113,7 +120,47 @@ const SOURCES: [Source; 6] = [
     },
 ];
 
-fn rotate_under_load(source: &Source, rounds: u32, slow: u64) {
+/// How the value reaches the server, and the tool that shows which one it has.
+struct Way {
+    inject: &'static str,
+    word: &'static str,
+    tool: &'static str,
+    arguments: &'static str,
+    replaces: bool,
+}
+
+const ENV: Way = Way {
+    inject: "env = \"TOKEN\"",
+    word: "",
+    tool: "token",
+    arguments: "{}",
+    replaces: true,
+};
+const WAYS: [Way; 3] = [
+    Way {
+        inject: "file = \"token\", env = \"TOKEN_FILE\"",
+        word: "",
+        tool: "file",
+        arguments: "{}",
+        replaces: false,
+    },
+    Way {
+        inject: "file = \"deep/token\", env = \"TOKEN_FILE\", signal = \"USR1\"",
+        word: "reload",
+        tool: "kept",
+        arguments: "{}",
+        replaces: false,
+    },
+    Way {
+        inject: "argument = \"/token\"",
+        word: "",
+        tool: "given",
+        arguments: "{\"key\":0}",
+        replaces: false,
+    },
+];
+
+fn rotate_under_load(source: &Source, way: &Way, flags: &[&str], rounds: u32, slow: u64) {
     let rig = Rig::new();
     let dir: PathBuf = rig.path().join("s");
     std::fs::create_dir(&dir).unwrap();
@@ -121,12 +168,14 @@ fn rotate_under_load(source: &Source, rounds: u32, slow: u64) {
     let rig = rig.file(
         "c.toml",
         format!(
-            "[credentials.github]\n{}\ninject = {{ env = \"TOKEN\" }}\n",
-            source.config
+            "[credentials.github]\n{}\ninject = {{ {} }}\n",
+            source.config, way.inject
         ),
     );
     let slow_word = format!("slow={slow}");
-    let mut wire = start(rig, &["--config", "{dir}/c.toml"], &[&slow_word]);
+    let flags = [&["--config", "{dir}/c.toml"], flags].concat();
+    let mut wire = start(rig, &flags, &[&slow_word, way.word]);
+    let arguments: Value = serde_json::from_str(way.arguments).unwrap();
     let mut id = 0;
     for round in 0..=rounds {
         let expected = fingerprint(&value(round));
@@ -139,7 +188,7 @@ fn rotate_under_load(source: &Source, rounds: u32, slow: u64) {
         let mut after = 0;
         while after < 5 {
             id += 1;
-            let answer = wire.call(&id.to_string(), "token", &json!({}));
+            let answer = wire.call(&id.to_string(), way.tool, &arguments);
             let said = said(&answer);
             assert!(
                 said.starts_with("token "),
@@ -163,11 +212,10 @@ fn rotate_under_load(source: &Source, rounds: u32, slow: u64) {
         println!("{}: round {round}: {:?}", source.name, seen.unwrap());
     }
     let replaced = wire.metric("cofferdam_child_replacements_total");
-    assert_eq!(replaced, f64::from(rounds), "{}", source.name);
-    assert_eq!(
-        wire.metric("cofferdam_child_starts_total"),
-        f64::from(rounds + 1)
-    );
+    let planned = if way.replaces { f64::from(rounds) } else { 0.0 };
+    assert_eq!(replaced, planned, "{}", source.name);
+    let starts = wire.metric("cofferdam_child_starts_total");
+    assert_eq!(starts, planned + 1.0);
     let everything = format!(
         "{}{}{}",
         wire.admin("/health"),
@@ -187,7 +235,7 @@ fn every_source_rotates_under_load_without_a_failed_call() {
         3
     };
     for source in &SOURCES {
-        rotate_under_load(source, rounds, 0);
+        rotate_under_load(source, &ENV, &[], rounds, 0);
     }
 }
 
@@ -198,7 +246,92 @@ fn a_server_that_starts_slowly_loses_no_call_either() {
     } else {
         (2, 700)
     };
-    rotate_under_load(&SOURCES[0], rounds, slow);
+    rotate_under_load(&SOURCES[0], &ENV, &[], rounds, slow);
+}
+
+#[test]
+fn files_and_arguments_change_and_the_server_stays() {
+    let rounds = if std::env::var_os("COFFERDAM_FULL").is_some() {
+        10
+    } else {
+        3
+    };
+    for way in &WAYS {
+        for flags in [&[][..], &["--off", "namespaces"], &["--user", "root"]] {
+            if flags.contains(&"root") && !nix::unistd::geteuid().is_root() {
+                continue;
+            }
+            rotate_under_load(&SOURCES[0], way, flags, rounds, 0);
+        }
+    }
+    for source in &SOURCES[1..] {
+        rotate_under_load(source, &WAYS[0], &[], 2, 0);
+        rotate_under_load(source, &WAYS[2], &[], 2, 0);
+    }
+}
+
+#[test]
+fn a_file_is_the_server_s_own_and_can_only_be_read() {
+    for flags in [&[][..], &["--off", "namespaces"]] {
+        let rig = Rig::new().file("token", value(0)).file(
+            "c.toml",
+            "[credentials.github]\nfile = \"token\"\ninject = { file = \"a/token\", env = \"TOKEN_FILE\" }\n",
+        );
+        let flags = [&["--config", "{dir}/c.toml"], flags].concat();
+        let mut wire = start(rig, &flags, &[]);
+        let expected = "mode 400 mine true write false replace false beside false";
+        assert_eq!(said(&wire.call("1", "sight", &json!({}))), expected);
+        replace(&wire.path().join("token"), &value(1));
+        let mut id = 1;
+        assert!(eventually(|| {
+            id += 1;
+            said(&wire.call(&id.to_string(), "file", &json!({}))) == fingerprint(&value(1))
+        }));
+        assert_eq!(said(&wire.call("0", "sight", &json!({}))), expected);
+        assert_eq!(wire.finish().code, 0);
+    }
+}
+
+#[test]
+fn an_argument_is_filled_in_and_never_seen() {
+    let rig = Rig::new().file("token", value(0)).file(
+        "c.toml",
+        "[credentials.github]\nfile = \"token\"\ninject = { argument = \"/token\" }\n\
+         [audit]\nfile = \"audit.jsonl\"\npayloads = \"redacted\"\n",
+    );
+    let mut wire = start(rig, &["--config", "{dir}/c.toml"], &[]);
+    let listed = wire.ask("1", "tools/list", &json!({}));
+    let tools = listed["result"]["tools"].as_array().unwrap();
+    let given = tools.iter().find(|tool| tool["name"] == "given").unwrap();
+    let schema = &given["inputSchema"];
+    assert_eq!(schema["required"], json!(["key"]));
+    assert_eq!(schema["properties"], json!({"key": {"type": "integer"}}));
+    let answer = wire.call("2", "given", &json!({"key": 0}));
+    assert_eq!(said(&answer), fingerprint(&value(0)));
+    let answer = wire.call("3", "given", &json!({"key": 1}));
+    assert!(said(&answer).starts_with("it is CFD-REDACTED"), "{answer}");
+    for mine in [
+        json!({"key": 0, "token": "mine-all"}),
+        json!({"key": 0, "TOKEN": 1}),
+    ] {
+        refused_by(&wire.call("4", "given", &mine), "credentials.argument");
+    }
+    refused_by(&wire.call("5", "given", &json!({})), "schema.arguments");
+    // What the schema does not have goes to the server as the client sent it.
+    let answer = wire.call("6", "work", &json!({"key": 7, "token": "mine"}));
+    assert_eq!(said(&answer), "7");
+    let everything = format!("{}{}", wire.admin("/health"), wire.admin("/metrics"));
+    let dir = wire.path().to_owned();
+    let (over, _rig) = {
+        wire.close_input();
+        wire.wait_in_rig()
+    };
+    assert_eq!(over.code, 0, "{}", over.text());
+    let audit = std::fs::read_to_string(dir.join("audit.jsonl")).unwrap();
+    assert!(audit.contains("credentials.argument"), "{audit}");
+    for text in [&audit, &over.text(), &everything] {
+        assert!(!text.contains("Zq7vLm2Xw9"), "a value was shown: {text}");
+    }
 }
 
 fn simple(flags: &[&str]) -> (Wire, PathBuf) {

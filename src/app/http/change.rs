@@ -4,6 +4,7 @@ use super::server::Kind;
 use super::state::{Gate, State};
 use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
+use crate::app::credentials;
 use crate::cell::spawn::CredentialState;
 use crate::identity::{Caller, How, KeyBook, Verifier};
 use std::collections::BTreeSet;
@@ -91,11 +92,23 @@ impl State {
         values: OwnedFd,
         now: Instant,
     ) -> io::Result<()> {
-        self.policy = self
-            .known
-            .renew(states, values, &self.config, &self.metrics, now)?;
+        let cells = self.cells();
+        let begun = cells
+            .into_iter()
+            .filter_map(|cell| self.with(cell, |_, it| it.begun));
+        let oldest = begun.min();
+        let config = Arc::clone(&self.config);
+        let around = (&*config, &*self.metrics);
+        self.policy = self.known.renew(states, values, around, (now, oldest))?;
         self.desk.adopt(Arc::clone(&self.policy));
-        let changed = states.iter().any(|state| state.changed);
+        if let Some(spawner) = &mut self.spawner {
+            // From here on a server may say them. A spawner that is gone says so by itself.
+            drop(spawner.taken());
+        }
+        let replaced = |state: &CredentialState| {
+            state.changed && credentials::replaces(&config.credentials, state)
+        };
+        let changed = states.iter().any(replaced);
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
@@ -115,10 +128,7 @@ impl State {
         let tools = self.tools_off.clone();
         self.desk.switch_tools(tools.clone());
         match off {
-            Some(reason) => tracing::warn!(
-                "switched off: {reason}; `cofferdam resume {}` switches it on",
-                self.config.server.name
-            ),
+            Some(reason) => tracing::warn!("switched off: {reason}"),
             None => tracing::info!("what is switched off: {} tools", tools.len()),
         }
         for cell in self.cells() {

@@ -135,7 +135,10 @@ fn translate(
 fn as_it_is(path: &Path, write: bool, account: &Account) -> Result<bool, Failure> {
     let failed = |error| Failure::Floor(format!("{}: {error}", path.display()));
     if account.own.iter().any(|own| own == path) {
-        account.take(path).map_err(failed)?;
+        let mut within = account.own.iter().filter(|own| own.starts_with(path));
+        within
+            .try_for_each(|own| account.take(own))
+            .map_err(failed)?;
         return Ok(true);
     }
     if DEVICES.iter().any(|device| path == Path::new(device)) {

@@ -19,7 +19,7 @@ mod mapped;
 mod view;
 
 use super::account::Account;
-use super::{CellSpec, caps, probe, seccomp, signals, sys};
+use super::{CellSpec, caps, probe, seccomp, signals, sys, variables};
 use crate::config::EgressRule;
 use layout::Layout;
 pub(super) use layout::Own;
@@ -253,6 +253,7 @@ fn wait_for(child: Pid, signals: &SigSet, relay: bool) -> Option<WaitStatus> {
 ///
 /// Best effort: the server's own cell does not depend on it, and nobody is left to hear of an error.
 fn withdraw() {
+    variables::forget();
     // The other end must see the end of file when the server closes its own.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         rustix::stdio::dup2_stdin(&null).ok();

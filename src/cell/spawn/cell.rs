@@ -90,7 +90,9 @@ impl Launched {
         let os = |doing| move |source| StartError::Os { doing, source };
         let mut spec = spec.clone();
         let (refusals, told) = Refusals::of(&mut spec).map_err(os("make a socket pair"))?;
-        let sealed = seal_spec(&spec).map_err(os("seal the spec of the cell"))?;
+        let sealed = seal_spec(&spec);
+        spec.wipe();
+        let sealed = sealed.map_err(os("seal the spec of the cell"))?;
         let (status, theirs) = io::pipe().map_err(os("make a pipe"))?;
         let theirs = OwnedFd::from(theirs);
         rustix::io::ioctl_fionbio(&status, true).map_err(|e| os("set up a pipe")(e.into()))?;
@@ -224,7 +226,7 @@ pub(super) struct Cell {
     /// For the operator, if it turns out to have the host's network.
     pub(super) floor_warnings: Vec<String>,
     /// Removed with the cell, after its last process.
-    pub(super) _directory: TempDir,
+    pub(super) directory: TempDir,
 }
 
 impl Cell {
@@ -232,6 +234,11 @@ impl Cell {
     pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
         let relay = self.relay.as_ref().and_then(Relay::pid);
         [self.launched.pid].into_iter().chain(relay)
+    }
+
+    /// Whether this is its private directory.
+    pub(super) fn lies_in(&self, directory: &Path) -> bool {
+        self.directory.path() == directory
     }
 
     /// Whether its network is its own.
@@ -277,7 +284,10 @@ impl Cell {
         let memory_kills = cgroup::memory_kills_around(Path::new("/proc/self"));
         let (stdin, stdout, stderr) = (ends.stdin, ends.stdout, ends.stderr);
         // The launcher first: it is what the server waits for.
-        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref(), inside)?;
+        let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref(), inside);
+        // Only the launcher needs its values.
+        spec.wipe();
+        let launched = launched?;
         let relay = control
             .map(|control| Relay::start(&spec, control))
             .transpose()
@@ -298,7 +308,7 @@ impl Cell {
             leaf,
             memory_kills,
             ours: ends.ours,
-            _directory: directory,
+            directory,
         })
     }
 }

@@ -134,6 +134,14 @@ impl Spawner {
         self.channel.send(&Request::Reload.encode(), &[])
     }
 
+    /// Says that what servers say is searched for the values of the last `Credentials`.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn taken(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::Taken.encode(), &[])
+    }
+
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).
     ///
     /// # Errors

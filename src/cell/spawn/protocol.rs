@@ -3,6 +3,7 @@
 //! One datagram of a SOCK_SEQPACKET pair is one message. Each side treats the other as hostile: a
 //! message that is not exactly right is an error, never a guess.
 
+use super::credential::CredentialState;
 use crate::cell::LayerReport;
 use crate::cell::egress::News;
 use serde::{Deserialize, Serialize};
@@ -189,19 +190,6 @@ pub enum Asked {
     Drain { within: Option<u64> },
 }
 
-/// One credential, without its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CredentialState {
-    pub name: String,
-    pub generation: u32,
-    pub fingerprint: String,
-    /// Another value than the last event said.
-    pub changed: bool,
-    /// Why its file gives no value now.
-    pub problem: Option<String>,
-}
-
 /// The bodies, as JSON after the header.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -320,10 +308,12 @@ impl Event {
                 (ROTATED, 0, json(&RotatedBody { size, failed })?, fds)
             }
             Self::Credentials { states, values } => {
+                // All of them fit together, whatever their files are called.
+                let room = (2048 / states.len().max(1)).clamp(16, 256);
                 let states: Vec<CredentialState> = states
                     .into_iter()
                     .map(|state| CredentialState {
-                        problem: state.problem.map(|problem| cut(problem, 256)),
+                        problem: state.problem.map(|problem| cut(problem, room)),
                         ..state
                     })
                     .collect();
@@ -573,6 +563,7 @@ mod tests {
             Request::Reread,
             Request::SwitchOff,
             Request::Reload,
+            Request::Taken,
         ]);
         all
     }

@@ -37,6 +37,8 @@ pub enum Request {
     SwitchOff,
     /// Read the configuration, and everything that it names, again: `Config` follows.
     Reload,
+    /// The values of the last `Credentials` are looked for in what servers say: servers may have them.
+    Taken,
 }
 
 impl Request {
@@ -59,6 +61,7 @@ impl Request {
             Self::Reread => (4, 0, 0),
             Self::SwitchOff => (5, 0, 0),
             Self::Reload => (6, 0, 0),
+            Self::Taken => (7, 0, 0),
         };
         words(MAGIC, op, cell, argument)
     }
@@ -102,7 +105,8 @@ impl Request {
             (4, 0) if cell == 0 => Ok(Self::Reread),
             (5, 0) if cell == 0 => Ok(Self::SwitchOff),
             (6, 0) if cell == 0 => Ok(Self::Reload),
-            (1..=6, value) => Err(ProtocolError::Field {
+            (7, 0) if cell == 0 => Ok(Self::Taken),
+            (1..=7, value) => Err(ProtocolError::Field {
                 field: "argument",
                 value,
             }),

@@ -10,24 +10,25 @@
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
-use super::freeze::{self, Frozen};
+use super::duties::{Duties, Planned};
+use super::freeze;
 use super::housework::Housework;
-use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError};
+use super::protocol::{Event, MAX_CELLS, Mode, ProtocolError};
 use super::relay::Relay;
 use super::request::{REQUEST_BYTES, Request, Stop};
 use super::signals::Signals;
 use super::stdio::Ends;
 use super::tempdir::TempDir;
 use super::tree;
-use crate::cell::CellSpec;
 use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
+use crate::config;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
 };
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -38,53 +39,6 @@ static PARENT: OnceLock<Option<Pid>> = OnceLock::new();
 static MESSAGES: OnceLock<Pid> = OnceLock::new();
 /// How long a message process may leave our events unread before it counts as gone.
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
-
-/// What a cell will be, made from the configuration that the spawner itself has read.
-#[derive(Debug)]
-pub struct Planned {
-    pub spec: CellSpec,
-    pub facts: Facts,
-}
-
-/// What the spawner does from the configuration that it has read by itself: a request only says when.
-pub trait Duties {
-    /// Prepares the package and plans the cell whose private directory is given.
-    ///
-    /// # Errors
-    /// Whatever keeps the cell from being planned.
-    fn plan(&mut self, directory: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError>;
-
-    /// Moves the audit log aside when it has grown to its limit; the log to go on with, and its size.
-    ///
-    /// # Errors
-    /// What the file system says, or that there is no log.
-    fn rotate(&mut self) -> io::Result<(OwnedFd, u64)>;
-
-    /// What becomes readable when a file that is watched may have changed.
-    fn watched(&self) -> Vec<BorrowedFd<'_>>;
-
-    /// When [`Duties::look`] has something to do without that.
-    fn due(&self) -> Option<Instant>;
-
-    /// Reads the files that are watched where that is due, or `now` in any case; what the message
-    /// process is to know of it.
-    fn look(&mut self, now: bool) -> Vec<Event>;
-
-    /// True while the operator wants nothing to run.
-    fn is_off(&self) -> bool;
-
-    /// Somebody wants nothing to run, from now on.
-    fn switch_off(&mut self);
-
-    /// True while what runs is to stand still; nothing is started then.
-    fn is_frozen(&self) -> bool;
-
-    /// These stand still now.
-    fn frozen(&mut self, processes: Vec<Frozen>);
-
-    /// Somebody wants the configuration to be read again; the next [`Duties::look`] does it.
-    fn reload(&mut self);
-}
 
 /// Why the spawner ended; in every case nothing that it started is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -317,10 +271,20 @@ impl Server {
                 duties.reload();
                 self.look(duties, true)
             }
+            Request::Taken => {
+                self.hand_over(duties, true);
+                self.look(duties, false)
+            }
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
                 self.tell(Event::Rotated { log })
             }
+        }
+    }
+
+    fn hand_over(&self, duties: &mut dyn Duties, taken: bool) {
+        for (directory, signal) in duties.hand_over(taken) {
+            self.signal(&directory, signal);
         }
     }
 
@@ -346,6 +310,17 @@ impl Server {
         if goes_on {
             for cell in std::mem::take(&mut self.later) {
                 self.begin(cell, duties)?;
+            }
+        }
+        self.hand_over(duties, false);
+        for directory in duties.doomed() {
+            let mut cells = self.cells.iter();
+            let number = cells.find_map(|cell| {
+                let ends = cell.exit.is_none() && cell.lies_in(&directory);
+                ends.then_some(cell.number)
+            });
+            if let Some(number) = number {
+                self.stop(number, Stop::Kill);
             }
         }
         if duties.is_off() {
@@ -415,6 +390,22 @@ impl Server {
         let _ = kill_process(cell.launched.pid, signal);
         if how == Stop::Kill {
             self.fell(number);
+        }
+    }
+
+    /// Tells a server that runs; one that is being started reads the new files anyway, and its launcher
+    /// would not survive the signal.
+    fn signal(&self, directory: &Path, signal: config::Signal) {
+        let signal = match signal {
+            config::Signal::Hangup => Signal::HUP,
+            config::Signal::User1 => Signal::USR1,
+            config::Signal::User2 => Signal::USR2,
+        };
+        let running = self.cells.iter().filter(|cell| {
+            cell.exit.is_none() && matches!(cell.verdict, Some(Ok(_))) && cell.lies_in(directory)
+        });
+        for cell in running {
+            let _ = kill_process(cell.launched.pid, signal);
         }
     }
 

@@ -28,7 +28,7 @@ mod watchers;
 use super::landlock::{Granted, LandlockError};
 use super::launcher::bind_to_parent;
 use super::report::Layer;
-use super::{CellSpec, caps, landlock, seccomp, signals, sys};
+use super::{CellSpec, caps, landlock, seccomp, signals, sys, variables};
 use grants::Grants;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -198,6 +198,8 @@ fn watch(
     signals: &SigSet,
 ) -> ExitCode {
     prctl::set_name(c"supervise").ok();
+    prctl::set_dumpable(false).ok();
+    variables::forget();
     // The other end must see the end of file when the server closes its own.
     rustix::stdio::dup2_stdin(null).ok();
     rustix::stdio::dup2_stdout(null).ok();

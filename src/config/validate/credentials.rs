@@ -1,16 +1,21 @@
 //! Secrets of the server that come from files.
 
+use super::rules::pattern;
 use super::{Builder, CredentialRule, Overrides};
 use crate::config::diagnose::{Place, Problem};
 use crate::config::entries::{self, variable_name};
 use crate::config::origin::Origin;
 use crate::config::raw::{self, At};
-use crate::config::{Cell, Credential, EntryError, name};
+use crate::config::{Cell, Credential, EntryError, Inject, Pointer, name};
 use std::collections::BTreeMap;
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 /// How long a replaced value may be in use, when nothing else is said.
 const OVERLAP: Duration = Duration::from_secs(600);
+
+/// What is told of all of them has to fit into one message of the spawner.
+const MOST: usize = 12;
 
 impl Builder<'_> {
     pub(super) fn credentials(
@@ -29,6 +34,12 @@ impl Builder<'_> {
             self.alone(&credential, &all, cell, &place);
             all.push(credential);
         }
+        if let Some((name, _)) = raw.iter().nth(MOST) {
+            let what = format!("there are more than {MOST} credentials");
+            let problem = Problem::new(Place::File(name.span()), what);
+            self.problems
+                .push(problem.hint("one server needs a few; split it where it needs more"));
+        }
         for CredentialRule { variable, file } in &flags.credentials {
             let place = Place::Flag("--credential");
             let directory = self.around.directory.clone();
@@ -38,9 +49,12 @@ impl Builder<'_> {
                         name: variable.to_ascii_lowercase(),
                         file: path,
                         key: None,
-                        variable: variable.clone(),
+                        inject: Inject::Env {
+                            variable: variable.clone(),
+                        },
                         environment: None,
                         overlap: OVERLAP,
+                        rotate_every: None,
                     };
                     let key = format!("credentials.{}.file", credential.name);
                     self.origins.set(key, Origin::Flag("--credential"));
@@ -66,44 +80,166 @@ impl Builder<'_> {
             ));
         }
         let file = self.file_path(&key("file"), raw.file.as_ref());
-        let variable = raw.inject.as_ref().and_then(|inject| {
-            let variable = inject.value().env.clone()?;
-            self.note(variable_name(&variable), &Place::File(inject.span()));
-            let origin = self.line(inject.span());
-            self.origins.set(key("inject.env"), origin);
-            Some(variable)
-        });
-        if variable.is_none() {
-            let hint = "write the variable that the server reads, as in `inject = { env = \"GITHUB_TOKEN\" }`";
-            self.problems.push(missing("inject.env", hint));
+        let inject = match &raw.inject {
+            Some(inject) => self.inject(name, inject),
+            None => {
+                let hint =
+                    "say where the server finds it, as in `inject = { env = \"GITHUB_TOKEN\" }`";
+                self.problems.push(missing("inject", hint));
+                None
+            }
+        };
+        if let (Some(path), Some(at)) = (&file, &raw.file)
+            && path.iter().any(|part| part == "{tenant}")
+            && !matches!(inject, None | Some(Inject::Argument { .. }))
+        {
+            let what = format!("`{}` has a file for each tenant", key("file"));
+            let hint =
+                "a process serves all tenants: only `inject.argument` is for the one that asks";
+            let problem = Problem::new(Place::File(at.span()), what);
+            self.problems.push(problem.hint(hint));
         }
         let text = |at: Option<&At<String>>| at.map(|at| at.value().clone());
         let overlap = self.only(key("overlap"), raw.overlap.as_ref());
+        let rotate_every = self.only(key("rotate_every"), raw.rotate_every.as_ref());
         Some(Credential {
             name: name.value().clone(),
             file: file?,
             key: text(raw.key.as_ref()),
-            variable: variable?,
+            inject: inject?,
             environment: text(raw.environment.as_ref()),
             overlap: overlap.map_or(OVERLAP, |time| time.0),
+            rotate_every: rotate_every.map(|time| time.0),
         })
     }
 
-    /// Two sources of one variable would make it a matter of order which the server gets.
+    /// Exactly one way, with nothing that belongs to another.
+    fn inject(&mut self, name: &At<String>, raw: &At<raw::Inject>) -> Option<Inject> {
+        let key = format!("credentials.{}.inject", name.value());
+        let place = Place::File(raw.span());
+        let origin = self.line(raw.span());
+        let wrong = |builder: &mut Self, what: String, hint: &str| {
+            let problem = Problem::new(place.clone(), what);
+            builder.problems.push(problem.hint(hint));
+            None
+        };
+        let written = raw.value();
+        if let Some(variable) = &written.env {
+            self.note(variable_name(variable), &place);
+        }
+        match written.clone() {
+            raw::Inject {
+                env: Some(variable),
+                file: None,
+                signal: None,
+                argument: None,
+                tools: None,
+            } => {
+                self.origins.set(format!("{key}.env"), origin);
+                Some(Inject::Env { variable })
+            }
+            raw::Inject {
+                env: variable,
+                file: Some(path),
+                signal,
+                argument: None,
+                tools: None,
+            } => {
+                self.origins.set(format!("{key}.file"), origin);
+                let path = PathBuf::from(path);
+                let plain = |part| matches!(part, Component::Normal(_));
+                if path.as_os_str().is_empty() || !path.components().all(plain) {
+                    let what = format!("`{key}.file` is not a name or a relative path");
+                    let hint = "the file lies in a private directory of the server: name the variable that says where by `env`, or write {credentials.NAME} in the command";
+                    return wrong(self, what, hint);
+                }
+                Some(Inject::File {
+                    path: path.components().collect(),
+                    variable,
+                    signal,
+                })
+            }
+            raw::Inject {
+                env: None,
+                file: None,
+                signal: None,
+                argument: Some(pointer),
+                tools,
+            } => {
+                self.origins.set(format!("{key}.argument"), origin);
+                let tools = tools.unwrap_or_else(|| vec!["*".to_owned()]);
+                for tool in &tools {
+                    self.note(pattern(tool).map(drop), &place);
+                }
+                match pointer.parse::<Pointer>() {
+                    Ok(pointer) => Some(Inject::Argument { pointer, tools }),
+                    Err(error) => {
+                        self.note(Err(error), &place);
+                        None
+                    }
+                }
+            }
+            _ => {
+                let what = format!("`{key}` says no way, or more than one");
+                let hint = "write one of `env`, `file` (with `env` and `signal`) and `argument` (with `tools`)";
+                wrong(self, what, hint)
+            }
+        }
+    }
+
+    /// Two sources of one variable, file or argument would make it a matter of order which the server
+    /// gets.
     fn alone(&mut self, one: &Credential, others: &[Credential], cell: &Cell, place: &Place) {
-        let same = others
+        let variable = one.inject.variable();
+        let same = others.iter().any(|other| {
+            other.name == one.name || variable.is_some_and(|it| other.inject.variable() == Some(it))
+        });
+        let set = cell
+            .env
             .iter()
-            .any(|other| other.variable == one.variable || other.name == one.name);
-        let set = cell.env.iter().any(|rule| rule.name() == one.variable);
+            .any(|rule| variable.is_some_and(|it| it == rule.name()));
         if same || set {
             let what = format!(
                 "the variable `{}` comes from two places",
-                entries::shown(&one.variable)
+                entries::shown(variable.unwrap_or(&one.name))
             );
             self.problems
                 .push(Problem::new(place.clone(), what).hint("keep one of them"));
         }
+        let collides = others
+            .iter()
+            .find(|other| match (&one.inject, &other.inject) {
+                (Inject::File { path: one, .. }, Inject::File { path: other, .. }) => {
+                    one.starts_with(other) || other.starts_with(one)
+                }
+                (
+                    Inject::Argument {
+                        pointer: one,
+                        tools: mine,
+                    },
+                    Inject::Argument {
+                        pointer: other,
+                        tools: theirs,
+                    },
+                ) => one.overlaps(other) && may_share(mine, theirs),
+                _ => false,
+            });
+        if let Some(other) = collides {
+            let what = format!(
+                "`{}` and `{}` would be in the same place",
+                entries::shown(&one.name),
+                entries::shown(&other.name)
+            );
+            self.problems
+                .push(Problem::new(place.clone(), what).hint("give each its own"));
+        }
     }
+}
+
+/// True unless the two lists plainly name different tools.
+fn may_share(one: &[String], other: &[String]) -> bool {
+    let mut pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
+    pairs.any(|(a, b)| a == b || a.contains('*') || b.contains('*'))
 }
 
 impl std::str::FromStr for CredentialRule {

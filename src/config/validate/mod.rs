@@ -84,6 +84,8 @@ pub struct Surroundings {
     /// `$STATE_DIRECTORY`, set by systemd.
     pub state_directory: Option<PathBuf>,
     pub xdg_state_home: Option<PathBuf>,
+    /// `$CREDENTIALS_DIRECTORY`, set by systemd.
+    pub credentials_directory: Option<PathBuf>,
     pub xdg_cache_home: Option<PathBuf>,
 }
 

@@ -9,6 +9,9 @@ use crate::config::raw::At;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Component, Path, PathBuf};
 
+/// Where systemd puts the credentials of a unit (systemd.exec(5), LoadCredential).
+const SYSTEMD: &str = "$CREDENTIALS_DIRECTORY/";
+
 impl Builder<'_> {
     /// A value that only the file can set.
     pub(super) fn only<T: Copy>(
@@ -166,7 +169,7 @@ impl Builder<'_> {
         }
     }
 
-    /// `~` expanded, joined to `base`, without `.` components. `..` stays: what it means depends on
+    /// `~` and `$CREDENTIALS_DIRECTORY` expanded, joined to `base`, without `.` components. `..` stays: what it means depends on
     /// links that only the kernel can follow.
     pub(super) fn absolute(&self, text: &str, base: &Path) -> Result<PathBuf, EntryError> {
         if text.is_empty() || text.contains('\0') {
@@ -174,6 +177,17 @@ impl Builder<'_> {
                 "this is not a path",
                 "write a file or a directory",
             ));
+        }
+        if let Some(name) = text.strip_prefix(SYSTEMD) {
+            let directory = usable(self.around.credentials_directory.as_ref());
+            let missing = "write `LoadCredential=` into the unit, or the whole path here";
+            return match directory {
+                Some(directory) => Ok(directory.join(name)),
+                None => Err(EntryError::new(
+                    "there are no credentials of systemd here: CREDENTIALS_DIRECTORY is not set",
+                    missing,
+                )),
+            };
         }
         let joined = match text.strip_prefix('~') {
             None => base.join(text),

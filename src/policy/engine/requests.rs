@@ -159,6 +159,9 @@ impl Policy {
                 Arguments::Pass
             }
             Err(reason) => {
+                if let Some(refusal) = self.refuse_misfit(subject, name, &reason.path) {
+                    return Arguments::Refuse(refusal);
+                }
                 let text = format!(
                     "The arguments do not match the tool's input schema: {} (rule {SCHEMA_ARGUMENTS}); correct them and call again.",
                     self.explained(&reason)
