@@ -59,7 +59,7 @@ pub enum Command {
     Reload(WhichArgs),
     /// Take no new requests, answer those that are open, and end
     Drain(DrainArgs),
-    /// Stop the processes of a server where they are, and write down what is known; `resume` lets them go on
+    /// Stop a server where it stands, until `resume`, and write down what is known
     Freeze(WhichArgs),
     /// Switch a server off, or some of its tools: at once, and until `resume`
     Kill(SwitchArgs),

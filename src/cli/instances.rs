@@ -104,7 +104,7 @@ pub(super) fn nothing(which: &WhichArgs) -> Failure {
         (None, None) => "no server runs".to_owned(),
     };
     Failure::new(Exit::UNAVAILABLE, what)
-        .hint("`cofferdam status` lists what runs, for the user that runs it; root sees all")
+        .hint("`cofferdam status` lists what runs as the same user")
 }
 
 /// Asks all of them at the same time.

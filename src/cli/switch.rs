@@ -1,7 +1,7 @@
 //! `kill` and `resume`: the switch of a server, for all of its instances and for those to come.
 //!
-//! What runs is told on its socket and turns its own switch, wherever that is. The file is written by
-//! ourselves where nothing runs, or somebody does not answer.
+//! What runs is told on its socket and turns its own switch, wherever that is. The file of that name is
+//! turned too: for who starts later, and for who does not answer.
 
 use super::args::{self, SwitchArgs};
 use super::exit::{self, Exit, Failure};
@@ -49,13 +49,21 @@ fn turn(args: &SwitchArgs, ask: &Ask, turn: &Turn) -> Result<ExitCode, Failure> 
             switches.insert(file.to_owned(), said.clone());
         }
     }
-    if answers.is_empty() || !answers.iter().all(Answer::is_ok) {
-        let path = path(args, &answers)?;
-        let switch = app::change_switch(&path, turn).map_err(|error| {
-            Failure::new(Exit::CONFIG, error.to_string())
-                .hint("run it as the user that the server runs as, or name the file with --file")
-        })?;
-        switches.insert(path.to_string_lossy().into_owned(), state(&switch));
+    // Whoever starts it next as we would goes by our file, and anybody may answer to a name.
+    let done = !answers.is_empty() && answers.iter().all(Answer::is_ok);
+    let path = path(args, &answers)?;
+    let written = path.to_string_lossy().into_owned();
+    let told = switches.contains_key(&written) || done && args.which.pid.is_some();
+    if !told {
+        match app::change_switch(&path, turn) {
+            Ok(switch) => drop(switches.insert(written, state(&switch))),
+            Err(_) if done => {}
+            Err(error) => {
+                return Err(Failure::new(Exit::CONFIG, error.to_string()).hint(
+                    "run it as the user that the server runs as, or name the file with --file",
+                ));
+            }
+        }
     }
     Ok(match args.which.json {
         true => {

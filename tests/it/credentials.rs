@@ -399,7 +399,7 @@ fn a_credential_of_systemd_is_found_and_its_mount_may_be_swapped() {
         "[credentials.github]\nfile = \"$CREDENTIALS_DIRECTORY/token\"\ninject = { env = \"TOKEN\" }\n\
          [server]\nname = \"m\"\ncommand = [\"/bin/true\"]\n",
     );
-    let credentials = rig.path().join("run");
+    let credentials = rig.path().join("systemd");
     std::fs::create_dir(&credentials).unwrap();
     std::fs::write(credentials.join("token"), value(0)).unwrap();
     let check = |with: Option<&PathBuf>| {

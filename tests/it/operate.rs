@@ -256,6 +256,10 @@ fn a_configuration_is_taken_at_once_and_calls_in_flight_finish_on_theirs() {
 
 /// The fake server that can be replaced, with a configuration file that says this.
 fn mortal(text: &str, flags: &[&str]) -> Wire {
+    mortal_with(text, flags, &[])
+}
+
+fn mortal_with(text: &str, flags: &[&str], server: &[&str]) -> Wire {
     let rig = Rig::new().file("c.toml", config(text));
     let mark = mark();
     let path = example("mortal").to_str().unwrap().to_owned();
@@ -265,7 +269,8 @@ fn mortal(text: &str, flags: &[&str]) -> Wire {
     std::fs::set_permissions(&notes, open).unwrap();
     let own = ["--config", "{dir}/c.toml", "--write", "{dir}/notes"];
     let flags = [&own, flags].concat();
-    Wire::start(rig, &mark, &flags, &[&path, &mark, "{dir}/notes"])
+    let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
+    Wire::start(rig, &mark, &flags, &command)
 }
 
 fn greet(wire: &mut Wire) {
@@ -367,6 +372,18 @@ fn reloads_behind_the_listener_lose_nothing_and_change_what_they_say() {
     write(&site.wire, "[tools.work]\nallow = flase\n");
     assert_eq!(cofferdam(&site.wire, &["reload", "it"]).0, 78);
     assert_eq!(rule(&work(1002)), "tools.deny");
+}
+
+#[test]
+fn a_request_that_waits_for_the_tool_list_is_not_lost_by_a_reload() {
+    let site = Site::around(mortal_with("", &["--listen", "127.0.0.1:0"], &["slow=700"]));
+    let mut waits = site.connect();
+    let params = json!({"name": "work", "arguments": {"key": 1}});
+    waits.send(crate::web::modern(&json!(1), "tools/call", &params, ""));
+    std::thread::sleep(Duration::from_millis(150));
+    write(&site.wire, &round_of(20));
+    assert_eq!(cofferdam(&site.wire, &["reload", "it"]).0, 0);
+    assert_eq!(said(&waits.reply().json()), "1");
 }
 
 #[test]

@@ -280,7 +280,9 @@ impl State {
             let act = server.life.deaf(Instant::now());
             self.act(server, act);
         }
-        if server.retired && server.exchanges.is_empty() && server.ended.is_none() {
+        // Those that wait for the tool list are its own too.
+        let idle = server.exchanges.is_empty() && server.held.is_empty();
+        if server.retired && idle && server.ended.is_none() {
             let act = server.life.replaced(Instant::now());
             self.act(server, act);
         }
