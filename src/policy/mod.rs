@@ -4,6 +4,7 @@
 mod asks;
 mod digest;
 mod engine;
+mod guards;
 mod lists;
 mod mirrors;
 mod names;
@@ -19,9 +20,14 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub use guards::{
+    Alert, Asking, Circuit, Ending, Guards, News, Party, Pass, RetryBudget, Ruling, Weight,
+};
 pub use mirrors::{Mirror, Scalar};
 pub(crate) use names::fold;
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
-pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};
+pub use rules::{
+    LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_RESULT, LIMITS_TIMEOUT, RULES, Rule, code, rule,
+};
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};
