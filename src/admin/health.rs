@@ -44,6 +44,8 @@ pub struct Facts {
     pub own: LayerReport,
     pub pid: Option<i32>,
     pub credentials: Vec<CredentialState>,
+    /// Circuit breakers that are not closed: the tool (`None`: the server), and `open` or `half-open`.
+    pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
     pub listener: Option<Listener>,
 }
@@ -191,6 +193,7 @@ impl Health {
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
             "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
+            "breakers": facts.breakers.iter().map(breaker).collect::<Vec<_>>(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
         });
@@ -204,6 +207,10 @@ impl Health {
         }
         summary
     }
+}
+
+fn breaker((tool, state): &(Option<String>, &'static str)) -> Value {
+    json!({ "tool": tool, "state": state })
 }
 
 fn credential(state: &CredentialState) -> Value {

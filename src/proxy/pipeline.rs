@@ -3,10 +3,12 @@
 
 use super::address::{Address, To};
 use super::asks::Asked;
+use super::guarding::Guarded;
 use super::listing::Parked;
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
+use super::turns::Turn;
 use crate::identity::Caller;
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, RequestId, Subject};
@@ -52,7 +54,7 @@ impl Session {
             }
             Kind::Notification { method, params } => {
                 match &**method {
-                    CANCELLED => self.client_cancels(*params),
+                    CANCELLED => self.client_cancels(*params, now, out),
                     INITIALIZED => self.handshake.initialized(line),
                     _ => {}
                 }
@@ -158,17 +160,30 @@ impl Session {
                 return Passage::Stop;
             }
         };
-        count(self, outcome);
+        let held = match self.guard(envelope, &subject, now, out) {
+            Guarded::Free => None,
+            Guarded::Through(held) => Some(held),
+            Guarded::Answered => {
+                count(self, Outcome::Refuse);
+                return Passage::Stop;
+            }
+            Guarded::Refused(refused) => return turn_away(self, &refused, out),
+        };
         let line = match &passage {
             Passage::Replace(line) => line,
             _ => envelope.line,
         };
+        let limit = self.policy.deadlines(&subject);
+        let turn = match self.take_turn(&subject, (&key, line), limit, now, out) {
+            Ok(turn) => turn,
+            Err(refused) => return turn_away(self, &refused, out),
+        };
+        count(self, outcome);
         if subject.capability != mcp::Capability::Tool {
             self.handshake.passed_on(&subject, line);
         }
         let line =
             (line.len() <= REPEATED && self.policy.repeatable(&subject)).then(|| line.into());
-        let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
             Origin {
@@ -182,14 +197,23 @@ impl Session {
             limit,
         );
         open.line = line;
+        open.held = held;
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
+        let passage = match turn {
+            Turn::Free => passage,
+            Turn::Later => Passage::Stop,
+            Turn::Now(place) => {
+                open.place = Some(place);
+                passage
+            }
+        };
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
         passage
     }
 
     /// Compared as policy compares denied names: no second spelling passes.
-    fn is_off(&self, subject: &Subject) -> bool {
+    pub(super) fn is_off(&self, subject: &Subject) -> bool {
         let name = match subject.capability {
             mcp::Capability::Tool => subject.name.as_deref(),
             _ => return false,
@@ -215,12 +239,13 @@ impl Session {
         }
     }
 
-    fn client_cancels(&mut self, params: Option<Raw<'_>>) {
+    fn client_cancels(&mut self, params: Option<Raw<'_>>, now: Instant, out: &mut Outbox) {
         let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
             return;
         };
-        if !self.listing.cancel(&key) {
+        if !self.listing.cancel(&key) && !self.stop_waiting(&key) {
             self.client.cancel(&key);
+            self.advance(now, out);
         }
     }
 
@@ -332,6 +357,10 @@ impl Session {
         let decision = self
             .policy
             .server(envelope, Some(&open.origin), &mut self.tools, caller);
+        let decision = match open.held {
+            None => decision,
+            Some(_) => self.weighed(&open, envelope, decision, now),
+        };
         self.note(&decision.notes);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {
@@ -350,6 +379,7 @@ impl Session {
                 let kind = MessageKind::Response;
                 self.tally
                     .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
+                self.next_turn(open, now, out);
                 return Passage::Stop;
             }
             // An answer is never dropped and needs no list: it closes a request that waits.
@@ -363,6 +393,7 @@ impl Session {
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
+        self.next_turn(open, now, out);
         passage
     }
 
@@ -508,6 +539,7 @@ impl Session {
                 let why = malformed.fault.to_string();
                 let refused = own::broken_answer(&open.origin.subject, &why);
                 self.answer_for_server(&open, &refused, "malformed", now, out);
+                self.next_turn(open, now, out);
                 self.noise(line);
             }
             None => self.noise(line),

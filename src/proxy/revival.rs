@@ -32,16 +32,26 @@ impl Session {
     /// for the next one; the rest is answered.
     pub fn server_lost(&mut self, how: &str, unsent: &[u8], now: Instant, out: &mut Outbox) {
         self.handshake.forget_question();
+        self.pause_turns(true);
+        self.retries.earn(self.client.arrivals());
+        let micros = now.saturating_duration_since(self.begun).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        let waiting = self.waiting_here();
         let unread = self.unread_by_the_dead(unsent);
         let ids: HashSet<RequestId> = unread.iter().filter_map(|kept| kept.id.clone()).collect();
         let mut again = Vec::new();
+        let (retries, mut denied) = (&mut self.retries, 0);
         let lost = self.client.lost(|id, open| {
-            if ids.contains(id) {
+            if ids.contains(id) || waiting.contains(id) {
                 return true;
             }
             let once_more =
                 open.state == State::Open && !std::mem::replace(&mut open.retried, true);
             match &open.line {
+                Some(_) if once_more && !retries.take(micros) => {
+                    denied += 1;
+                    false
+                }
                 Some(line) if once_more => {
                     again.push((open.order(), id.clone(), line.clone()));
                     true
@@ -49,6 +59,12 @@ impl Session {
                 _ => false,
             }
         });
+        if denied > 0 {
+            tracing::warn!(
+                "{denied} calls are not made again: as many were as may be for now (retry)"
+            );
+        }
+        self.metrics.retries_refused.inc_by(denied);
         for open in lost {
             let refused = own::server_gone(&open.origin.subject, how);
             self.answer_for_server(&open, &refused, "unavailable", now, out);
@@ -144,6 +160,7 @@ impl Session {
 
     /// Messages are decided by this policy from here on.
     pub fn adopt(&mut self, policy: Arc<Policy>) {
+        self.forget_answers();
         self.policy = policy;
     }
 
@@ -190,11 +207,15 @@ impl Session {
         for parked in std::mem::take(&mut self.parked) {
             self.resume(&parked, now, out);
         }
+        self.pause_turns(false);
+        self.advance(now, out);
     }
 
     /// A line of the client that came while the server is away for longer than a line is kept.
     pub fn while_away(&mut self, line: &[u8], wait: Duration, out: &mut Outbox) {
-        self.answer_without(line, Some(wait), out);
+        if !self.answer_stale(line, Instant::now(), out) {
+            self.answer_without(line, Some(wait), out);
+        }
     }
 
     /// A line of the client that came while everything is switched off.
@@ -209,6 +230,7 @@ impl Session {
 
     /// What is kept for a server that will not come (soon) is answered.
     pub fn give_up_waiting(&mut self, how: &str, now: Instant, out: &mut Outbox) {
+        self.refuse_waiting(now, out);
         for kept in std::mem::take(&mut self.kept) {
             if let Some(open) = kept.id.and_then(|id| self.client.close(&id)) {
                 let refused = own::server_gone(&open.origin.subject, how);
