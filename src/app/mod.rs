@@ -4,15 +4,23 @@
 //! ourselves, the loop.
 
 mod access;
+mod clerk;
 mod credentials;
 mod drain;
 mod ending;
+mod events;
 mod exec;
+mod farewell;
 mod http;
+mod incident;
 mod lane;
+mod live;
 mod network;
+mod overlap;
+mod reload;
 mod replace;
 mod revive;
+mod sealed;
 mod seldom;
 mod slice;
 mod spawner;
@@ -23,8 +31,9 @@ mod switch;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
+pub use reload::Again;
 pub use spawner::spawner;
-pub(crate) use switch::{change as change_switch, path as switch_path};
+pub(crate) use switch::{Turn, change as change_switch, path as switch_path};
 
 use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};
@@ -94,12 +103,13 @@ impl Error {
 }
 
 /// `run`: one server on stdio behind policy, until it is gone. `words` are the command line that
-/// `config` came from; the spawner reads them again for itself.
+/// `config` came from; the spawner reads them again for itself. `again` builds what the spawner reads
+/// later.
 ///
 /// # Errors
 /// When something that was asked for cannot be had. What the server does is no error: its exit code
 /// is the result.
-pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
+pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<u8, Error> {
     let begun = Instant::now();
     cell::close_inherited().map_err(|error| Error::Internal(format!("close_range: {error}")))?;
     let mut spawner =
@@ -115,6 +125,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     ));
     let metrics = Metrics::new().map_err(|error| Error::Internal(error.to_string()))?;
     metrics.policy(policy.digest());
+    metrics.reloaded(true, jiff::Timestamp::now().as_second());
     let metrics = Arc::new(metrics);
     let audit = Log::open(
         audit_path(&config).as_deref(),
@@ -148,6 +159,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
             announce(&config, &front, &health);
             let fittings = Fittings {
                 config,
+                again,
                 policy,
                 log: audit,
                 metrics,
@@ -158,7 +170,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
         }
         None => {
             let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
-            let pump = Loop::new(config, session, spawner, health, metrics, begun);
+            let pump = Loop::new(config, again, session, spawner, health, metrics, begun);
             Pump::Stdio(Box::new(pump.map_err(failed)?))
         }
     };

@@ -1,9 +1,11 @@
 //! Guards and places as the two peers of a session see them.
 
-use super::tests::{Rig, call, request};
+use super::tests::{Rig, call, config, request};
+use crate::policy::{Policy, scrub::Scrubber};
 use crate::proxy::Outbox;
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 const UNCHECKED: &str = "[schema]\narguments = \"off\"\n";
@@ -307,6 +309,35 @@ fn while_the_server_is_away_a_tool_that_reads_has_its_last_answer() {
         rule(&away(&mut rig, &call(4, "look"))),
         "server.unavailable"
     );
+}
+
+#[test]
+fn a_reload_brings_guards_and_places_and_takes_them_away() {
+    let mut rig = Rig::new(UNCHECKED);
+    let renew = |rig: &mut Rig, toml: &str| {
+        let config = config(&format!("{toml}{UNCHECKED}"));
+        let policy = Policy::new(&config, Scrubber::new(config.scrub, &[]));
+        rig.session.renew(&config, Arc::new(policy));
+    };
+    renew(
+        &mut rig,
+        "[breaker]\ncalls = 2\n[limits]\nconcurrency = 1\n",
+    );
+    for id in 0..2 {
+        rig.client(&call(id, "t")).server(&failure(id, -32603));
+    }
+    rig.seen_by_client();
+    rig.seen_by_server();
+    rig.client(&call(2, "t"));
+    assert_eq!(rule(&rig.seen_by_client()[0]), "limits.breaker");
+    rig.client(&call(3, "u")).client(&call(4, "u"));
+    assert_eq!(rig.seen_by_server(), [call(3, "u")]);
+    renew(&mut rig, "");
+    assert_eq!(rig.session.moved_breakers(), Some(vec![]));
+    rig.client(&call(5, "t"));
+    assert_eq!(rig.seen_by_server(), [call(5, "t")]);
+    rig.server(&said(3, "x"));
+    assert_eq!(rig.seen_by_server(), [call(4, "u")], "who waited goes on");
 }
 
 #[test]

@@ -210,6 +210,24 @@ impl Session {
         self.tell(now);
     }
 
+    /// Other rules hold; guards that there were not before begin with nothing.
+    pub(super) fn renew_guards(&mut self, config: &Config) {
+        match &self.guarding {
+            Some(guarding) => guarding.guards.borrow_mut().reload(config),
+            None => self.guarding = Guarding::new(config),
+        }
+    }
+
+    /// True when this session has no part in the guards of `other`.
+    #[must_use]
+    pub fn is_apart(&self, other: &Self) -> bool {
+        match (&self.guarding, &other.guarding) {
+            (Some(own), Some(others)) => !Rc::ptr_eq(&own.guards, &others.guards),
+            (None, None) => false,
+            _ => true,
+        }
+    }
+
     /// Another policy holds.
     pub(super) fn forget_answers(&mut self) {
         if let Some(guarding) = &self.guarding {

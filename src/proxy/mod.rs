@@ -10,6 +10,7 @@ mod guard_tests;
 mod guarding;
 mod handshake;
 mod listing;
+mod open;
 mod pending;
 mod pipeline;
 mod pulse;
@@ -22,4 +23,5 @@ mod turns;
 
 pub use address::{Address, To};
 pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};
+pub use open::OpenCall;
 pub use session::{Outbox, Passage, Session};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn config(toml: &str) -> Config {
+pub(super) fn config(toml: &str) -> Config {
     let text = format!("[server]\nname = \"t\"\ncommand = [\"true\"]\n{toml}");
     let file = File::parse("t.toml", text).unwrap();
     let around = Surroundings {

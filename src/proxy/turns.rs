@@ -118,6 +118,17 @@ impl Turns {
 }
 
 impl Session {
+    /// Other limits hold; what runs and waits stays.
+    pub(super) fn renew_turns(&mut self, config: &Config) {
+        match &mut self.turns {
+            Some(turns) => {
+                turns.limiter.reload(config);
+                turns.patience = config.limits.wait;
+            }
+            None => self.turns = Turns::new(config),
+        }
+    }
+
     /// A place for a request, or one in the queue, where `line` waits for it.
     pub(super) fn take_turn(
         &mut self,

@@ -13,6 +13,7 @@ mod ending;
 mod errors;
 mod legacy;
 mod modern;
+mod operate;
 mod post;
 mod route;
 mod seat;
@@ -26,6 +27,7 @@ mod visit;
 mod who;
 
 use super::access::Access;
+use super::reload::Again;
 use super::seldom::Alarm;
 use crate::admin::Health;
 use crate::audit::Log;
@@ -64,6 +66,7 @@ pub(super) struct Front {
 #[derive(Debug)]
 pub(super) struct Fittings {
     pub(super) config: Arc<Config>,
+    pub(super) again: Box<dyn Again>,
     pub(super) policy: Arc<Policy>,
     pub(super) log: Log,
     pub(super) metrics: Arc<Metrics>,
@@ -109,6 +112,7 @@ impl Front {
         let gate = {
             let Fittings {
                 config,
+                again,
                 policy,
                 log,
                 metrics,
@@ -124,13 +128,14 @@ impl Front {
             );
             let turns = Rc::new(turns::Turns::new(&config));
             Rc::new(Gate {
-                config,
+                config: RefCell::new(config),
+                again,
                 listen,
                 names,
                 tls: access.tls,
                 verifier: RefCell::new(Rc::new(access.verifier)),
                 challenges: access.challenges,
-                turns,
+                turns: RefCell::new(turns),
                 metrics,
                 health,
                 state: RefCell::new(state),
@@ -139,6 +144,7 @@ impl Front {
                 over: Notify::new(),
                 busy: Cell::new(0),
                 connections: Cell::new(0),
+                farewell: RefCell::new(None),
             })
         };
         let code = local.block_on(&runtime, serve(Rc::clone(&gate), bound, signals));

@@ -145,6 +145,18 @@ impl Guards {
         Rules::wanted(config)
     }
 
+    /// Takes the rules of a new configuration; what was counted stays counted, and what was answered under
+    /// the old ones is not given again.
+    pub fn reload(&mut self, config: &Config) {
+        self.rules = Rules::new(config);
+        self.stale.clear();
+        if self.rules.breaker.is_none() {
+            self.server = Breaker::default();
+            self.tools.clear();
+            self.moved = true;
+        }
+    }
+
     /// The number of a new session.
     pub fn open_session(&mut self) -> u64 {
         self.sessions += 1;

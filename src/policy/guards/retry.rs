@@ -29,6 +29,11 @@ impl RetryBudget {
         }
     }
 
+    /// Takes the rule of a new configuration.
+    pub fn reload(&mut self, rule: Rule) {
+        self.rule = rule;
+    }
+
     /// Counts what was passed on since the last time; `passed` is the number of requests in all.
     pub fn earn(&mut self, passed: u64) {
         let new = passed.saturating_sub(self.seen);
