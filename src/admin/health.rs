@@ -50,6 +50,8 @@ pub struct Facts {
     pub own: LayerReport,
     pub pid: Option<i32>,
     pub credentials: Vec<CredentialState>,
+    /// Circuit breakers that are not closed: the tool (`None`: the server), and `open` or `half-open`.
+    pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
     pub listener: Option<Listener>,
     /// `None`: the configuration is that of the start.
@@ -249,6 +251,7 @@ impl Health {
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
             "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
+            "breakers": facts.breakers.iter().map(breaker).collect::<Vec<_>>(),
             "reload": facts.reload,
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
@@ -263,6 +266,10 @@ impl Health {
         }
         summary
     }
+}
+
+fn breaker((tool, state): &(Option<String>, &'static str)) -> Value {
+    json!({ "tool": tool, "state": state })
 }
 
 fn credential(state: &CredentialState) -> Value {

@@ -406,6 +406,9 @@ impl Loop {
             return;
         }
         self.session.tally().publish();
+        if let Some(open) = self.session.moved_breakers() {
+            self.health.update(|facts| facts.breakers = open);
+        }
         self.session.audit().flush();
         if self.session.audit().wants_rotation()
             && let Err(error) = self.spawner.rotate()

@@ -10,7 +10,7 @@
 //! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
 //! file [in](Log::replace).
 
-use super::record::{Context, Denial, Operator, Outbound, Record};
+use super::record::{Context, Denial, Notice, Operator, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -114,6 +114,15 @@ impl Log {
             return;
         }
         denial.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    /// Gathers one line about what a guard noticed at `now`.
+    pub fn notice(&mut self, notice: &Notice<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        notice.write(&mut self.gathered, now, &mut self.context);
         self.count();
     }
 

@@ -18,7 +18,7 @@ pub struct Record<'a> {
     /// The rule that decided, when one did.
     pub rule: Option<&'a str>,
     /// How it ended: `success`, `tool_error`, `error`, `refused`, `timeout`, `unavailable`,
-    /// `cancelled`, `malformed`; apart from the decision, because a forwarded call can fail.
+    /// `cancelled`, `malformed`, `cached`; apart from the decision, because a forwarded call can fail.
     pub status: &'static str,
     /// From the request to its answer.
     pub latency: Option<Duration>,
@@ -306,6 +306,37 @@ impl Denial<'_> {
         line.extend_from_slice(br#"","detail":"#);
         // Strings always serialise, and a Vec takes every byte.
         drop(serde_json::to_writer(&mut *line, self.text));
+        line.extend_from_slice(&context.tail);
+    }
+}
+
+/// Something that a guard noticed: no message, and so a direction of its own.
+#[derive(Debug)]
+pub struct Notice<'a> {
+    pub rule: &'static str,
+    /// A tool; `None`: the server.
+    pub target: Option<&'a str>,
+    /// `open`, `half-open`, `closed`, `alert`, `warned`, `cached`.
+    pub status: &'static str,
+    /// The line for people.
+    pub text: &'a str,
+}
+
+impl Notice<'_> {
+    /// Appends the line, LF included.
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.start(line, now);
+        line.extend_from_slice(br#"guard","type":"notice""#);
+        if let Some(target) = self.target {
+            line.extend_from_slice(br#","target":"#);
+            string(line, target);
+        }
+        line.extend_from_slice(br#","decision":"forward","status":"#);
+        quoted(line, self.status);
+        line.extend_from_slice(br#","rule":"#);
+        quoted(line, self.rule);
+        line.extend_from_slice(br#","detail":"#);
+        string(line, self.text);
         line.extend_from_slice(&context.tail);
     }
 }

@@ -2,6 +2,7 @@
 //! shown: they are often secrets.
 
 mod access;
+mod guards;
 
 use super::args::Resolved;
 use super::printable::printable;
@@ -83,6 +84,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
     rows.credentials();
     rows.policy();
     rows.limits();
+    rows.guards();
     rows.listener();
     rows.access();
     rows.outside();
@@ -424,7 +426,7 @@ impl Rows<'_> {
                 }),
             ),
         ];
-        for (field, found) in fields {
+        for (field, found) in fields.into_iter().chain(guards::of_tool(rule)) {
             if let Some((shown, value)) = found {
                 let origin = self.resolved.origins.of(&key(field));
                 let label = if default {
@@ -454,34 +456,7 @@ impl Rows<'_> {
         self.one("limits.timeout", format!("{idle} of silence"), idle);
         let total = TimeSpan(limits.timeout_total).to_string();
         self.one("limits.timeout_total", format!("{total} in all"), total);
-        if self.resolved.config.listen.is_none() {
-            return;
-        }
-        match limits.rate {
-            Some(rate) => self.one(
-                "limits.rate",
-                format!("{rate} for each client"),
-                rate.to_string(),
-            ),
-            None => self.one("limits.rate", "not limited", Value::Null),
-        }
-        match limits.concurrency {
-            Some(count) => self.one("limits.concurrency", format!("{count} at one time"), count),
-            None => self.one("limits.concurrency", "not limited", Value::Null),
-        }
-        self.one(
-            "limits.queue",
-            format!("{} may wait", limits.queue),
-            limits.queue,
-        );
-        match limits.quota {
-            Some(count) => self.one(
-                "limits.quota",
-                format!("{count} a day for each client"),
-                count,
-            ),
-            None => self.one("limits.quota", "not limited", Value::Null),
-        }
+        self.places();
     }
 
     fn listener(&mut self) {

@@ -86,6 +86,10 @@ fn live(old: &Config, new: &Config, keys: &mut Vec<&'static str>) {
     note(keys, "clients", &from.clients, &to.clients);
     note(keys, "groups", &from.groups, &to.groups);
     note(keys, "limits", &old.limits, &new.limits);
+    note(keys, "breaker", &old.breaker, &new.breaker);
+    note(keys, "retry", &old.retry, &new.retry);
+    note(keys, "repeats", &old.repeats, &new.repeats);
+    note(keys, "budget", &old.budgets, &new.budgets);
     note(keys, "scrub", &old.scrub, &new.scrub);
     note(keys, "schema", &old.schema, &new.schema);
     note(keys, "methods", &old.methods, &new.methods);
@@ -313,6 +317,9 @@ impl Strength {
             if rule.concurrency.is_some() {
                 self.guard(&key, "concurrency");
             }
+            if rule.budget.is_some() {
+                self.guard(&key, "budget");
+            }
         }
     }
 
@@ -340,6 +347,32 @@ impl Strength {
             .rate
             .map(|rate| u128::from(rate.count) * 1_000_000_000_000 / rate.per.as_micros().max(1));
         self.measure("limits.rate", rate);
+        self.measure("limits.result", limits.result.map(|size| size.0.into()));
+        let tokens = limits.result_tokens.map(u128::from);
+        self.measure("limits.result_tokens", tokens);
+        self.budgets(config);
+    }
+
+    fn budgets(&mut self, config: &Config) {
+        let both = [
+            ("budget.session", config.budgets.session),
+            ("budget.client", config.budgets.client),
+        ];
+        for (key, budget) in both {
+            let budget = budget.unwrap_or_default();
+            let bytes = budget.bytes.map(|size| size.0.into());
+            self.measure(&format!("{key}.calls"), budget.calls.map(u128::from));
+            self.measure(&format!("{key}.bytes"), bytes);
+            self.measure(&format!("{key}.tokens"), budget.tokens.map(u128::from));
+        }
+        for (set, key) in [
+            (config.breaker.is_some(), "breaker"),
+            (config.repeats.is_some(), "repeats"),
+        ] {
+            if set {
+                self.guard(key, "as a guard");
+            }
+        }
     }
 
     fn scopes(&mut self, key: &str, needed: &[String]) {

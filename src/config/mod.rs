@@ -8,6 +8,7 @@ mod change;
 mod credentials;
 mod diagnose;
 mod entries;
+mod guards;
 mod load;
 mod name;
 mod origin;
@@ -25,6 +26,7 @@ pub use change::{Changes, renew};
 pub use credentials::{Aged, Credential, Inject, Pointer, Signal};
 pub use diagnose::{Place, Problem};
 pub use entries::{EntryError, Word};
+pub use guards::{Breaker, Budget, Budgets, Overlong, Percent, RepeatAction, Repeats, Retry};
 pub use load::{Error, File, load, read};
 pub use origin::{Origin, Origins};
 pub use range::AddressRange;
@@ -75,6 +77,12 @@ pub struct Config {
     pub admin: Option<AdminAddr>,
     pub cell: Cell,
     pub limits: Limits,
+    /// `None`: nothing stops because it fails.
+    pub breaker: Option<Breaker>,
+    pub retry: Retry,
+    /// `None`: nothing stops because it repeats itself.
+    pub repeats: Option<Repeats>,
+    pub budgets: Budgets,
     pub scrub: SecretsMode,
     pub schema: SchemaChecks,
     pub methods: NameRules,
@@ -269,14 +277,22 @@ pub struct Limits {
     pub timeout: Duration,
     /// The whole time a request may take. Default 1 h.
     pub timeout_total: Duration,
-    /// Requests of each network client. `None`: any number.
+    /// Requests of each client. `None`: any number.
     pub rate: Option<Rate>,
-    /// Requests of all network clients at one time. `None`: any number.
+    /// Requests of all clients at one time. `None`: any number.
     pub concurrency: Option<u32>,
     /// Requests that may wait for a place. Default 64.
     pub queue: u32,
-    /// Requests of each network client in one day (UTC). `None`: any number.
+    /// The longest that one waits for a place. Default 30 s.
+    pub wait: Duration,
+    /// Requests of each client in one day (UTC). `None`: any number.
     pub quota: Option<u64>,
+    /// Largest result of a tool call. `None`: as large as any message.
+    pub result: Option<ByteSize>,
+    /// Largest result of a tool call in estimated tokens. `None`: any number.
+    pub result_tokens: Option<u64>,
+    /// What becomes of a result above either, or above what is left of a budget.
+    pub overlong: Overlong,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -330,12 +346,25 @@ pub struct ToolRule {
     pub effect: Option<Effect>,
     /// All of them are needed. `None`: nothing is said here.
     pub scopes: Option<Vec<String>>,
-    /// Calls by each network client.
+    /// Calls by each client.
     pub rate: Option<Rate>,
-    /// Calls by all network clients at one time.
+    /// Calls by all clients at one time.
     pub concurrency: Option<u32>,
     /// A second call with the same arguments changes nothing more.
     pub idempotent: Option<bool>,
+    /// `false`: failures of it stop nothing.
+    pub breaker: Option<bool>,
+    /// `false`: it may be called the same way again and again.
+    pub repeats: Option<bool>,
+    /// By all clients together.
+    pub budget: Option<Budget>,
+    pub result: Option<ByteSize>,
+    pub result_tokens: Option<u64>,
+    pub overlong: Option<Overlong>,
+    /// An answer that is at most so old stands in for one that cannot be had.
+    pub cached: Option<Duration>,
+    /// What a model is told to call instead, while it cannot be had.
+    pub alternative: Option<String>,
 }
 
 #[derive(Debug, Clone)]

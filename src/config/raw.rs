@@ -4,10 +4,14 @@
 //! Schema. Nothing else reads these types: [`super::validate`] turns them into [`super::Config`].
 
 mod access;
+mod guards;
 
 pub(super) use access::{Client, Clients, Group, Groups, Identity, Jwt, ScopesBy, Tls};
 
+pub(super) use guards::{Breaker, Budget, Budgets, Repeats, Retry};
+
 use super::access::Effect;
+use super::guards::Overlong;
 use super::rates::Rate;
 use super::units::{ByteSize, Cores, TimeSpan};
 use super::{Auth, Check, Payloads, Preset, Replace, Restart, SecretsMode, Signal, StateMode};
@@ -68,6 +72,14 @@ pub(super) struct Raw {
     pub(super) cell: Cell,
     /// Sizes and times.
     pub(super) limits: Limits,
+    /// Calls stop for a while when too many fail; absent: they do not.
+    pub(super) breaker: Option<At<Breaker>>,
+    /// Calls that are made again because a server was lost.
+    pub(super) retry: Option<At<Retry>>,
+    /// The same call with the same answer stops when it was made too often; absent: it does not.
+    pub(super) repeats: Option<At<Repeats>>,
+    /// What may be used up.
+    pub(super) budget: Budgets,
     /// What is taken out of messages.
     pub(super) scrub: Scrub,
     /// Checks against the schemas of tools.
@@ -254,14 +266,22 @@ pub(super) struct Limits {
     pub(super) timeout: Option<At<TimeSpan>>,
     /// The whole time that a request may take.
     pub(super) timeout_total: Option<At<TimeSpan>>,
-    /// Requests of each network client.
+    /// Requests of each client.
     pub(super) rate: Option<At<Rate>>,
-    /// Requests of all network clients at one time.
+    /// Requests of all clients at one time.
     pub(super) concurrency: Option<At<i64>>,
     /// Requests that wait for one of those places; beyond, they are refused. Default 64.
     pub(super) queue: Option<At<i64>>,
-    /// Requests of each network client in one day (UTC).
+    /// The longest that a request waits for a place; default 30s.
+    pub(super) wait: Option<At<TimeSpan>>,
+    /// Requests of each client in one day (UTC).
     pub(super) quota: Option<At<i64>>,
+    /// Largest result of a tool call.
+    pub(super) result: Option<At<ByteSize>>,
+    /// Largest result of a tool call in estimated tokens.
+    pub(super) result_tokens: Option<At<i64>>,
+    /// What becomes of a result above either, or above what is left of a budget; default truncate.
+    pub(super) overlong: Option<At<Overlong>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -319,12 +339,28 @@ pub(super) struct Tool {
     pub(super) effect: Option<At<Effect>>,
     /// Scopes that a network client needs, all of them.
     pub(super) scopes: Option<At<Vec<At<String>>>>,
-    /// Calls of the tool by each network client.
+    /// Calls of the tool by each client.
     pub(super) rate: Option<At<Rate>>,
-    /// Calls of the tool by all network clients at one time.
+    /// Calls of the tool by all clients at one time.
     pub(super) concurrency: Option<At<i64>>,
     /// A second call with the same arguments changes nothing more: it may be made when the server is lost.
     pub(super) idempotent: Option<At<bool>>,
+    /// `false`: failures of the tool stop nothing.
+    pub(super) breaker: Option<At<bool>>,
+    /// `false`: the tool may be called the same way again and again.
+    pub(super) repeats: Option<At<bool>>,
+    /// What all calls of the tool may use up.
+    pub(super) budget: Option<At<Budget>>,
+    /// Largest result.
+    pub(super) result: Option<At<ByteSize>>,
+    /// Largest result in estimated tokens.
+    pub(super) result_tokens: Option<At<i64>>,
+    /// What becomes of a result that is too large.
+    pub(super) overlong: Option<At<Overlong>>,
+    /// An answer that is at most so old stands in for one that cannot be had; needs `effect = "read"`.
+    pub(super) cached: Option<At<TimeSpan>>,
+    /// The tool that a model is told to call instead, while this one cannot be had.
+    pub(super) alternative: Option<At<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -1,7 +1,7 @@
 //! One number for the whole policy, so that the audit log says which policy decided.
 
 use super::permissions;
-use crate::config::{Config, Inject, NameRules, ToolRule};
+use crate::config::{Budgets, Config, Inject, NameRules, Retry, ToolRule};
 use ring::digest::{SHA256, digest};
 use std::fmt::Write;
 
@@ -46,11 +46,33 @@ fn canonical(config: &Config) -> String {
             let _ = writeln!(text, "inject {pointer:?} {tools:?}");
         }
     }
+    guards(&mut text, config);
     tool(&mut text, "*", &config.tools.default);
     for (name, rule) in &config.tools.named {
         tool(&mut text, name, rule);
     }
     text
+}
+
+/// Only what is set, so that a policy without guards is the same as ever.
+fn guards(text: &mut String, config: &Config) {
+    let limits = &config.limits;
+    if let Some(breaker) = config.breaker {
+        let _ = writeln!(text, "breaker {breaker:?}");
+    }
+    if let Some(repeats) = config.repeats {
+        let _ = writeln!(text, "repeats {repeats:?}");
+    }
+    if config.retry != Retry::default() {
+        let _ = writeln!(text, "retry {:?}", config.retry);
+    }
+    if config.budgets != Budgets::default() {
+        let _ = writeln!(text, "budgets {:?}", config.budgets);
+    }
+    if limits.result.is_some() || limits.result_tokens.is_some() {
+        let (bytes, tokens) = (limits.result, limits.result_tokens);
+        let _ = writeln!(text, "result {bytes:?} {tokens:?} {:?}", limits.overlong);
+    }
 }
 
 fn names(text: &mut String, title: &str, rules: &NameRules) {
@@ -78,4 +100,17 @@ fn tool(text: &mut String, name: &str, rule: &ToolRule) {
         rule.rate,
         rule.concurrency,
     );
+    let guarded = ToolRule {
+        breaker: rule.breaker,
+        repeats: rule.repeats,
+        budget: rule.budget,
+        result: rule.result,
+        result_tokens: rule.result_tokens,
+        overlong: rule.overlong,
+        cached: rule.cached,
+        ..ToolRule::default()
+    };
+    if guarded != ToolRule::default() {
+        let _ = writeln!(text, "guards.{name:?} {guarded:?}");
+    }
 }

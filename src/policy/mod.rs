@@ -4,6 +4,7 @@
 mod asks;
 mod digest;
 mod engine;
+mod guards;
 mod inject;
 mod lists;
 mod mirrors;
@@ -21,12 +22,16 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
+pub use guards::{
+    Alert, Asking, Circuit, Ending, Guards, News, Party, Pass, RetryBudget, Ruling, Weight,
+};
 pub use mirrors::{Mirror, Scalar};
 pub(crate) use names::fold;
 pub use problems::{CredentialBreaker, Problem, problem};
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{
-    CREDENTIALS_BREAKER, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule,
+    CREDENTIALS_BREAKER, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_RESULT, LIMITS_TIMEOUT, RULES,
+    Rule, code, rule,
 };
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -32,6 +32,13 @@ pub(super) const LISTS_PRIVATE: &str = "lists.private";
 pub(super) const LIMITS_RATE: &str = "limits.rate";
 pub(super) const LIMITS_QUOTA: &str = "limits.quota";
 pub(super) const LIMITS_CONCURRENCY: &str = "limits.concurrency";
+pub(super) const LIMITS_BREAKER: &str = "limits.breaker";
+pub(super) const LIMITS_REPEATS: &str = "limits.repeats";
+/// Of a result that was cut.
+pub const LIMITS_RESULT: &str = "limits.result";
+pub(super) const BUDGET_CALLS: &str = "limits.budget-calls";
+pub(super) const BUDGET_BYTES: &str = "limits.budget-bytes";
+pub(super) const BUDGET_TOKENS: &str = "limits.budget-tokens";
 pub(super) const LISTS_HIDDEN: &str = "lists.hidden";
 pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
 pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
@@ -188,6 +195,36 @@ pub const RULES: &[Rule] = &[
         setting: "[scrub] secrets",
     },
     Rule {
+        id: BUDGET_CALLS,
+        summary: "As many calls were made as this session, client or tool may make.",
+        setting: "[budget] session and client, or [tools.\"NAME\"] budget: calls",
+    },
+    Rule {
+        id: BUDGET_BYTES,
+        summary: "As many bytes of arguments and results have passed as may for this session, client or tool.",
+        setting: "[budget] session and client, or [tools.\"NAME\"] budget: bytes",
+    },
+    Rule {
+        id: BUDGET_TOKENS,
+        summary: "As many tokens of arguments and results, estimated, have passed as may for this session, client or tool.",
+        setting: "[budget] session and client, or [tools.\"NAME\"] budget: tokens",
+    },
+    Rule {
+        id: LIMITS_REPEATS,
+        summary: "The same call had the same answer too often: whoever makes it is in a loop.",
+        setting: "[repeats], or [tools.\"NAME\"] repeats = false",
+    },
+    Rule {
+        id: LIMITS_BREAKER,
+        summary: "Too many calls of the tool, or requests to the server, have failed, so none is made for a while.",
+        setting: "[breaker], or [tools.\"NAME\"] breaker = false",
+    },
+    Rule {
+        id: LIMITS_RESULT,
+        summary: "The result of a call is larger than it may be, or than what is left of a budget: its text is cut, or it is withheld.",
+        setting: "[limits] result, result_tokens and overlong, or those of [tools.\"NAME\"]",
+    },
+    Rule {
         id: LIMITS_REQUEST,
         summary: "A message of the client is larger than the cap.",
         setting: "[limits] request",
@@ -221,6 +258,8 @@ pub mod code {
     pub const TIMEOUT: i32 = 5040;
     /// Too often, too much at once, or too much for one day (429).
     pub const RATE: i32 = 4290;
+    /// What is asked for cannot be had now (503).
+    pub const UNAVAILABLE: i32 = 5030;
 }
 
 #[cfg(test)]
@@ -240,7 +279,13 @@ mod tests {
 
     #[test]
     fn codes_stay_out_of_the_reserved_range() {
-        for code in [code::POLICY, code::SIZE, code::TIMEOUT, code::RATE] {
+        for code in [
+            code::POLICY,
+            code::SIZE,
+            code::TIMEOUT,
+            code::RATE,
+            code::UNAVAILABLE,
+        ] {
             assert!(!(-32768..=-32000).contains(&code));
         }
     }

@@ -34,6 +34,9 @@ impl Session {
             other => other,
         };
         self.observe(&open.origin.subject, error, latency);
+        if let Some(held) = &open.held {
+            self.settle(held, status, now);
+        }
         self.audit.record(
             &Record {
                 direction: Direction::ToClient,

@@ -5,6 +5,9 @@ mod address;
 mod asks;
 mod books;
 mod exchange;
+#[cfg(test)]
+mod guard_tests;
+mod guarding;
 mod handshake;
 mod listing;
 mod open;
@@ -16,6 +19,7 @@ mod revival;
 mod session;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use address::{Address, To};
 pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};

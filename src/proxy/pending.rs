@@ -8,6 +8,8 @@
 //! An expired id stays in the table until its late answer has come, so that the answer is never
 //! taken for that of a new request with the same id; [`GRAVES`] of them are kept.
 
+use super::guarding::Held;
+use super::turns::Place;
 use crate::audit::Arguments;
 use crate::identity::Caller;
 use crate::mcp::{RawId, RequestId};
@@ -53,6 +55,10 @@ pub(super) struct Open {
     pub(super) retried: bool,
     /// The token under which its progress comes.
     pub(super) token: Option<RequestId>,
+    /// What the guards want to know the end of.
+    pub(super) held: Option<Box<Held>>,
+    /// Its place among what may run, once it has one.
+    pub(super) place: Option<Box<Place>>,
     limit: Option<Deadlines>,
     last_sign: Instant,
     /// Place in the order of arrival.
@@ -80,6 +86,8 @@ impl Open {
             filled: false,
             retried: false,
             token: None,
+            held: None,
+            place: None,
             limit,
             last_sign: now,
             order: 0,
@@ -214,11 +222,13 @@ impl Pending {
         self.open.get(at)?.origin.caller.clone()
     }
 
-    /// The client has cancelled this one; true when it was open.
+    /// The client has cancelled this one; true when it was open. Most servers answer it no more, so that
+    /// its place is free at once.
     pub(super) fn cancel(&mut self, id: &RequestId) -> bool {
         match self.find(id) {
             Some(open) if open.state == State::Open => {
                 open.state = State::Cancelled;
+                (open.held, open.place) = (None, None);
                 true
             }
             _ => false,
@@ -238,6 +248,11 @@ impl Pending {
             return true;
         }
         self.tokens_seen.contains(token)
+    }
+
+    /// An open request whose answer is wanted.
+    pub(super) fn find_open(&mut self, id: &RequestId) -> Option<&mut Open> {
+        self.find(id).filter(|open| open.state == State::Open)
     }
 
     fn find(&mut self, id: &RequestId) -> Option<&mut Open> {
@@ -281,7 +296,9 @@ impl Pending {
                 bytes: open.bytes,
                 arguments: open.arguments.clone(),
                 wanted: open.state == State::Open,
+                held: open.held.take(),
             });
+            open.place = None;
             open.state = State::Expired;
             self.graves.push_back(id.clone());
         }
@@ -355,6 +372,7 @@ pub(super) struct Expiry {
     pub(super) arguments: Arguments,
     /// False when the client had cancelled it.
     pub(super) wanted: bool,
+    pub(super) held: Option<Box<Held>>,
 }
 
 fn as_float(id: &RequestId) -> Option<u64> {

@@ -3,10 +3,12 @@
 
 use super::address::{Address, To};
 use super::asks::Asked;
+use super::guarding::Guarded;
 use super::listing::Parked;
 use super::pending::{Open, State};
 use super::reply::{self, own};
 use super::session::{Outbox, Passage, Session};
+use super::turns::Turn;
 use crate::identity::Caller;
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, RequestId, Subject};
@@ -52,7 +54,7 @@ impl Session {
             }
             Kind::Notification { method, params } => {
                 match &**method {
-                    CANCELLED => self.client_cancels(*params),
+                    CANCELLED => self.client_cancels(*params, now, out),
                     INITIALIZED => self.handshake.initialized(line),
                     _ => {}
                 }
@@ -161,8 +163,26 @@ impl Session {
                 return Passage::Stop;
             }
         };
+        let held = match self.guard(envelope, &subject, now, out) {
+            Guarded::Free => None,
+            Guarded::Through(held) => Some(held),
+            Guarded::Answered => {
+                count(self, Outcome::Refuse);
+                return Passage::Stop;
+            }
+            Guarded::Refused(refused) => return turn_away(self, &refused, out),
+        };
+        let sent = match &passage {
+            Passage::Replace(line) => line,
+            _ => envelope.line,
+        };
+        let limit = self.policy.deadlines(&subject);
+        let turn = match self.take_turn(&subject, (&key, sent), limit, now, out) {
+            Ok(turn) => turn,
+            Err(refused) => return turn_away(self, &refused, out),
+        };
         count(self, outcome);
-        // Nothing is kept that holds a credential: a call is filled in again whenever it is asked again.
+        // What is kept holds no credential: a call is filled in again whenever it is asked again.
         let filled = matches!(passage, Passage::Replace(_));
         let line = envelope.line;
         if subject.capability != mcp::Capability::Tool {
@@ -170,7 +190,6 @@ impl Session {
         }
         let repeats = line.len() <= REPEATED && self.policy.repeatable(&subject);
         let line = (repeats || filled).then(|| line.into());
-        let limit = self.policy.deadlines(&subject);
         let mut open = Open::new(
             id.raw,
             Origin {
@@ -184,14 +203,23 @@ impl Session {
             limit,
         );
         (open.line, open.filled, open.repeats) = (line, filled, repeats);
+        open.held = held;
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
+        let passage = match turn {
+            Turn::Free => passage,
+            Turn::Later => Passage::Stop,
+            Turn::Now(place) => {
+                open.place = Some(place);
+                passage
+            }
+        };
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
         passage
     }
 
     /// Compared as policy compares denied names: no second spelling passes.
-    fn is_off(&self, subject: &Subject) -> bool {
+    pub(super) fn is_off(&self, subject: &Subject) -> bool {
         let name = match subject.capability {
             mcp::Capability::Tool => subject.name.as_deref(),
             _ => return false,
@@ -217,12 +245,13 @@ impl Session {
         }
     }
 
-    fn client_cancels(&mut self, params: Option<Raw<'_>>) {
+    fn client_cancels(&mut self, params: Option<Raw<'_>>, now: Instant, out: &mut Outbox) {
         let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
             return;
         };
-        if !self.listing.cancel(&key) {
+        if !self.listing.cancel(&key) && !self.stop_waiting(&key) {
             self.client.cancel(&key);
+            self.advance(now, out);
         }
     }
 
@@ -335,6 +364,10 @@ impl Session {
         let then = (!self.earlier.is_empty()).then(|| self.policy_then(open.order()));
         let policy = then.as_deref().unwrap_or(&self.policy);
         let decision = policy.server(envelope, Some(&open.origin), &mut self.tools, caller);
+        let decision = match open.held {
+            None => decision,
+            Some(_) => self.weighed(&open, envelope, decision, now),
+        };
         self.note(&decision.notes);
         self.watch_credential(&open.origin.subject, &decision.notes, now);
         let bytes = envelope.line.len();
@@ -354,6 +387,7 @@ impl Session {
                 let kind = MessageKind::Response;
                 self.tally
                     .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
+                self.next_turn(open, now, out);
                 return Passage::Stop;
             }
             // An answer is never dropped and needs no list: it closes a request that waits.
@@ -367,6 +401,7 @@ impl Session {
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
+        self.next_turn(open, now, out);
         passage
     }
 
@@ -512,6 +547,7 @@ impl Session {
                 let why = malformed.fault.to_string();
                 let refused = own::broken_answer(&open.origin.subject, &why);
                 self.answer_for_server(&open, &refused, "malformed", now, out);
+                self.next_turn(open, now, out);
                 self.noise(line);
             }
             None => self.noise(line),

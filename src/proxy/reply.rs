@@ -17,6 +17,15 @@ pub(super) fn refusal(out: &mut Vec<u8>, id: &[u8], refusal: &Refusal, era: Era)
     line(out, Some(id), era, body);
 }
 
+/// Appends the answer to the request `id` (its raw token): this result, which is raw JSON.
+pub(super) fn result(out: &mut Vec<u8>, id: &[u8], result: &[u8]) {
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id);
+    out.extend_from_slice(br#","result":"#);
+    out.extend_from_slice(result);
+    out.extend_from_slice(b"}\n");
+}
+
 /// Appends the answer to a line that is no message; `id` when one could be read.
 pub(super) fn malformed(out: &mut Vec<u8>, id: Option<&[u8]>, fault: Fault, era: Era) {
     let body = json!({

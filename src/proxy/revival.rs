@@ -35,16 +35,26 @@ impl Session {
     /// for the next one; the rest is answered.
     pub fn server_lost(&mut self, how: &str, unsent: &[u8], now: Instant, out: &mut Outbox) {
         self.handshake.forget_question();
+        self.pause_turns(true);
+        self.retries.earn(self.client.arrivals());
+        let micros = now.saturating_duration_since(self.begun).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        let waiting = self.waiting_here();
         let unread = self.unread_by_the_dead(unsent);
         let ids: HashSet<RequestId> = unread.iter().filter_map(|kept| kept.id.clone()).collect();
         let mut again = Vec::new();
+        let (retries, mut denied) = (&mut self.retries, 0);
         let lost = self.client.lost(|id, open| {
-            if ids.contains(id) {
+            if ids.contains(id) || waiting.contains(id) {
                 return true;
             }
             let once_more =
                 open.state == State::Open && !std::mem::replace(&mut open.retried, true);
             match &open.line {
+                Some(_) if once_more && open.repeats && !retries.take(micros) => {
+                    denied += 1;
+                    false
+                }
                 Some(line) if once_more && open.repeats => {
                     again.push((open.order(), id.clone(), line.clone()));
                     true
@@ -52,6 +62,12 @@ impl Session {
                 _ => false,
             }
         });
+        if denied > 0 {
+            tracing::warn!(
+                "{denied} calls are not made again: as many were as may be for now (retry)"
+            );
+        }
+        self.metrics.retries_refused.inc_by(denied);
         for open in lost {
             let refused = own::server_gone(&open.origin.subject, how);
             self.answer_for_server(&open, &refused, "unavailable", now, out);
@@ -189,6 +205,7 @@ impl Session {
     /// Messages are decided by this policy from here on, those that are open too: it knows secrets
     /// that an earlier one does not.
     pub fn adopt(&mut self, policy: Arc<Policy>) {
+        self.forget_answers();
         self.policy = policy;
         self.earlier.clear();
         self.credential_breaker.reset();
@@ -205,6 +222,9 @@ impl Session {
                 self.earlier.push((self.client.arrivals(), before));
             }
         }
+        self.renew_guards(config);
+        self.renew_turns(config);
+        self.retries.reload(config.retry);
         self.caps = Caps::of(config);
         self.payloads = config.audit.payloads;
         self.denials = Denials::new(Grants::from(&config.cell));
@@ -266,6 +286,8 @@ impl Session {
         for parked in std::mem::take(&mut self.parked) {
             self.resume(&parked, now, out);
         }
+        self.pause_turns(false);
+        self.advance(now, out);
     }
 
     /// A call with a credential in it is decided anew: by now that may be another one, or none.
@@ -287,7 +309,9 @@ impl Session {
 
     /// A line of the client that came while the server is away for longer than a line is kept.
     pub fn while_away(&mut self, line: &[u8], wait: Duration, out: &mut Outbox) {
-        self.answer_without(line, Some(wait), out);
+        if !self.answer_stale(line, Instant::now(), out) {
+            self.answer_without(line, Some(wait), out);
+        }
     }
 
     /// A line of the client that came while everything is switched off.
@@ -322,6 +346,7 @@ impl Session {
 
     /// What is kept for a server that will not come (soon) is answered.
     pub fn give_up_waiting(&mut self, how: &str, now: Instant, out: &mut Outbox) {
+        self.refuse_waiting(now, out);
         for kept in std::mem::take(&mut self.kept) {
             if let Some(open) = kept.id.and_then(|id| self.client.close(&id)) {
                 let refused = own::server_gone(&open.origin.subject, how);

@@ -7,19 +7,21 @@
 
 use super::asks::Asks;
 use super::books::asker;
+use super::guarding::Guarding;
 use super::handshake::Handshake;
 use super::listing::{Listing, Parked};
 use super::pending::{Open, Pending};
 use super::pulse::Pulse;
 use super::reply::{self, own};
 use super::revival::Kept;
+use super::turns::Turns;
 use crate::audit::{Denial, Log, Record};
 use crate::cell::denial::{Denials, Grants};
 use crate::config::{Config, Payloads};
 use crate::identity::Caller;
 use crate::mcp::{Direction, Envelope, Era, OversizeId, Raw, RequestId, Subject};
 use crate::policy::scrub::Finding;
-use crate::policy::{CredentialBreaker, LIMITS_RESPONSE, Policy, Refusal, ToolBook};
+use crate::policy::{CredentialBreaker, LIMITS_RESPONSE, Policy, Refusal, RetryBudget, ToolBook};
 use crate::telemetry::{Kind as MessageKind, Metrics, Outcome, Tally};
 use crate::transport::terminal::sanitize;
 use smol_str::SmolStr;
@@ -81,6 +83,14 @@ pub struct Session {
     pub(super) owner: Option<Arc<Caller>>,
     /// Somebody who is known has asked for something.
     pub(super) told_apart: bool,
+    /// Several clients share the process.
+    pub(super) shared: bool,
+    /// `None` where nothing is guarded.
+    pub(super) guarding: Option<Guarding>,
+    /// `None` where nothing is limited here.
+    pub(super) turns: Option<Box<Turns>>,
+    pub(super) retries: RetryBudget,
+    pub(super) begun: Instant,
     /// Tools that the operator has switched off.
     pub(super) switched_off: BTreeSet<String>,
     pub(super) audit: Log,
@@ -132,6 +142,11 @@ impl Session {
             asking: None,
             owner: None,
             told_apart: false,
+            shared: false,
+            guarding: Guarding::new(config),
+            turns: Turns::new(config),
+            retries: RetryBudget::new(config.retry),
+            begun: Instant::now(),
             switched_off: BTreeSet::new(),
             audit,
             payloads: config.audit.payloads,
@@ -167,7 +182,7 @@ impl Session {
     /// True while calls wait for the tool list: the server's input must stay open for them.
     #[must_use]
     pub fn holds_calls(&self) -> bool {
-        self.listing.holds_any()
+        self.listing.holds_any() || self.has_waiting()
     }
 
     /// The process works for this caller alone.
@@ -178,6 +193,7 @@ impl Session {
     /// The process works for many: none of them gives its name to the audit lines of all.
     pub fn serves_many(&mut self) {
         self.client_named = true;
+        self.shared = true;
     }
 
     /// Requests that do not say their era are of this one.
@@ -205,6 +221,7 @@ impl Session {
             self.client.next_due(),
             self.listing.next_due(),
             self.pulse.due(),
+            self.waiting_due(),
         ];
         due.into_iter().flatten().min()
     }
@@ -215,7 +232,11 @@ impl Session {
             // The server waits for the client, perhaps for a person: that is not its silence.
             self.client.excuse_all(now);
         }
+        self.end_waiting(now, out);
         for expired in self.client.expire(now) {
+            if let Some(held) = expired.held.as_ref().filter(|_| expired.wanted) {
+                self.settle(held, "timeout", now);
+            }
             self.metrics.timeouts.inc();
             if self.pulse.doubt(expired.since, now) {
                 let id = self.listing.own_id();
@@ -258,6 +279,7 @@ impl Session {
         for parked in self.listing.expire(now, &mut self.tools) {
             self.resume(&parked, now, out);
         }
+        self.advance(now, out);
         self.tally.open(self.client.waiting());
     }
 
@@ -308,6 +330,7 @@ impl Session {
                 let refused =
                     own::response_too_large(&open.origin.subject, bytes, self.caps.response);
                 self.answer_for_server(&open, &refused, "refused", now, out);
+                self.next_turn(open, now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
         }
@@ -322,6 +345,8 @@ impl Session {
 
     /// The server has ended (`how`): every request that still waits is answered.
     pub fn server_gone(&mut self, how: &str, now: Instant, out: &mut Outbox) {
+        self.pause_turns(true);
+        self.refuse_waiting(now, out);
         for open in self.client.drain() {
             let refused = own::server_gone(&open.origin.subject, how);
             self.answer_for_server(&open, &refused, "unavailable", now, out);

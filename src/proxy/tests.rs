@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn config(toml: &str) -> Config {
+pub(super) fn config(toml: &str) -> Config {
     let text = format!("[server]\nname = \"t\"\ncommand = [\"true\"]\n{toml}");
     let file = File::parse("t.toml", text).unwrap();
     let around = Surroundings {
@@ -23,15 +23,15 @@ fn config(toml: &str) -> Config {
 }
 
 /// A session, and what has left it since the last look.
-struct Rig {
-    session: Session,
-    now: Instant,
+pub(super) struct Rig {
+    pub(super) session: Session,
+    pub(super) now: Instant,
     to_client: Vec<Value>,
     to_server: Vec<Value>,
 }
 
 impl Rig {
-    fn new(toml: &str) -> Self {
+    pub(super) fn new(toml: &str) -> Self {
         let config = config(toml);
         let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &[])));
         let audit = Log::open(None, "t", "p").unwrap();
@@ -44,7 +44,7 @@ impl Rig {
         }
     }
 
-    fn client(&mut self, message: &Value) -> &mut Self {
+    pub(super) fn client(&mut self, message: &Value) -> &mut Self {
         let line = message.to_string();
         let mut out = Outbox::default();
         match self
@@ -59,7 +59,7 @@ impl Rig {
         self
     }
 
-    fn server(&mut self, message: &Value) -> &mut Self {
+    pub(super) fn server(&mut self, message: &Value) -> &mut Self {
         let line = message.to_string();
         let mut out = Outbox::default();
         match self
@@ -74,7 +74,7 @@ impl Rig {
         self
     }
 
-    fn pass(&mut self, time: Duration) -> &mut Self {
+    pub(super) fn pass(&mut self, time: Duration) -> &mut Self {
         self.now += time;
         let mut out = Outbox::default();
         self.session.tick(self.now, &mut out);
@@ -82,7 +82,7 @@ impl Rig {
         self
     }
 
-    fn take(&mut self, out: &Outbox) {
+    pub(super) fn take(&mut self, out: &Outbox) {
         let lines = |bytes: &[u8]| -> Vec<Value> {
             assert!(bytes.is_empty() || bytes.ends_with(b"\n"));
             let lines = bytes
@@ -96,24 +96,24 @@ impl Rig {
         self.to_server.extend(lines(&out.to_server));
     }
 
-    fn seen_by_client(&mut self) -> Vec<Value> {
+    pub(super) fn seen_by_client(&mut self) -> Vec<Value> {
         std::mem::take(&mut self.to_client)
     }
 
-    fn seen_by_server(&mut self) -> Vec<Value> {
+    pub(super) fn seen_by_server(&mut self) -> Vec<Value> {
         std::mem::take(&mut self.to_server)
     }
 }
 
-fn request(id: impl Into<Value>, method: &str) -> Value {
+pub(super) fn request(id: impl Into<Value>, method: &str) -> Value {
     json!({ "jsonrpc": "2.0", "id": id.into(), "method": method, "params": {} })
 }
 
-fn call(id: impl Into<Value>, tool: &str) -> Value {
+pub(super) fn call(id: impl Into<Value>, tool: &str) -> Value {
     json!({ "jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": { "name": tool, "arguments": {} } })
 }
 
-fn result(id: impl Into<Value>) -> Value {
+pub(super) fn result(id: impl Into<Value>) -> Value {
     json!({ "jsonrpc": "2.0", "id": id.into(), "result": { "content": [] } })
 }
 

@@ -61,6 +61,16 @@ pub struct Metrics {
     pub child_starts: IntCounter,
     pub child_parked: IntGauge,
     pub retries: IntCounter,
+    pub retries_refused: IntCounter,
+    pub requests_waiting: IntGauge,
+    pub breakers_open: IntGauge,
+    breaker_moves: IntCounterVec,
+    pub cached_answers: IntCounter,
+    pub repeated_calls: IntCounter,
+    budget_alerts: IntCounterVec,
+    result_bytes: Histogram,
+    result_tokens: IntCounter,
+    pub results_cut: IntCounter,
     pub switched_off: IntGauge,
     pub replacements: IntCounter,
     reload_successful: IntGauge,
@@ -227,6 +237,62 @@ impl Metrics {
                 "cofferdam_retries_total",
                 "Requests asked again of another server, because the first was lost",
             )?,
+            retries_refused: counter(
+                "cofferdam_retries_refused_total",
+                "Requests that could have been asked again and were not, because the retry budget was used up",
+            )?,
+            requests_waiting: gauge(
+                "cofferdam_requests_waiting",
+                "Requests on stdin that wait for a place to run",
+            )?,
+            breakers_open: gauge(
+                "cofferdam_breakers_open",
+                "Circuit breakers that are open or half-open",
+            )?,
+            breaker_moves: counters(
+                "cofferdam_breaker_transitions_total",
+                "Changes of state of circuit breakers",
+                &["scope", "to"],
+            )?,
+            cached_answers: counter(
+                "cofferdam_cached_answers_total",
+                "Calls that were answered with an earlier answer, because the tool could not be had",
+            )?,
+            repeated_calls: counter(
+                "cofferdam_repeated_calls_total",
+                "Calls that were let through although the same call had the same answer too often",
+            )?,
+            budget_alerts: counters(
+                "cofferdam_budget_alerts_total",
+                "Minutes in which more tokens were used than the operator wants to be told of",
+                &["scope"],
+            )?,
+            result_bytes: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "cofferdam_result_bytes",
+                        "Sizes of results, where a budget or a limit of results is set",
+                    )
+                    .buckets(vec![
+                        256.0,
+                        1024.0,
+                        4096.0,
+                        16384.0,
+                        65536.0,
+                        262_144.0,
+                        1_048_576.0,
+                    ]),
+                ),
+            )?,
+            result_tokens: counter(
+                "cofferdam_result_tokens_total",
+                "Estimated tokens of results, where a budget or a limit of results is set",
+            )?,
+            results_cut: counter(
+                "cofferdam_results_cut_total",
+                "Results whose text was cut because it was too large",
+            )?,
             switched_off: gauge(
                 "cofferdam_switched_off",
                 "1 while the operator wants nothing to run",
@@ -356,6 +422,23 @@ impl Metrics {
     pub fn http_refused(&self, status: u16) {
         let status = status.to_string();
         self.http_refused.with_label_values(&[&status]).inc();
+    }
+
+    /// Counts a change of state of a circuit breaker: `scope` is `tool` or `server`.
+    pub fn breaker(&self, scope: &str, to: &str) {
+        self.breaker_moves.with_label_values(&[scope, to]).inc();
+    }
+
+    /// Counts a minute in which much was used: `scope` is `session`, `client` or `tool`.
+    pub fn budget_alert(&self, scope: &str) {
+        self.budget_alerts.with_label_values(&[scope]).inc();
+    }
+
+    /// Counts a result that was measured.
+    pub fn result(&self, bytes: u64, tokens: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.result_bytes.observe(f64::from(bytes));
+        self.result_tokens.inc_by(tokens);
     }
 
     /// Counts a refusal; rule ids are a fixed set of ours.

@@ -43,7 +43,7 @@ fn unknown_table() {
       |  ^^^^^ not a key of the top level
       |
       = help: did you mean `server`?
-      = help: the top level takes `server`, `listen`, `identity`, `clients`, `groups`, `admin`, `cell`, `limits`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`, `credentials`
+      = help: the top level takes `server`, `listen`, `identity`, `clients`, `groups`, `admin`, `cell`, `limits`, `breaker`, `retry`, `repeats`, `budget`, `scrub`, `schema`, `methods`, `resources`, `prompts`, `tools`, `audit`, `packages`, `credentials`
     ");
 }
 
@@ -60,7 +60,7 @@ fn unknown_key_of_a_tool() {
       | ^^^^ not a key of [tools.create_issue]
       |
       = help: did you mean `allow`?
-      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`, `effect`, `scopes`, `rate`, `concurrency`, `idempotent`
+      = help: [tools.create_issue] takes `allow`, `timeout`, `timeout_total`, `arguments`, `output`, `effect`, `scopes`, `rate`, `concurrency`, `idempotent`, `breaker`, `repeats`, `budget`, `result`, `result_tokens`, `overlong`, `cached`, `alternative`
     ");
 }
 

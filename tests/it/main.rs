@@ -26,6 +26,7 @@ mod egress;
 mod escape;
 mod exec;
 mod fidelity;
+mod guards;
 mod honest;
 mod hostile_client;
 mod hostile_server;

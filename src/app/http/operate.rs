@@ -190,6 +190,9 @@ impl State {
                 server
                     .session
                     .renew(&state.config, Arc::clone(&state.policy));
+                if server.session.is_apart(&state.desk) {
+                    server.session.join(&state.desk);
+                }
             });
         }
         if other_server {

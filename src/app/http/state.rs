@@ -194,6 +194,7 @@ impl State {
             session.serves_many();
         }
         session.switch_tools(self.tools_off.clone());
+        session.join(&self.desk);
         let server = Box::new(Server::new(cell, self.serial, role, session));
         if let Some(slot) = self.servers.get_mut(cell as usize) {
             *slot = Some(server);
@@ -351,6 +352,11 @@ impl State {
             get.end();
         }
         Some(visit)
+    }
+
+    /// The breakers that are not closed, when one of them has moved.
+    pub(super) fn moved_breakers(&self) -> Option<Vec<(Option<String>, &'static str)>> {
+        self.desk.moved_breakers()
     }
 
     /// Adds what was counted to the shared metrics.

@@ -28,6 +28,9 @@ impl Gate {
             if state.rest_at.is_some_and(|due| due <= now) {
                 state.rest(now);
             }
+            if let Some(open) = state.moved_breakers() {
+                self.health.update(|facts| facts.breakers = open);
+            }
             state.end_idle(idle, now);
             state.next_due(idle, now)
         });

@@ -51,7 +51,7 @@ impl Turns {
             waiting: RefCell::default(),
             count: Cell::new(0),
             begun: Instant::now(),
-            patience: config.limits.timeout,
+            patience: config.limits.wait,
         }
     }
 
@@ -71,7 +71,7 @@ impl Turns {
         subject: &Subject,
     ) -> Result<Pass, Box<Refusal>> {
         let clock = Clock {
-            monotonic: u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            monotonic: self.micros(),
             unix: unix_now(),
         };
         let admission = self
@@ -105,6 +105,10 @@ impl Turns {
         }
     }
 
+    fn micros(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     fn taken(self: &Rc<Self>, permit: Permit) -> Pass {
         Pass {
             turns: Rc::clone(self),
@@ -130,7 +134,8 @@ impl Turns {
 impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            self.turns.limiter.borrow_mut().release(permit);
+            let now = self.turns.micros();
+            self.turns.limiter.borrow_mut().release_at(permit, now);
             self.turns.advance();
         }
     }

@@ -64,21 +64,6 @@ impl Builder<'_> {
         for name in raw.groups.keys() {
             needs("groups", name.span());
         }
-        let limits = &raw.limits;
-        let spans = [
-            ("limits.rate", limits.rate.as_ref().map(At::span)),
-            (
-                "limits.concurrency",
-                limits.concurrency.as_ref().map(At::span),
-            ),
-            ("limits.queue", limits.queue.as_ref().map(At::span)),
-            ("limits.quota", limits.quota.as_ref().map(At::span)),
-        ];
-        for (key, span) in spans {
-            if let Some(span) = span {
-                needs(key, span);
-            }
-        }
         for pattern in raw.resources.scopes.keys() {
             needs("resources.scopes", pattern.span());
         }
@@ -86,15 +71,11 @@ impl Builder<'_> {
             needs("prompts.scopes", pattern.span());
         }
         for (name, tool) in &raw.tools {
-            let spans = [
-                ("scopes", tool.scopes.as_ref().map(At::span)),
-                ("rate", tool.rate.as_ref().map(At::span)),
-                ("concurrency", tool.concurrency.as_ref().map(At::span)),
-            ];
-            for (field, span) in spans {
-                if let Some(span) = span {
-                    needs(&format!("tools.{}.{field}", shown(name.value())), span);
-                }
+            if let Some(scopes) = &tool.scopes {
+                needs(
+                    &format!("tools.{}.scopes", shown(name.value())),
+                    scopes.span(),
+                );
             }
         }
     }

@@ -6,6 +6,7 @@
 mod cell;
 mod credentials;
 mod door;
+mod guards;
 mod identity;
 mod listen;
 mod outside;
@@ -185,6 +186,11 @@ impl Builder<'_> {
         let resource_scopes = self.scopes_by("resources.scopes", &raw.resources.scopes);
         let prompt_scopes = self.scopes_by("prompts.scopes", &raw.prompts.scopes);
         let tools = self.tools(&raw.tools, flags, &limits);
+        self.stand_ins(&raw.tools, &tools);
+        let breaker = self.breaker(raw.breaker.as_ref());
+        let retry = self.retry(raw.retry.as_ref());
+        let repeats = self.repeats(raw.repeats.as_ref());
+        let budgets = self.budgets(&raw.budget);
         let mut listen = self.listen(raw.listen.as_ref(), flags);
         let access = self.access(raw, listen.as_ref());
         self.door(raw, flags, listen.as_mut(), &access);
@@ -200,6 +206,10 @@ impl Builder<'_> {
             admin,
             cell,
             limits,
+            breaker,
+            retry,
+            repeats,
+            budgets,
             scrub: secrets.unwrap_or_default(),
             schema,
             methods,

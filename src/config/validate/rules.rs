@@ -17,6 +17,10 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 const DEFAULT_TIMEOUT_TOTAL: Duration = Duration::from_secs(3600);
 
 const DEFAULT_QUEUE: u32 = 64;
+/// Most clients give a call 60 s; whoever waits longer for a place alone is better told to come again.
+const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+/// A model's window holds a few millions.
+const TOKENS: RangeInclusive<i64> = 256..=100_000_000;
 const QUEUE: RangeInclusive<i64> = 0..=10_000;
 
 /// Below, `initialize` itself would not pass; above, one message could take the host's memory.
@@ -69,6 +73,8 @@ impl Builder<'_> {
         let timeout_total = total.map_or(DEFAULT_TIMEOUT_TOTAL.max(timeout), |total| total.0);
         let queue = self.number("limits.queue".to_owned(), raw.queue.as_ref(), &QUEUE);
         let quota = self.number("limits.quota".to_owned(), raw.quota.as_ref(), &QUOTA);
+        let wait = self.time("limits.wait", raw.wait.as_ref(), &TIME_RANGE);
+        let result = self.result("limits", raw.result.as_ref(), raw.result_tokens.as_ref());
         Limits {
             request,
             response,
@@ -79,8 +85,30 @@ impl Builder<'_> {
             queue: queue
                 .and_then(|queue| u32::try_from(queue).ok())
                 .unwrap_or(DEFAULT_QUEUE),
+            wait: wait.unwrap_or(DEFAULT_WAIT),
             quota: quota.and_then(|quota| u64::try_from(quota).ok()),
+            result: result.0,
+            result_tokens: result.1,
+            overlong: self
+                .only("limits.overlong", raw.overlong.as_ref())
+                .unwrap_or_default(),
         }
+    }
+
+    /// The largest result of a tool call, in bytes and in tokens.
+    fn result(
+        &mut self,
+        section: &str,
+        bytes: Option<&At<ByteSize>>,
+        tokens: Option<&At<i64>>,
+    ) -> (Option<ByteSize>, Option<u64>) {
+        let key = format!("{section}.result");
+        let size = self.only(key.clone(), bytes);
+        if let Some(at) = bytes {
+            self.range(&key, size, &MESSAGE_RANGE, &Place::File(at.span()));
+        }
+        let tokens = self.number(format!("{section}.result_tokens"), tokens, &TOKENS);
+        (size, tokens.and_then(|count| u64::try_from(count).ok()))
     }
 
     pub(super) fn ordered(
@@ -199,6 +227,12 @@ impl Builder<'_> {
         if total.is_none() && idle.is_some_and(|idle| idle.0 > limits.timeout_total) {
             total = idle;
         }
+        let result = self.result(
+            &format!("tools.{name}"),
+            raw.result.as_ref(),
+            raw.result_tokens.as_ref(),
+        );
+        let cached = self.time(&key("cached"), raw.cached.as_ref(), &TIME_RANGE);
         ToolRule {
             allow: self.only(key("allow"), raw.allow.as_ref()),
             timeout: idle.map(|idle| idle.0),
@@ -213,6 +247,17 @@ impl Builder<'_> {
             rate: self.only(key("rate"), raw.rate.as_ref()),
             concurrency: self.places(key("concurrency"), raw.concurrency.as_ref()),
             idempotent: self.only(key("idempotent"), raw.idempotent.as_ref()),
+            breaker: self.only(key("breaker"), raw.breaker.as_ref()),
+            repeats: self.only(key("repeats"), raw.repeats.as_ref()),
+            budget: raw
+                .budget
+                .as_ref()
+                .map(|written| self.tool_budget(name, written)),
+            result: result.0,
+            result_tokens: result.1,
+            overlong: self.only(key("overlong"), raw.overlong.as_ref()),
+            cached,
+            alternative: self.text(&key("alternative"), raw.alternative.as_ref(), pattern),
         }
     }
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 /// How far ahead of its rate somebody is: the time at which the bucket is full again, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Bucket {
+pub(in crate::policy) struct Bucket {
     full_at: u64,
 }
 
 impl Bucket {
     /// How long to wait until one more fits; nothing is taken.
-    pub(super) fn wait(self, rate: Rate, now: u64) -> Option<Duration> {
+    pub(in crate::policy) fn wait(self, rate: Rate, now: u64) -> Option<Duration> {
         let (step, whole) = shape(rate);
         let ahead = self.full_at.saturating_sub(now);
         let too_far = ahead.saturating_add(step).checked_sub(whole)?;
@@ -19,13 +19,13 @@ impl Bucket {
     }
 
     /// Takes one; [`Self::wait`] has said that it fits.
-    pub(super) fn take(&mut self, rate: Rate, now: u64) {
+    pub(in crate::policy) fn take(&mut self, rate: Rate, now: u64) {
         let (step, _) = shape(rate);
         self.full_at = self.full_at.max(now).saturating_add(step);
     }
 
     /// True when it is as good as new, so that forgetting it gives nothing away.
-    pub(super) fn is_full(self, now: u64) -> bool {
+    pub(in crate::policy) fn is_full(self, now: u64) -> bool {
         self.full_at <= now
     }
 }

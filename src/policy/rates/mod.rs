@@ -1,4 +1,4 @@
-//! How often, how much at one time, and how much in one day each network client may ask. Pure: the hour is
+//! How often, how much at one time, and how much in one day each client may ask. Pure: the hour is
 //! an argument, and what waits is a ticket that the listener keeps.
 //!
 //! ```text
@@ -10,13 +10,17 @@
 //! ```
 //! Places are given in turn among the clients that wait, not among their requests: whoever asks a
 //! hundred times waits a hundred turns. When the queue is full, the client with most in it loses its last.
+//! On stdin and stdout there is one client, and places go round the tools that it calls. Whoever would wait
+//! longer than anybody may, by what was learnt of those ahead, is turned away at once.
 
 mod bucket;
+mod pace;
 mod rules;
 #[cfg(test)]
 mod tests;
 
-use self::bucket::Bucket;
+pub(super) use self::bucket::Bucket;
+use self::pace::Pace;
 use self::rules::{Client, Rules, Tool};
 use super::names::fold;
 use super::rules::{LIMITS_CONCURRENCY, LIMITS_QUOTA, LIMITS_RATE, code};
@@ -34,6 +38,8 @@ const MOST_ACCOUNTS: usize = 16 * 1024;
 const MOST_TOOLS: usize = 256;
 /// Least time between two searches for accounts that can be forgotten.
 const SWEEP_PAUSE: u64 = 1_000_000;
+/// Tools whose pace is known.
+const MOST_PACES: usize = 256;
 const DAY: u64 = 24 * 3600;
 /// Nobody knows when a place comes free.
 const COME_AGAIN: Duration = Duration::from_secs(1);
@@ -83,6 +89,11 @@ pub struct Limiter {
     /// Clients that have something waiting; the first has the next turn.
     turns: VecDeque<Principal>,
     swept: u64,
+    /// Of all requests, and by folded name of the tools that are limited.
+    pace: Pace,
+    paces: HashMap<Box<str>, Pace>,
+    /// The latest hour that anybody has said.
+    now: u64,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +114,8 @@ struct Request {
     tool: Option<Box<str>>,
     tool_places: u32,
     own_places: u32,
+    /// When it began to run.
+    since: u64,
 }
 
 impl Limiter {
@@ -116,6 +129,9 @@ impl Limiter {
             waiting: Slab::new(),
             turns: VecDeque::new(),
             swept: 0,
+            pace: Pace::default(),
+            paces: HashMap::new(),
+            now: 0,
         }
     }
 
@@ -155,6 +171,41 @@ impl Limiter {
             return Admission::Run(Permit(None));
         }
         let client = self.rules.client(&caller.client);
+        let account = self.open(caller.principal(), clock);
+        self.admit_as((&account, &account), client, subject, continued, clock)
+    }
+
+    /// The same on stdin and stdout, where there is one client: places go round what it asks for.
+    pub fn admit_alone(&mut self, subject: &Subject, clock: Clock) -> Admission {
+        if self.rules.off || is_free(&subject.method) {
+            return Admission::Run(Permit(None));
+        }
+        let named = |name: String| Principal {
+            tenant: None,
+            how: How::Loopback,
+            client: name,
+            user: None,
+        };
+        let turn = match (subject.capability, subject.name.as_deref()) {
+            (Capability::Tool, Some(name)) => fold(name).into_owned(),
+            _ => subject.method.to_string(),
+        };
+        let turn = self.open(named(turn), clock);
+        let account = self.open(named(String::new()), clock);
+        let client = self.rules.client("");
+        self.admit_as((&account, &turn), client, subject, false, clock)
+    }
+
+    /// `account` pays, and `turn` is whose turn it is.
+    fn admit_as(
+        &mut self,
+        (payer, turn): (&Principal, &Principal),
+        client: Client,
+        subject: &Subject,
+        continued: bool,
+        clock: Clock,
+    ) -> Admission {
+        self.now = self.now.max(clock.monotonic);
         let tool = match (subject.capability, subject.name.as_deref()) {
             (Capability::Tool, Some(name)) => Some(fold(name)),
             _ => None,
@@ -162,8 +213,7 @@ impl Limiter {
         let limits = tool
             .as_deref()
             .map_or(Tool::default(), |name| self.rules.tool(name));
-        let principal = self.open(caller, clock);
-        let Some(account) = self.accounts.get_mut(&principal) else {
+        let Some(account) = self.accounts.get_mut(payer) else {
             return Admission::Run(Permit(None));
         };
         if !continued
@@ -172,22 +222,38 @@ impl Limiter {
             return Admission::Refuse(Box::new(refusal));
         }
         let request = Request {
-            account: principal.clone(),
+            account: turn.clone(),
             tool: limits.places.and(tool.as_deref().map(Into::into)),
             tool_places: limits.places.unwrap_or(u32::MAX),
             own_places: client.places.unwrap_or(u32::MAX),
+            since: 0,
         };
         let admission = self.place(request, subject);
         if !continued
             && !matches!(admission, Admission::Refuse(_))
-            && let Some(account) = self.accounts.get_mut(&principal)
+            && let Some(account) = self.accounts.get_mut(payer)
         {
             account.pay(client, limits, tool.as_deref(), clock);
         }
         admission
     }
 
-    /// A request was answered, or went away while it ran.
+    /// A request was answered now, or went away while it ran.
+    pub fn release_at(&mut self, permit: Permit, now: u64) {
+        self.now = self.now.max(now);
+        if let Some(request) = permit.0.and_then(|at| self.running.get(at)) {
+            let took = self.now.saturating_sub(request.since);
+            self.pace.learn(took);
+            if let Some(tool) = &request.tool
+                && (self.paces.len() < MOST_PACES || self.paces.contains_key(tool))
+            {
+                self.paces.entry(tool.clone()).or_default().learn(took);
+            }
+        }
+        self.release(permit);
+    }
+
+    /// A request was answered, or went away while it ran; nothing is learnt of how long it took.
     pub fn release(&mut self, permit: Permit) {
         let Some(request) = permit.0.and_then(|at| self.running.try_remove(at)) else {
             return;
@@ -264,6 +330,26 @@ impl Limiter {
         )
     }
 
+    fn turned_away(subject: &Subject, wait: Duration) -> Refusal {
+        let what = "Too many requests wait already for this one to have its turn in time";
+        refusal(LIMITS_CONCURRENCY, subject, what, wait)
+    }
+
+    /// After how long it is worth to come again, when there is no use in waiting.
+    fn in_vain(&self, request: &Request) -> Option<Duration> {
+        let wait = match (&request.tool, self.rules.places) {
+            (_, Some(places)) if !self.has_place() => self.pace.wait(self.waiting.len(), places),
+            (Some(tool), _) => {
+                let same = |(_, other): &(usize, &Request)| other.tool.as_ref() == Some(tool);
+                let ahead = self.waiting.iter().filter(same).count();
+                self.paces.get(tool)?.wait(ahead, request.tool_places)
+            }
+            _ => None,
+        }?;
+        let over = wait.checked_sub(self.rules.wait)?;
+        (!over.is_zero()).then(|| over.max(COME_AGAIN))
+    }
+
     fn has_place(&self) -> bool {
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         self.rules.places.is_none_or(|places| running < places)
@@ -286,6 +372,9 @@ impl Limiter {
         let first = account.is_none_or(|account| account.queue.is_empty());
         if first && self.has_place() && self.fits(&request) {
             return Admission::Run(self.start(request));
+        }
+        if let Some(wait) = self.in_vain(&request) {
+            return Admission::Refuse(Box::new(Self::turned_away(subject, wait)));
         }
         let displaced = match self.waiting.len() < self.rules.queue {
             true => None,
@@ -323,7 +412,8 @@ impl Limiter {
         self.leave(ticket).then_some(ticket)
     }
 
-    fn start(&mut self, request: Request) -> Permit {
+    fn start(&mut self, mut request: Request) -> Permit {
+        request.since = self.now;
         if let Some(account) = self.accounts.get_mut(&request.account) {
             account.running = account.running.saturating_add(1);
         }
@@ -334,8 +424,7 @@ impl Limiter {
     }
 
     /// The account of a caller, or the one that those beyond the cap share.
-    fn open(&mut self, caller: &Caller, clock: Clock) -> Principal {
-        let principal = caller.principal();
+    fn open(&mut self, principal: Principal, clock: Clock) -> Principal {
         if !self.accounts.contains_key(&principal) && self.accounts.len() >= MOST_ACCOUNTS {
             self.sweep(clock);
             if self.accounts.len() >= MOST_ACCOUNTS {

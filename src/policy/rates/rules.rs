@@ -3,6 +3,7 @@
 use crate::config::{Config, Rate};
 use crate::policy::names::{Glob, fold};
 use std::collections::HashMap;
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
@@ -13,6 +14,8 @@ pub(super) struct Rules {
     pub(super) places: Option<u32>,
     /// Requests that wait for a place.
     pub(super) queue: usize,
+    /// The longest that one waits.
+    pub(super) wait: Duration,
     /// Nothing is limited.
     pub(super) off: bool,
 }
@@ -88,6 +91,7 @@ impl Rules {
                 .collect(),
             places: limits.concurrency,
             queue: usize::try_from(limits.queue).unwrap_or(usize::MAX),
+            wait: limits.wait,
             off,
         }
     }

@@ -397,3 +397,76 @@ proptest! {
         prop_assert!(limiter.turns.is_empty() && limiter.tools.is_empty());
     }
 }
+
+#[test]
+fn alone_places_go_round_the_tools() {
+    let mut limiter = limiter("limits.concurrency = 1");
+    let mut ask = |tool: &str| limiter.admit_alone(&call(tool), NOON);
+    let Admission::Run(permit) = ask("a") else {
+        panic!("a place is free")
+    };
+    let mut tickets = Vec::new();
+    for tool in ["a", "a", "a", "b"] {
+        match ask(tool) {
+            Admission::Wait { ticket, .. } => tickets.push(ticket),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut order = Vec::new();
+    let mut permit = Some(permit);
+    while let Some(free) = permit.take() {
+        limiter.release(free);
+        if let Some((ticket, next)) = limiter.next() {
+            order.push(tickets.iter().position(|known| *known == ticket).unwrap());
+            permit = Some(next);
+        }
+    }
+    assert_eq!(order, [0, 3, 1, 2], "b does not wait for all of a");
+}
+
+#[test]
+fn alone_rates_are_of_all_tools_and_of_each() {
+    let mut limiter = limiter("limits.rate = '3/min'\ntools.slow.rate = '1/h'");
+    let mut ask = |tool: &str| match limiter.admit_alone(&call(tool), NOON) {
+        Admission::Run(_) => "run",
+        Admission::Wait { .. } => "wait",
+        Admission::Refuse(refusal) => refusal.rule,
+    };
+    assert_eq!(ask("slow"), "run");
+    assert_eq!(ask("SLOW"), "limits.rate");
+    assert_eq!((ask("a"), ask("b")), ("run", "run"));
+    assert_eq!(ask("c"), "limits.rate");
+}
+
+#[test]
+fn who_would_wait_in_vain_is_turned_away_at_once() {
+    let mut limiter =
+        limiter("limits.concurrency = 1\nlimits.wait = '10s'\ntools.t.concurrency = 1");
+    let at = |seconds| after(NOON, seconds);
+    // Each takes 4 s.
+    for n in 0..10 {
+        let Admission::Run(permit) = limiter.admit_alone(&call("t"), at(4 * n)) else {
+            panic!("a place is free")
+        };
+        limiter.release_at(permit, at(4 * n + 4).monotonic);
+    }
+    let now = at(40);
+    let Admission::Run(_running) = limiter.admit_alone(&call("t"), now) else {
+        panic!("a place is free")
+    };
+    for _ in 0..2 {
+        let waits = limiter.admit_alone(&call("t"), now);
+        assert!(matches!(waits, Admission::Wait { .. }), "{waits:?}");
+    }
+    let Admission::Refuse(refusal) = limiter.admit_alone(&call("t"), now) else {
+        panic!("12 s are more than 10")
+    };
+    assert_eq!(refusal.rule, "limits.concurrency");
+    assert_eq!(refusal.retry_after_seconds(), Some(2));
+    assert!(
+        refusal.text.contains("nothing was done"),
+        "{}",
+        refusal.text
+    );
+    assert_eq!(limiter.waiting(), 2);
+}
