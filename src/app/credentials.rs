@@ -180,7 +180,7 @@ mod tests {
             name: "a".to_owned(),
             file,
             key: None,
-            variable: "A".to_owned(),
+            inject: crate::config::Inject::Variable("A".to_owned()),
             environment: None,
             overlap: Duration::from_secs(60),
         }

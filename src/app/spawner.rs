@@ -8,7 +8,7 @@ use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, adopt, guard, serve,
+    Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, Work, adopt, guard, serve,
 };
 use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config};
@@ -79,10 +79,13 @@ impl Duties for Office<'_> {
             message: format!("{error}; the server does not start without its credential"),
         })?;
         let mut planned = plan(self.config, directory, watch)?;
+        let Work::Enclose(spec) = &mut planned.work else {
+            return Ok(planned);
+        };
         for (variable, secret) in keeper.vault().variables() {
             // It was proved to be text when it was read.
             let value = String::from_utf8_lossy(secret.expose()).into_owned();
-            planned.spec.env.push((variable.to_owned(), value));
+            spec.env.push((variable.to_owned(), value));
         }
         Ok(planned)
     }
@@ -127,6 +130,11 @@ impl Duties for Office<'_> {
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.
 fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
+    if let Some(upstream) = &config.server.upstream {
+        let work = Work::Dial(upstream.url.clone());
+        let facts = Facts::default();
+        return Ok(Planned { work, facts });
+    }
     let mut facts = Facts {
         name: Some(config.server.name.clone()),
         version: None,
@@ -144,7 +152,8 @@ fn plan(config: &Config, tmp: &Path, watch: &mut Watch<'_>) -> Result<Planned, S
     for warning in &spec.warnings {
         watch.progress(format!("warning: {warning}"));
     }
-    Ok(Planned { spec, facts })
+    let work = Work::Enclose(Box::new(spec));
+    Ok(Planned { work, facts })
 }
 
 /// Installs the package that the command names, or finds it in the cache; `None` for a plain command.

@@ -48,7 +48,9 @@ fn fatal(config: &Config) -> Vec<Finding> {
     let mut all = Vec::new();
     // `npx` and `uvx` are words for an installation of ours; what that needs it finds by itself.
     let here = std::env::current_dir().unwrap_or_default();
-    let installed = !matches!(package::detect(&config.server.command, &here), Ok(None));
+    let elsewhere = config.server.upstream.is_some();
+    let installed =
+        !elsewhere && !matches!(package::detect(&config.server.command, &here), Ok(None));
     if let Some(program) = config.server.command.first().filter(|_| !installed) {
         all.extend(program_missing(program));
     }

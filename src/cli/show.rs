@@ -5,7 +5,9 @@ mod access;
 
 use super::args::Resolved;
 use super::printable::printable;
-use crate::config::{EnvRule, NameRules, Origin, TimeSpan, ToolRule, Word};
+use crate::config::{EnvRule, Inject, NameRules, Origin, TimeSpan, ToolRule, Upstream, Word};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -122,12 +124,35 @@ impl Rows<'_> {
         }
     }
 
+    fn upstream(&mut self, upstream: &Upstream) {
+        let url = upstream.url.to_string();
+        self.one("server.url", &url, url.as_str());
+        if upstream.url.tls {
+            match &upstream.ca {
+                Some(path) => {
+                    let path = path.display().to_string();
+                    self.one("server.ca", &path, path.as_str());
+                }
+                None => self.one("server.ca", "the system's", Value::Null),
+            }
+            let pins = upstream.pins.iter().map(|pin| format!("sha256/{}", STANDARD.encode(pin)));
+            let pins: Vec<String> = pins.collect();
+            self.list("server.pins", &pins, "none");
+            let version = upstream.min_version.as_str();
+            self.one("server.min_version", version, version);
+        }
+    }
+
     fn server(&mut self) {
         self.section = "Server";
         let server = &self.resolved.config.server;
         self.one("server.name", &server.name, server.name.as_str());
-        let words: Vec<String> = server.command.iter().map(|word| quoted(word)).collect();
-        self.one("server.command", words.join(" "), server.command.clone());
+        if let Some(upstream) = &server.upstream {
+            self.upstream(upstream);
+        } else {
+            let words: Vec<String> = server.command.iter().map(|word| quoted(word)).collect();
+            self.one("server.command", words.join(" "), server.command.clone());
+        }
         match &server.cwd {
             Some(path) => self.one(
                 "server.cwd",
@@ -136,7 +161,8 @@ impl Rows<'_> {
             ),
             None => self.one("server.cwd", "where cofferdam is started", Value::Null),
         }
-        self.one("server.transport", "stdio", "stdio");
+        let transport = if server.upstream.is_some() { "http" } else { "stdio" };
+        self.one("server.transport", transport, transport);
         let restart = server.restart.as_str();
         self.one("server.restart", restart, restart);
         if let Some(path) = &server.kill_file {
@@ -259,11 +285,19 @@ impl Rows<'_> {
             let file = credential.file.display().to_string();
             let part = credential.key.as_ref();
             let part = part.map_or_else(String::new, |part| format!(", its `{part}`"));
-            let shown = format!("{file}{part}, as ${}", credential.variable);
+            let shown = match &credential.inject {
+                Inject::Variable(name) => format!("{file}{part}, as ${name}"),
+                Inject::Header { name, .. } => format!("{file}{part}, in the header {name}"),
+            };
+            let (env, header) = match &credential.inject {
+                Inject::Variable(name) => (Some(name), None),
+                Inject::Header { name, .. } => (None, Some(name)),
+            };
             let value = json!({
                 "file": file,
                 "key": credential.key,
-                "env": credential.variable,
+                "env": env,
+                "header": header,
                 "environment": credential.environment,
                 "overlap": time(credential.overlap),
             });

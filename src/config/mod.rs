@@ -5,6 +5,7 @@
 
 mod access;
 mod diagnose;
+mod endpoint;
 mod entries;
 mod load;
 mod name;
@@ -20,6 +21,7 @@ pub use access::{
     TlsVersion, principal_name, scope,
 };
 pub use diagnose::{Place, Problem};
+pub use endpoint::Endpoint;
 pub use entries::{EntryError, Word};
 pub use load::{Error, File, load};
 pub use origin::{Origin, Origins};
@@ -94,8 +96,11 @@ pub struct Config {
 pub struct Server {
     /// Letters, digits, `-`, `_`, `.`; from the file, `--name`, or the command.
     pub name: String,
-    /// Program and arguments, as written; a program with a `/` in it is absolute. Never empty.
+    /// Program and arguments, as written; a program with a `/` in it is absolute. Empty only when
+    /// there is an upstream.
     pub command: Vec<String>,
+    /// A server that runs elsewhere, in place of a command.
+    pub upstream: Option<Upstream>,
     pub owner: Option<String>,
     /// A date, `2027-02-01`.
     pub review_by: Option<String>,
@@ -105,6 +110,17 @@ pub struct Server {
     pub replace: Replace,
     /// The kill switch, which must be there; `None`: one in the state directory.
     pub kill_file: Option<PathBuf>,
+}
+
+/// A server that runs elsewhere and is reached over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    pub url: Endpoint,
+    /// Certificates to trust in place of the system's. Absolute.
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the keys of which the server's own certificate must have one. Empty: any.
+    pub pins: Vec<[u8; 32]>,
+    pub min_version: TlsVersion,
 }
 
 /// How a server is replaced while its session goes on.
@@ -127,12 +143,31 @@ pub struct Credential {
     pub file: PathBuf,
     /// Member of a JSON object, or name in a file of KEY=value lines. `None`: the whole file.
     pub key: Option<String>,
-    /// The server's variable that gets the value.
-    pub variable: String,
+    pub inject: Inject,
     /// What the file must say that it is for, if it says so at all.
     pub environment: Option<String>,
     /// How long a value that was replaced may still be in use.
     pub overlap: Duration,
+}
+
+/// Where the server finds a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inject {
+    /// A variable of its environment.
+    Variable(String),
+    /// A header of each request to an upstream; `{}` in the format is the value.
+    Header { name: String, format: String },
+}
+
+impl Inject {
+    /// The variable, if it is one.
+    #[must_use]
+    pub fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Variable(name) => Some(name),
+            Self::Header { .. } => None,
+        }
+    }
 }
 
 /// Whether another server takes the place of one that has ended unasked.

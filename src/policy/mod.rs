@@ -19,7 +19,7 @@ mod uris;
 mod verdict;
 
 pub use engine::{Deadlines, Policy};
-pub use mirrors::{Mirror, Scalar};
+pub use mirrors::{Listed, Mirror, Scalar, listed};
 pub(crate) use names::fold;
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, RULES, Rule, code, rule};

@@ -13,9 +13,11 @@ mod pulse;
 mod reply;
 mod revival;
 mod session;
+mod upstream;
 #[cfg(test)]
 mod tests;
 
 pub use address::{Address, To};
 pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};
 pub use session::{Outbox, Passage, Session};
+pub use upstream::{Trouble, answer_for, pass_error};

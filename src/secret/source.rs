@@ -149,7 +149,7 @@ mod tests {
             name: "github".to_owned(),
             file,
             key: key.map(str::to_owned),
-            variable: "TOKEN".to_owned(),
+            inject: crate::config::Inject::Variable("TOKEN".to_owned()),
             environment: Some("production".to_owned()),
             overlap: std::time::Duration::from_secs(600),
         }

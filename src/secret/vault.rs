@@ -105,7 +105,7 @@ impl Vault {
     /// The variables of the server that carry them.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &Secret)> {
         let both = self.sources.iter().zip(&self.held);
-        both.map(|(source, held)| (source.variable.as_str(), &held.secret))
+        both.filter_map(|(source, held)| Some((source.inject.variable()?, &held.secret)))
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
             name: "github".to_owned(),
             file: file.to_owned(),
             key: None,
-            variable: "TOKEN".to_owned(),
+            inject: crate::config::Inject::Variable("TOKEN".to_owned()),
             environment: None,
             overlap: std::time::Duration::from_secs(600),
         }])

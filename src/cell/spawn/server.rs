@@ -20,6 +20,7 @@ use crate::cell::cgroup;
 use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
 use crate::cell::{CellSpec, Code};
+use crate::config::Endpoint;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getppid, kill_process, set_parent_process_death_signal, setsid,
@@ -40,8 +41,17 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 /// What a cell will be, made from the configuration that the spawner itself has read.
 #[derive(Debug)]
 pub struct Planned {
-    pub spec: CellSpec,
+    pub work: Work,
     pub facts: Facts,
+}
+
+/// What runs for a cell.
+#[derive(Debug)]
+pub enum Work {
+    /// A server of ours, enclosed.
+    Enclose(Box<CellSpec>),
+    /// Connections to one that runs elsewhere.
+    Dial(Endpoint),
 }
 
 /// What the spawner does from the configuration that it has read by itself: a request only says when.
@@ -332,7 +342,15 @@ impl Server {
         let planned = duties.plan(directory.path(), &mut watch);
         let reaped = std::mem::take(&mut watch.reaped);
         self.note(reaped);
-        let Planned { spec, facts } = planned?;
+        let Planned { work, facts } = planned?;
+        let spec = match work {
+            Work::Enclose(spec) => *spec,
+            Work::Dial(place) => {
+                self.cells
+                    .push(Cell::dial(number, &place, facts, directory)?);
+                return Ok(());
+            }
+        };
         let ends = Ends::new(self.mode, spec.user.as_ref()).map_err(os("make the cell's pipes"))?;
         self.cells
             .push(Cell::start(number, spec, facts, ends, directory)?);
