@@ -8,5 +8,5 @@ mod notify;
 mod server;
 pub mod switch;
 
-pub use health::{Facts, Health, Listener, Phase};
+pub use health::{Facts, Fronted, Health, Listener, Phase};
 pub use server::{AdminError, Server};

@@ -146,6 +146,12 @@ impl Known {
         Ok(())
     }
 
+    /// The values in force.
+    pub(super) fn in_force(&self) -> impl Iterator<Item = &Secret> {
+        let current = self.values.iter().filter(|(_, until)| until.is_none());
+        current.map(|(secret, _)| secret)
+    }
+
     /// Copies for the scrubber, which keeps its own.
     pub(super) fn copies(&self) -> impl Iterator<Item = Secret> {
         let all = self.values.iter();

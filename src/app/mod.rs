@@ -20,6 +20,7 @@ mod starting;
 mod stdio;
 mod stopwatch;
 mod switch;
+mod upstream;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
@@ -41,6 +42,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use stdio::{Loop, LoopError};
+use upstream::Bridges;
 
 /// Why a start failed, or a run ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,9 @@ pub enum Error {
     /// Certificates or keys that the listener needs cannot be used.
     #[error("{source}")]
     Access { source: access::AccessError },
+    /// A server elsewhere cannot be spoken to.
+    #[error("{source}")]
+    Upstream { source: upstream::UpstreamError },
     /// `--admin` was asked for and cannot be had.
     #[error(transparent)]
     Admin { source: admin::AdminError },
@@ -74,7 +79,7 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Self::Admin { .. } | Self::Listen { .. } => 69,
-            Self::Audit { .. } | Self::Access { .. } => 78,
+            Self::Audit { .. } | Self::Access { .. } | Self::Upstream { .. } => 78,
             Self::Spawner { .. } | Self::Internal(_) => 70,
         }
     }
@@ -88,7 +93,10 @@ impl Error {
             Self::Audit { .. } => {
                 Some("name a writable file with --audit, or turn it off with --audit off")
             }
-            Self::Access { .. } | Self::Spawner { .. } | Self::Internal(_) => None,
+            Self::Access { .. }
+            | Self::Upstream { .. }
+            | Self::Spawner { .. }
+            | Self::Internal(_) => None,
         }
     }
 }
@@ -131,6 +139,11 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     };
     let health = Health::new(facts).map_err(|error| Error::Internal(error.to_string()))?;
     let health = Arc::new(health);
+    let elsewhere = config.server.upstream.as_ref();
+    let elsewhere = elsewhere
+        .map(|upstream| upstream::Settings::open(&config, upstream, &health))
+        .transpose()
+        .map_err(|source| Error::Upstream { source })?;
     let refused = |source| Error::Admin { source };
     let admin = config.admin.as_ref().map(admin::Server::listen);
     let admin = admin.transpose().map_err(refused)?;
@@ -148,6 +161,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
             announce(&config, &front, &health);
             let fittings = Fittings {
                 config,
+                bridges: elsewhere.map(Bridges::Here),
                 policy,
                 log: audit,
                 metrics,
@@ -158,7 +172,9 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
         }
         None => {
             let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
-            let pump = Loop::new(config, session, spawner, health, metrics, begun);
+            let bridges = elsewhere.map(Bridges::beside).transpose();
+            let bridges = bridges.map_err(|source| Error::Upstream { source })?;
+            let pump = Loop::new(config, session, spawner, bridges, health, metrics, begun);
             Pump::Stdio(Box::new(pump.map_err(failed)?))
         }
     };

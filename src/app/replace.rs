@@ -62,6 +62,9 @@ impl Loop {
                 doing: "read the credentials of the server",
                 source,
             })?;
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().arm(&self.config, self.known.in_force());
+        }
         let given = super::given(&self.config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
         let scrubber = Scrubber::new(self.config.scrub, &secrets);
@@ -90,7 +93,8 @@ impl Loop {
                 )
             })
             .collect();
-        if !changed.is_empty() {
+        // A server elsewhere gets the new value with the next request.
+        if !changed.is_empty() && self.bridges.is_none() {
             self.replace(&changed.join(", "), now);
         }
         Ok(())

@@ -10,6 +10,7 @@ use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
 use super::seldom::Seldom;
 use super::starting::tell_started;
+use super::upstream::Bridges;
 use super::stopwatch::Stopwatch;
 use super::wake::{Followed, Ready};
 use super::{network, slice};
@@ -56,6 +57,8 @@ pub(super) struct Loop {
     pub(super) config: Arc<Config>,
     pub(super) session: Session,
     pub(super) spawner: Spawner,
+    /// To a server that runs elsewhere.
+    pub(super) bridges: Option<Bridges>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) life: Life,
@@ -89,6 +92,7 @@ impl Loop {
         config: Arc<Config>,
         session: Session,
         spawner: Spawner,
+        bridges: Option<Bridges>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
         begun: Instant,
@@ -116,6 +120,7 @@ impl Loop {
             config,
             session,
             spawner,
+            bridges,
             health,
             metrics,
             life: Life::default(),
@@ -520,6 +525,13 @@ impl Loop {
         fds: Vec<OwnedFd>,
         now: Instant,
     ) -> Result<(), LoopError> {
+        let fds = match &mut self.bridges {
+            Some(bridges) => bridges.start(fds).map_err(|source| LoopError::System {
+                doing: "reach the server",
+                source,
+            })?,
+            None => fds,
+        };
         let [stdin, stdout, stderr] =
             <[OwnedFd; 3]>::try_from(fds).map_err(|_| LoopError::System {
                 doing: "use the server's pipes",

@@ -96,12 +96,16 @@ impl State {
     ) -> io::Result<()> {
         self.known
             .take(states, values, &self.config.credentials, now)?;
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().arm(&self.config, self.known.in_force());
+        }
         let given = crate::app::given(&self.config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
         let scrubber = Scrubber::new(self.config.scrub, &secrets);
         self.policy = Arc::new(Policy::new(&self.config, scrubber));
         self.desk.adopt(Arc::clone(&self.policy));
-        let changed = states.iter().any(|state| state.changed);
+        // A server elsewhere gets the new value with the next request.
+        let changed = self.bridges.is_none() && states.iter().any(|state| state.changed);
         for state in states {
             let broken = state.problem.is_some();
             self.metrics

@@ -25,8 +25,11 @@ mod turns;
 mod visit;
 mod who;
 
+pub(super) use tasks::watched;
+
 use super::access::Access;
 use super::seldom::Alarm;
+use super::upstream::Bridges;
 use crate::admin::Health;
 use crate::audit::Log;
 use crate::cell::spawn::Spawner;
@@ -64,6 +67,8 @@ pub(super) struct Front {
 #[derive(Debug)]
 pub(super) struct Fittings {
     pub(super) config: Arc<Config>,
+    /// To a server that runs elsewhere.
+    pub(super) bridges: Option<Bridges>,
     pub(super) policy: Arc<Policy>,
     pub(super) log: Log,
     pub(super) metrics: Arc<Metrics>,
@@ -109,6 +114,7 @@ impl Front {
         let gate = {
             let Fittings {
                 config,
+                bridges,
                 policy,
                 log,
                 metrics,
@@ -121,6 +127,7 @@ impl Front {
                 log,
                 Arc::clone(&metrics),
                 spawner,
+                bridges,
             );
             let turns = Rc::new(turns::Turns::new(&config));
             Rc::new(Gate {

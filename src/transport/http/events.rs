@@ -60,6 +60,15 @@ impl Events {
         }
     }
 
+    /// The stream was cut, and another one goes on where it ended: half an event is none.
+    pub fn restart(&mut self) {
+        *self = Self {
+            id: self.id.take(),
+            retry: self.retry,
+            ..Self::new(self.cap)
+        };
+    }
+
     /// The id of the last event that had one: where a client can go on.
     #[must_use]
     pub fn last_id(&self) -> Option<&[u8]> {
