@@ -12,9 +12,9 @@ pub use access::{
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, Cores, CredentialRule, EgressRule, Endpoint, EntryError,
-    EnvRule, File, Origins, Overrides, Preset, Restart, SecretsMode, Surroundings, TimeSpan,
-    UnitError, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, Cores, CredentialRule, EgressRule, Endpoint,
+    EntryError, EnvRule, File, Origins, Overrides, Preset, Restart, SecretsMode, Surroundings,
+    TimeSpan, UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;

@@ -135,7 +135,10 @@ impl Rows<'_> {
                 }
                 None => self.one("server.ca", "the system's", Value::Null),
             }
-            let pins = upstream.pins.iter().map(|pin| format!("sha256/{}", STANDARD.encode(pin)));
+            let pins = upstream
+                .pins
+                .iter()
+                .map(|pin| format!("sha256/{}", STANDARD.encode(pin)));
             let pins: Vec<String> = pins.collect();
             self.list("server.pins", &pins, "none");
             let version = upstream.min_version.as_str();
@@ -161,7 +164,11 @@ impl Rows<'_> {
             ),
             None => self.one("server.cwd", "where cofferdam is started", Value::Null),
         }
-        let transport = if server.upstream.is_some() { "http" } else { "stdio" };
+        let transport = if server.upstream.is_some() {
+            "http"
+        } else {
+            "stdio"
+        };
         self.one("server.transport", transport, transport);
         let restart = server.restart.as_str();
         self.one("server.restart", restart, restart);

@@ -100,7 +100,10 @@ fn read(text: &str) -> Option<Endpoint> {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
             host.parse::<Ipv6Addr>().ok()?;
-            (host, port.strip_prefix(':').or(port.is_empty().then_some("")))
+            (
+                host,
+                port.strip_prefix(':').or(port.is_empty().then_some("")),
+            )
         }
         None => match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -149,7 +152,11 @@ mod tests {
         for (text, origin, target) in [
             ("https://Example.com/mcp", "https://example.com", "/mcp"),
             ("https://example.com:443", "https://example.com", "/"),
-            ("HTTPS://example.com:8443/a?b=c", "https://example.com:8443", "/a?b=c"),
+            (
+                "HTTPS://example.com:8443/a?b=c",
+                "https://example.com:8443",
+                "/a?b=c",
+            ),
             ("http://127.0.0.1:80/", "http://127.0.0.1", "/"),
             ("http://[::1]:8080/x", "http://[::1]:8080", "/x"),
             ("http://localhost?k=v", "http://localhost", "/?k=v"),

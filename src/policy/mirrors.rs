@@ -84,9 +84,15 @@ pub struct Listed {
 pub fn listed(result: &[u8]) -> Listed {
     let mut listed = Listed::default();
     let tools = members(result).find_map(|(key, value)| (key == "tools").then_some(value));
-    for (place, tool) in tools.iter().flat_map(|tools| elements(tools.text)).enumerate() {
+    for (place, tool) in tools
+        .iter()
+        .flat_map(|tools| elements(tools.text))
+        .enumerate()
+    {
         let schema = tool.member("inputSchema");
-        let mirrors = schema.map(|schema| mirrors(schema.text)).unwrap_or_default();
+        let mirrors = schema
+            .map(|schema| mirrors(schema.text))
+            .unwrap_or_default();
         let written = schema.map_or(0, |schema| annotations(schema.text));
         if written != mirrors.len() {
             listed.unfit.push(place);
@@ -110,7 +116,9 @@ fn annotations(schema: &[u8]) -> usize {
                     usize::from(key == "x-mcp-header") + count(value.text, depth + 1)
                 })
                 .sum(),
-            Some(b'[') => elements(raw).map(|value| count(value.text, depth + 1)).sum(),
+            Some(b'[') => elements(raw)
+                .map(|value| count(value.text, depth + 1))
+                .sum(),
             _ => 0,
         }
     }

@@ -13,9 +13,9 @@ mod pulse;
 mod reply;
 mod revival;
 mod session;
-mod upstream;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 pub use address::{Address, To};
 pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};

@@ -237,7 +237,12 @@ pub(super) mod own {
     }
 
     /// A tool call is refused by a result that the model can read; anything else by an error.
-    pub(in crate::proxy) fn about(subject: &Subject, rule: &'static str, code: i32, text: String) -> Refusal {
+    pub(in crate::proxy) fn about(
+        subject: &Subject,
+        rule: &'static str,
+        code: i32,
+        text: String,
+    ) -> Refusal {
         let shape = if subject.capability == Capability::Tool {
             Shape::ToolResult
         } else {

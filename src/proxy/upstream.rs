@@ -18,14 +18,19 @@ pub enum Trouble {
     #[error("it answers {0}: the credential is missing or refused")]
     Denied(u16),
     /// It points elsewhere, where nobody follows.
-    #[error("it answers {0}, a redirect, which is not followed: write the new place into `server.url`")]
+    #[error(
+        "it answers {0}, a redirect, which is not followed: write the new place into `server.url`"
+    )]
     Redirect(u16),
     /// The request is too large for it.
     #[error("it answers 413: the request is too large for it")]
     RequestTooLarge,
     /// Another status that is no success, and perhaps when to come again.
     #[error("it answers {status}")]
-    Status { status: u16, after: Option<Duration> },
+    Status {
+        status: u16,
+        after: Option<Duration>,
+    },
     /// What came is no answer to the request.
     #[error("what it answers is no answer: {0}")]
     NoAnswer(&'static str),
@@ -152,8 +157,14 @@ mod tests {
             Trouble::Denied(401),
             Trouble::Redirect(307),
             Trouble::RequestTooLarge,
-            Trouble::Status { status: 503, after: Some(Duration::from_secs(2)) },
-            Trouble::Status { status: 418, after: None },
+            Trouble::Status {
+                status: 503,
+                after: Some(Duration::from_secs(2)),
+            },
+            Trouble::Status {
+                status: 418,
+                after: None,
+            },
             Trouble::NoAnswer("it is empty"),
             Trouble::TooLarge { cap: 5 },
             Trouble::Crowded,
@@ -164,11 +175,20 @@ mod tests {
     fn a_call_is_answered_by_a_result_and_all_else_by_an_error() {
         for trouble in all() {
             let call: Value = serde_json::from_slice(&answer_for(CALL, &trouble)).unwrap();
-            assert_eq!((&call["id"], &call["result"]["isError"]), (&"a".into(), &true.into()));
+            assert_eq!(
+                (&call["id"], &call["result"]["isError"]),
+                (&"a".into(), &true.into())
+            );
             let list: Value = serde_json::from_slice(&answer_for(LIST, &trouble)).unwrap();
             let code = list["error"]["code"].as_i64().unwrap();
-            assert!(list["id"] == 7 && !(-32768..=-32000).contains(&code), "{list}");
-            assert!(!format!("{call}{list}").contains("10.1.2.3"), "the reason is not the client's");
+            assert!(
+                list["id"] == 7 && !(-32768..=-32000).contains(&code),
+                "{list}"
+            );
+            assert!(
+                !format!("{call}{list}").contains("10.1.2.3"),
+                "the reason is not the client's"
+            );
         }
     }
 
@@ -184,6 +204,9 @@ mod tests {
     fn an_error_without_a_name_is_given_one() {
         let line = pass_error(b"7", br#"{"code":-32600,"message":"no"}"#);
         let line: Value = serde_json::from_slice(&line).unwrap();
-        assert_eq!((&line["id"], &line["error"]["code"]), (&7.into(), &(-32600).into()));
+        assert_eq!(
+            (&line["id"], &line["error"]["code"]),
+            (&7.into(), &(-32600).into())
+        );
     }
 }

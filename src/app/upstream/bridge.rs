@@ -104,7 +104,11 @@ impl Bridge {
             let ended = work.as_mut().poll(cx).is_ready()
                 || phone.as_mut().poll(cx).is_ready()
                 || pump.as_mut().poll(cx).is_ready();
-            if ended { Poll::Ready(()) } else { Poll::Pending }
+            if ended {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         self.tasks.borrow_mut().abort_all();
@@ -113,7 +117,11 @@ impl Bridge {
     async fn read(self: &Rc<Self>, stdin: OwnedFd) -> io::Result<()> {
         let pipe = watched(stdin, Interest::READABLE)?;
         // Rules may have made a line longer than it came.
-        let cap = self.settings.request.saturating_mul(2).saturating_add(64 * 1024);
+        let cap = self
+            .settings
+            .request
+            .saturating_mul(2)
+            .saturating_add(64 * 1024);
         let mut frames = FrameBuf::new(cap);
         loop {
             let mut guard = pipe.readable().await?;
@@ -182,7 +190,9 @@ impl Bridge {
     /// A request is over.
     pub(super) fn closed(&self, key: &RequestId, serial: u64) {
         let mut open = self.open.borrow_mut();
-        if open.get(key).is_some_and(|working| working.serial == serial)
+        if open
+            .get(key)
+            .is_some_and(|working| working.serial == serial)
             && let Some(working) = open.remove(key)
         {
             self.kept.set(self.kept.get().saturating_sub(working.bytes));
@@ -197,9 +207,11 @@ impl Bridge {
         let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
             return;
         };
-        let working = self.open.borrow().get(&key).map(|working| {
-            (working.task.clone(), working.era, working.serial)
-        });
+        let working = self
+            .open
+            .borrow()
+            .get(&key)
+            .map(|working| (working.task.clone(), working.era, working.serial));
         let Some((task, era, serial)) = working else {
             return;
         };
@@ -267,7 +279,9 @@ impl Bridge {
         repeat(&mut headers, line, &self.mirrors.borrow());
         let opens = |line| {
             let envelope = mcp::parse(line, Direction::ToServer);
-            envelope.is_ok_and(|it| matches!(&it.kind, Kind::Request { method, .. } if method == INITIALIZE))
+            envelope.is_ok_and(
+                |it| matches!(&it.kind, Kind::Request { method, .. } if method == INITIALIZE),
+            )
         };
         if !headers.contains_key(VERSION) && !opens(line) {
             self.visit.borrow().sign(&mut headers);

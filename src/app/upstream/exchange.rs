@@ -112,7 +112,10 @@ impl Bridge {
             return Err(Trouble::NoAnswer("it is empty"));
         }
         let json = carries_json(&answer.headers);
-        let body = answer.whole(self.settings.response).await.map_err(trouble)?;
+        let body = answer
+            .whole(self.settings.response)
+            .await
+            .map_err(trouble)?;
         let Some(body) = body else {
             return Err(self.too_large());
         };
@@ -276,7 +279,9 @@ impl Bridge {
         let Kind::Request { params, .. } = &envelope.kind else {
             return Err(none());
         };
-        let meta = params.and_then(|params| params.member("_meta")).ok_or_else(none)?;
+        let meta = params
+            .and_then(|params| params.member("_meta"))
+            .ok_or_else(none)?;
         let mut cursor = Vec::new();
         for page in 0..16 {
             let line = [
@@ -290,12 +295,14 @@ impl Bridge {
             let (_, line) = self.private(&list).await?;
             let line = self.learn(line);
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            let next = mcp::parse(text, Direction::ToClient).ok().and_then(|answer| {
-                let Kind::Result { result, .. } = answer.kind else {
-                    return None;
-                };
-                Some(result.member("nextCursor")?.text.to_vec())
-            });
+            let next = mcp::parse(text, Direction::ToClient)
+                .ok()
+                .and_then(|answer| {
+                    let Kind::Result { result, .. } = answer.kind else {
+                        return None;
+                    };
+                    Some(result.member("nextCursor")?.text.to_vec())
+                });
             match next {
                 Some(next) => cursor = [b",\"cursor\":", &*next].concat(),
                 None => return Ok(()),
@@ -309,9 +316,9 @@ fn mismatched(line: &[u8]) -> bool {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     let envelope = mcp::parse(text, Direction::ToClient);
     envelope.is_ok_and(|it| match it.kind {
-        Kind::Error { error, .. } => {
-            error.member("code").is_some_and(|code| code.text == HEADER_MISMATCH)
-        }
+        Kind::Error { error, .. } => error
+            .member("code")
+            .is_some_and(|code| code.text == HEADER_MISMATCH),
         _ => false,
     })
 }
@@ -388,9 +395,13 @@ mod tests {
             sorted("{\"jsonrpc\":\"2.0\",\r\n\t\"id\":\"a\",\"result\":{}}\n"),
             "answer {\"jsonrpc\":\"2.0\",   \"id\":\"a\",\"result\":{}}\n"
         );
-        assert!(sorted(r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#)
-            .contains(r#""id":"a","error":{"code":1"#));
-        assert!(sorted(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#).starts_with("other"));
+        assert!(
+            sorted(r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#)
+                .contains(r#""id":"a","error":{"code":1"#)
+        );
+        assert!(
+            sorted(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#).starts_with("other")
+        );
         for message in [
             r#"{"jsonrpc":"2.0","id":"b","result":{}}"#,
             r#"[{"jsonrpc":"2.0","id":"a","result":{}}]"#,

@@ -51,7 +51,9 @@ impl Bridge {
                 }
                 // It has none to offer.
                 Ok(None) => return,
-                Err(Trouble::Status { status: 404, .. }) if self.visit.borrow().session.is_some() => {
+                Err(Trouble::Status { status: 404, .. })
+                    if self.visit.borrow().session.is_some() =>
+                {
                     if self.renew(generation).await.is_ok() {
                         // That has opened another one.
                         return;
@@ -124,6 +126,9 @@ mod tests {
         assert_eq!((seconds(Some(500), 1), seconds(Some(0), 1)), (500, 0));
         assert_eq!((seconds(None, 2), seconds(None, 3)), (2000, 4000));
         assert_eq!((seconds(Some(0), 2), seconds(None, 99)), (2000, 30_000));
-        assert_eq!((seconds(Some(u64::MAX), 1), seconds(Some(60_000), 9)), (300_000, 60_000));
+        assert_eq!(
+            (seconds(Some(u64::MAX), 1), seconds(Some(60_000), 9)),
+            (300_000, 60_000)
+        );
     }
 }

@@ -113,7 +113,10 @@ impl Settings {
                 ),
             }
         }
-        *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = headers;
+        *self
+            .credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = headers;
     }
 
     /// The headers that every request carries.
@@ -248,10 +251,7 @@ impl Bridges {
     }
 }
 
-fn thread(
-    runtime: Runtime,
-    settings: Arc<Settings>,
-) -> io::Result<UnboundedSender<[OwnedFd; 3]>> {
+fn thread(runtime: Runtime, settings: Arc<Settings>) -> io::Result<UnboundedSender<[OwnedFd; 3]>> {
     let (sender, mut bridges) = unbounded_channel();
     std::thread::Builder::new()
         .name("upstream".to_owned())

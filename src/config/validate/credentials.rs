@@ -42,12 +42,17 @@ fn header_rule(name: &str, format: Option<&str>) -> Result<(), EntryError> {
         return Err(EntryError::new(what, HEADER));
     }
     let fits = |format: &str| {
-        let plain = format.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        let plain = format
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
         plain && format.matches("{}").count() == 1
     };
     if format.is_some_and(|format| !fits(format)) {
         let what = "`format` holds `{}` once, where the value goes, and plain ASCII around it";
-        return Err(EntryError::new(what, "write it as in `format = \"Bearer {}\"`"));
+        return Err(EntryError::new(
+            what,
+            "write it as in `format = \"Bearer {}\"`",
+        ));
     }
     Ok(())
 }
@@ -144,24 +149,25 @@ impl Builder<'_> {
     }
 
     /// Where it goes: a server that we start has variables, one that runs elsewhere gets headers.
-    fn inject(
-        &mut self,
-        name: &str,
-        written: &At<raw::Inject>,
-        elsewhere: bool,
-    ) -> Option<Inject> {
+    fn inject(&mut self, name: &str, written: &At<raw::Inject>, elsewhere: bool) -> Option<Inject> {
         let place = Place::File(written.span());
         let origin = self.line(written.span());
-        let raw::Inject { env, header, format } = written.value();
+        let raw::Inject {
+            env,
+            header,
+            format,
+        } = written.value();
         let found = match (env, header) {
             (Some(variable), None) if !elsewhere && format.is_none() => {
                 self.note(variable_name(variable), &place);
-                self.origins.set(format!("credentials.{name}.inject.env"), origin);
+                self.origins
+                    .set(format!("credentials.{name}.inject.env"), origin);
                 Some(Inject::Variable(variable.clone()))
             }
             (None, Some(header)) if elsewhere => {
                 self.note(header_rule(header, format.as_deref()), &place);
-                self.origins.set(format!("credentials.{name}.inject.header"), origin);
+                self.origins
+                    .set(format!("credentials.{name}.inject.header"), origin);
                 let bearer = header.eq_ignore_ascii_case("authorization");
                 let usual = if bearer { "Bearer {}" } else { "{}" };
                 Some(Inject::Header {

@@ -194,7 +194,8 @@ impl Builder<'_> {
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
-        let credentials = self.credentials(&raw.credentials, &cell, server.upstream.is_some(), flags);
+        let credentials =
+            self.credentials(&raw.credentials, &cell, server.upstream.is_some(), flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,

@@ -91,7 +91,9 @@ impl Builder<'_> {
     fn pins(&mut self, file: &[At<String>], flags: &[String]) -> Vec<[u8; 32]> {
         let read = |text: &str| {
             // curl writes two slashes.
-            let digest = text.strip_prefix("sha256//").or_else(|| text.strip_prefix("sha256/"));
+            let digest = text
+                .strip_prefix("sha256//")
+                .or_else(|| text.strip_prefix("sha256/"));
             let digest = digest.and_then(|text| STANDARD.decode(text).ok()?.try_into().ok());
             digest.ok_or_else(|| {
                 let what = format!("`{}` is not a pin", shown(text));

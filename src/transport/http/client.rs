@@ -2,7 +2,9 @@
 //! followed, and an error that says whether the request may have been heard.
 
 use super::serve::Local;
-use super::{Bytes, HeaderMap, HeaderValue, Incoming, Method, Request, Response, StatusCode, header};
+use super::{
+    Bytes, HeaderMap, HeaderValue, Incoming, Method, Request, Response, StatusCode, header,
+};
 use crate::config::Endpoint;
 use crate::transport::tls::ClientTls;
 use http_body_util::{BodyExt, Full};
@@ -143,7 +145,9 @@ impl<D: Dial> Client<D> {
                 return Err(ClientError::Unreachable(why.to_string()));
             }
         }
-        Err(ClientError::Unreachable("no connection stays open".to_owned()))
+        Err(ClientError::Unreachable(
+            "no connection stays open".to_owned(),
+        ))
     }
 
     fn answer(self: &Rc<Self>, answer: Response<Incoming>, lane: Option<One>) -> Answer<D> {
@@ -297,10 +301,14 @@ impl<D: Dial> Answer<D> {
 
 /// How long the server says that it keeps an idle connection, less what a request may be on its way.
 fn patience(headers: &HeaderMap) -> Duration {
-    let text = headers.get("keep-alive").and_then(|value| value.to_str().ok());
+    let text = headers
+        .get("keep-alive")
+        .and_then(|value| value.to_str().ok());
     let seconds = text.and_then(|text| {
         let mut parts = text.split(',').map(str::trim);
         parts.find_map(|part| part.strip_prefix("timeout=")?.parse::<u64>().ok())
     });
-    seconds.map_or(FRESH, |seconds| Duration::from_secs(seconds.saturating_sub(1)))
+    seconds.map_or(FRESH, |seconds| {
+        Duration::from_secs(seconds.saturating_sub(1))
+    })
 }

@@ -231,7 +231,12 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_told_once_and_costs_no_memory() {
-        let long = [&b"data: "[..], &[b'x'; 60_000], b"\ndata: more\n\ndata: ok\n\n"].concat();
+        let long = [
+            &b"data: "[..],
+            &[b'x'; 60_000],
+            b"\ndata: more\n\ndata: ok\n\n",
+        ]
+        .concat();
         for size in [1, 7, 4096, 100_000] {
             let (seen, events) = read(&long, 1000, size);
             assert_eq!(seen, ["too long", "|ok"], "{size}");
@@ -248,7 +253,11 @@ mod tests {
 
     #[test]
     fn an_id_that_cannot_be_sent_back_is_none() {
-        let (_, events) = read(b"id: 5\ndata: a\n\nid: b\0c\ndata: d\n\nretry: 1x\n\n", 100, 3);
+        let (_, events) = read(
+            b"id: 5\ndata: a\n\nid: b\0c\ndata: d\n\nretry: 1x\n\n",
+            100,
+            3,
+        );
         assert_eq!((events.last_id(), events.retry()), (Some(&b"5"[..]), None));
     }
 }

@@ -172,7 +172,16 @@ mod tests {
 
     #[test]
     fn what_is_coded_is_decoded_to_the_same() {
-        for text in ["plain", "", " a", "a ", "\u{fc}", "=?base64?w7w=?=", "a\r\nb: c", "a\tb"] {
+        for text in [
+            "plain",
+            "",
+            " a",
+            "a ",
+            "\u{fc}",
+            "=?base64?w7w=?=",
+            "a\r\nb: c",
+            "a\tb",
+        ] {
             let value = coded(text);
             let bytes = value.to_str().unwrap();
             assert!(bytes.bytes().all(|byte| (0x20..0x7F).contains(&byte)));

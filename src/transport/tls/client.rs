@@ -121,7 +121,9 @@ impl ClientTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("name", &self.name).finish()
+        f.debug_struct("ClientTls")
+            .field("name", &self.name)
+            .finish()
     }
 }
 
@@ -150,7 +152,12 @@ pub fn client_config(
     pins: &[Pin],
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TlsError> {
-    config_for(oldest, pem::anchors("the upstream's CA", roots)?, pins, alpn)
+    config_for(
+        oldest,
+        pem::anchors("the upstream's CA", roots)?,
+        pins,
+        alpn,
+    )
 }
 
 fn config_for(
