@@ -75,8 +75,12 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, EntryError> {
         read(text).ok_or_else(|| {
-            // What follows the host may be a secret.
-            let start = text.split(['?', '#', '@']).next().unwrap_or_default();
+            // A password or a query may be a secret.
+            let start = text.split(['?', '#']).next().unwrap_or_default();
+            let start = match start.contains('@') {
+                true => start.split("://").next().unwrap_or_default(),
+                false => start,
+            };
             let what = format!("`{}` is not the URL of a server", shown(start));
             EntryError::new(what, "write it as in `https://mcp.example.com/mcp`")
         })

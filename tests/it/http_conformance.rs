@@ -21,8 +21,17 @@ fn tools() -> Option<(PathBuf, PathBuf)> {
         .then_some((modules, node?))
 }
 
+/// What the suite speaks to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A stdio server behind our listener.
+    Stdio,
+    /// Another of ours in front of that: HTTP to HTTP.
+    Http,
+}
+
 /// Runs one suite: the scenarios that passed, all of which have to.
-fn run(suite: &str, words: &[&str]) -> Vec<String> {
+fn run(way: Way, suite: &str, words: &[&str]) -> Vec<String> {
     let Some((modules, node)) = tools() else {
         println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
         return Vec::new();
@@ -47,7 +56,14 @@ fn run(suite: &str, words: &[&str]) -> Vec<String> {
         &flags,
         &[node20.to_str().unwrap(), server, &mark],
     );
-    let site = Site::around(wire);
+    let there = Site::around(wire);
+    let front = (way == Way::Http).then(|| {
+        let url = format!("http://{}/mcp", there.address);
+        let name = crate::wire::mark();
+        let flags = ["--url", &url, "--name", &name, "--listen", "127.0.0.1:0"];
+        Site::listening(Wire::start(crate::rig::Rig::new(), &name, &flags, &[]))
+    });
+    let site = front.as_ref().unwrap_or(&there);
     let output = Command::new(node)
         .arg(modules.join(suite).join("dist/index.js"))
         .args(["server", "--url", &format!("http://{}/mcp", site.address)])
@@ -85,7 +101,7 @@ fn which(program: &str) -> PathBuf {
 
 #[test]
 fn all_that_2026_07_28_requires() {
-    let passed = run("suite-0.2", &["--requirements", "2026-07-28"]);
+    let passed = run(Way::Stdio, "suite-0.2", &["--requirements", "2026-07-28"]);
     if tools().is_some() {
         // The 37 that are required, and three that are not.
         assert!(passed.len() >= 40, "{}: {passed:?}", passed.len());
@@ -100,7 +116,7 @@ fn all_that_2026_07_28_requires() {
 
 #[test]
 fn all_that_2025_11_25_requires() {
-    let passed = run("suite-0.2", &["--requirements", "2025-11-25"]);
+    let passed = run(Way::Stdio, "suite-0.2", &["--requirements", "2025-11-25"]);
     if tools().is_some() {
         assert!(passed.len() >= 33, "{}: {passed:?}", passed.len());
         for pending in ["server-session-lifecycle", "server-sse-polling"] {
@@ -110,8 +126,18 @@ fn all_that_2025_11_25_requires() {
 }
 
 #[test]
+fn all_that_is_required_through_two() {
+    let modern = run(Way::Http, "suite-0.2", &["--requirements", "2026-07-28"]);
+    let legacy = run(Way::Http, "suite-0.2", &["--requirements", "2025-11-25"]);
+    if tools().is_some() {
+        assert!(modern.len() >= 40, "{}: {modern:?}", modern.len());
+        assert!(legacy.len() >= 33, "{}: {legacy:?}", legacy.len());
+    }
+}
+
+#[test]
 fn all_that_the_published_suite_has() {
-    let passed = run("suite-0.1", &[]);
+    let passed = run(Way::Stdio, "suite-0.1", &[]);
     if tools().is_some() {
         assert!(passed.len() >= 30, "{}: {passed:?}", passed.len());
     }

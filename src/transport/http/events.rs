@@ -3,6 +3,8 @@
 
 /// Longest line that is no `data`, in bytes.
 const FIELD: usize = 8 * 1024;
+/// The byte order mark, which may stand at the beginning.
+const MARK: &[u8; 3] = b"\xEF\xBB\xBF";
 /// Longest `id` that is kept, in bytes.
 const ID: usize = 1024;
 
@@ -118,12 +120,13 @@ impl Events {
         if self.cut {
             return false;
         }
-        let data = b"data";
-        let known = self.line.len().min(data.len());
-        let head = self.line.iter().chain(piece).take(data.len());
-        let is_data = known + piece.len() >= data.len() && head.eq(data.iter());
+        const DATA: &[u8] = b"data: ";
+        let mark = self.fresh && self.line.first().or(piece.first()) == Some(&MARK[0]);
+        let skipped = if mark { MARK.len() } else { 0 };
+        let head = self.line.iter().chain(piece).skip(skipped).take(4);
+        let is_data = head.eq(DATA.iter().take(4));
         let room = match is_data {
-            true => self.cap.saturating_sub(self.event.data.len()) + FIELD,
+            true => self.cap.saturating_sub(self.event.data.len()) + DATA.len() + skipped,
             false => FIELD,
         };
         if self.line.len() + piece.len() <= room {
@@ -149,7 +152,7 @@ impl Events {
         let mut whole = std::mem::take(&mut self.line);
         let mut line = whole.as_slice();
         if std::mem::take(&mut self.fresh) {
-            line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+            line = line.strip_prefix(MARK).unwrap_or(line);
         }
         if line.is_empty() {
             return self.dispatch();
