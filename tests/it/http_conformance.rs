@@ -143,6 +143,82 @@ fn all_that_the_published_suite_has() {
     }
 }
 
+/// Runs a scenario that tests a client: an SDK alone, or one on stdio with this program before it.
+fn client(version: &str, scenario: &str, through: &[&str]) -> Option<bool> {
+    let (modules, node) = tools()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/client.mjs");
+    let node = node.to_str().unwrap();
+    let command = [&[node, script.to_str().unwrap()], through]
+        .concat()
+        .join(" ");
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(node)
+        .arg(modules.join("suite-0.2/dist/index.js"))
+        .args(["client", "--spec-version", version, "--scenario", scenario])
+        .args(["--command", &command])
+        .env("HOME", home.path())
+        .env("SDK", modules.join("@modelcontextprotocol/sdk"))
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    if !output.status.success() {
+        println!("{scenario} through {through:?}: {text}");
+    }
+    Some(output.status.success() && text.contains("OVERALL: PASSED"))
+}
+
+#[test]
+fn the_scenarios_for_clients_pass_as_they_do_without_us() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    // One of the scenarios calls a tool with a null that its schema does not allow.
+    std::fs::write(&config, "[schema]\narguments = \"off\"\n").unwrap();
+    let bin = env!("CARGO_BIN_EXE_cofferdam");
+    let file = config.to_str().unwrap();
+    let through = [bin, "run", "--quiet", "--config", file, "--url", "{url}"];
+    let legacy = [
+        "initialize",
+        "tools_call",
+        "elicitation-sep1034-client-defaults",
+        "sse-retry",
+        "json-schema-2020-12-preservation",
+    ];
+    for scenario in legacy {
+        let Some(alone) = client("2025-11-25", scenario, &[]) else {
+            println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
+            return;
+        };
+        let passed = client("2025-11-25", scenario, &through).unwrap();
+        assert!(
+            alone && passed,
+            "{scenario}: {alone} alone, {passed} through us"
+        );
+    }
+    let modern = [
+        "tools_call",
+        "request-metadata",
+        "sep-2322-client-request-state",
+        "http-standard-headers",
+        "http-custom-headers",
+        "http-invalid-tool-headers",
+        "json-schema-ref-no-deref",
+        "json-schema-2020-12-preservation",
+    ];
+    for scenario in modern {
+        assert_eq!(
+            client("2026-07-28", scenario, &through),
+            Some(true),
+            "{scenario}"
+        );
+    }
+    // A program that says nothing fails them.
+    assert_eq!(
+        client("2026-07-28", "http-standard-headers", &["true"]),
+        Some(false)
+    );
+}
+
 #[test]
 fn the_suite_sees_what_is_missing() {
     let Some((modules, node)) = tools() else {

@@ -659,14 +659,14 @@ fn a_long_stream_takes_no_memory() {
     let mut wire = front(&there.url, &[]);
     initialize(&mut wire);
     let before = rss(wire.pid());
-    wire.begin("1", "flood", &json!({"count": 20_000, "size": 10_000}));
+    wire.begin("1", "flood", &json!({"count": 4_000, "size": 10_000}));
     let answer = wire.answer("1");
     assert!(answer["result"]["content"].is_array());
-    assert_eq!(wire.others().len(), 20_000);
+    assert_eq!(wire.others().len(), 4_000);
     let after = rss(wire.pid());
     assert!(
-        after < before + 40_000,
-        "{before} KiB grew to {after} KiB for 200 MB of events"
+        after < before + 16_000,
+        "{before} KiB grew to {after} KiB for 40 MB of events"
     );
     assert_eq!(wire.finish().code, 0);
 }
@@ -864,4 +864,77 @@ fn over_tls_the_server_has_to_be_the_one_that_is_meant() {
         assert_eq!(wire.finish().code, 0);
     }
     assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn what_makes_the_connections_may_die_and_is_started_again() {
+    let there = Elsewhere::start(&[]);
+    let mut wire = front(&there.url, &[]);
+    initialize(&mut wire);
+    wire.alive();
+    let dials = || {
+        let all = crate::wire::processes("__dial").into_iter();
+        let port = there
+            .url
+            .split(':')
+            .nth(2)
+            .unwrap()
+            .split('/')
+            .next()
+            .unwrap();
+        let own = all.filter(|(_, line)| line.contains(port));
+        own.map(|(pid, _)| pid).collect::<Vec<_>>()
+    };
+    let first = dials();
+    assert_eq!(first.len(), 1);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(first[0]).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(eventually(|| dials() != first && dials().len() == 1));
+    wire.alive();
+    assert_eq!(there.count("initialize"), 2, "the session was opened anew");
+    // It cannot go anywhere else, nor open anything.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", dials()[0])).unwrap();
+    for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    assert_eq!(wire.finish().code, 0);
+    assert!(eventually(|| dials().is_empty()));
+}
+
+#[test]
+fn an_ordinary_user_can_front_a_server_too() {
+    use std::io::Write;
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let there = Elsewhere::start(&[]);
+    let rig = tempfile::Builder::new()
+        .prefix("cofferdam-nobody-")
+        .tempdir_in("/tmp")
+        .unwrap();
+    let copy = rig.path().join("cofferdam");
+    std::fs::copy(crate::support::cofferdam(), &copy).unwrap();
+    std::os::unix::fs::chown(rig.path(), Some(65534), Some(65534)).unwrap();
+    let mut command = Command::new(&copy);
+    command
+        .args(["run", "--url", &there.url])
+        .uid(65534)
+        .gid(65534)
+        .env_clear()
+        .env("HOME", rig.path())
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = spawn(&mut command);
+    let mut stdin = child.stdin.take().unwrap();
+    let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": modern("echo", json!({"text": "nobody"}))});
+    writeln!(stdin, "{line}").unwrap();
+    let mut answer = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut answer)
+        .unwrap();
+    assert_eq!(said(&serde_json::from_str(&answer).unwrap()), "nobody");
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
 }
