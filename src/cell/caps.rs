@@ -13,14 +13,11 @@ const SECUREBITS: u64 = 0b1110_1111;
 /// nothing in the other sets either, and no_new_privs keeps it so.
 pub(super) fn drop_all() -> Result<(), String> {
     for capability in 0..=63 {
-        match sys::has_bounding(capability) {
-            Ok(true) => match sys::drop_bounding(capability) {
-                Ok(()) => {}
-                Err(Errno::EPERM) => break,
-                Err(error) => return Err(format!("bounding set: {error}")),
-            },
-            Ok(false) => {}
-            Err(_) => break,
+        match sys::drop_bounding(capability) {
+            Ok(()) => {}
+            // Not ours to drop, or above the last that this kernel knows.
+            Err(Errno::EPERM | Errno::EINVAL) => break,
+            Err(error) => return Err(format!("bounding set: {error}")),
         }
     }
     match sys::set_securebits(SECUREBITS) {
@@ -47,12 +44,8 @@ pub(super) fn clear() -> Result<(), String> {
 
 /// The sets as the kernel has them, for the caller must hold nothing it could use.
 fn read_back() -> Result<(), String> {
-    for set in [
-        CapSet::Effective,
-        CapSet::Permitted,
-        CapSet::Inheritable,
-        CapSet::Ambient,
-    ] {
+    // What is ambient is permitted and inheritable too, always (`capabilities(7)`).
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         let left = ::caps::read(None, set).map_err(|error| format!("{set:?} set: {error}"))?;
         if !left.is_empty() {
             return Err(format!("{set:?} set still holds {left:?}"));
@@ -60,9 +53,9 @@ fn read_back() -> Result<(), String> {
     }
     // uid 0 regains its bounding set at execve unless the secure bits say otherwise; with
     // no_new_privs that is the one way left, so for uid 0 one of the two must be closed.
-    let open = (0..=63).any(|capability| sys::has_bounding(capability) == Ok(true));
-    let root_is_plain = sys::securebits().is_ok_and(|bits| bits & 1 == 1);
-    if nix::unistd::getuid().is_root() && open && !root_is_plain {
+    let root_is_plain = || sys::securebits().is_ok_and(|bits| bits & 1 == 1);
+    let open = || (0..=63).any(|capability| sys::has_bounding(capability) == Ok(true));
+    if nix::unistd::getuid().is_root() && !root_is_plain() && open() {
         return Err("uid 0 would regain its bounding set when it executes a program".into());
     }
     Ok(())

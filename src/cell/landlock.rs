@@ -4,9 +4,11 @@
 use super::{CellSpec, Layer, sys};
 use ::landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
-    PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// Truncation is a write that ABI 1 and 2 do not see: any file of the user could be emptied.
@@ -57,12 +59,33 @@ pub(super) fn kernel_abi() -> u8 {
 }
 
 /// A rule to be.
-type Grant = (PathFd, BitFlags<AccessFs>);
+#[derive(Debug)]
+struct Grant {
+    file: OwnedFd,
+    access: BitFlags<AccessFs>,
+    purpose: Purpose,
+}
+
+/// What a grant is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Executing is reading too.
+    Read,
+    Write,
+    Terminal,
+}
 
 /// What a spec grants, held open for two rulesets: opening is most of what one costs.
 #[derive(Debug)]
 pub(super) struct Granted {
     grants: Vec<Grant>,
+}
+
+/// Granted files and directories.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) read: Vec<OwnedFd>,
+    pub(super) write: Vec<OwnedFd>,
 }
 
 impl Granted {
@@ -81,9 +104,22 @@ impl Granted {
         grants.map(|grants| Some(Self { grants }))
     }
 
+    /// The files alone, without terminals.
+    pub(super) fn files(self) -> Files {
+        let (mut read, mut write) = (Vec::new(), Vec::new());
+        for grant in self.grants {
+            match grant.purpose {
+                Purpose::Read => read.push(grant.file),
+                Purpose::Write => write.push(grant.file),
+                Purpose::Terminal => {}
+            }
+        }
+        Files { read, write }
+    }
+
     /// The descriptors that hold it.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.grants.iter().map(|(fd, _)| fd.as_fd().as_raw_fd())
+        self.grants.iter().map(|grant| grant.file.as_raw_fd())
     }
 }
 
@@ -124,34 +160,44 @@ fn opened(spec: &CellSpec, abi: u8) -> impl Iterator<Item = Result<Grant, Landlo
     let level = ABI::from(i32::from(abi));
     let device = AccessFs::from_all(level) & (READ | AccessFs::WriteFile | AccessFs::IoctlDev);
     let grants = [
-        (&spec.read, READ),
-        (&spec.execute, READ | AccessFs::Execute),
-        (&spec.write, READ | written(level)),
-        (&spec.terminals, device),
+        (&spec.read, READ, Purpose::Read),
+        (&spec.execute, READ | AccessFs::Execute, Purpose::Read),
+        (&spec.write, READ | written(level), Purpose::Write),
+        (&spec.terminals, device, Purpose::Terminal),
     ];
-    grants.into_iter().flat_map(move |(paths, access)| {
-        let open = move |path: &PathBuf| open(path, access, level);
-        paths.iter().map(open)
-    })
+    grants
+        .into_iter()
+        .flat_map(move |(paths, access, purpose)| {
+            let open = move |path: &PathBuf| open(path, access, purpose, level);
+            paths.iter().map(open)
+        })
 }
 
 /// A plain file takes only the rights that files have.
-fn open(path: &Path, access: BitFlags<AccessFs>, level: ABI) -> Result<Grant, LandlockError> {
-    let failed = |reason: String| LandlockError::Path {
+fn open(
+    path: &Path,
+    access: BitFlags<AccessFs>,
+    purpose: Purpose,
+    level: ABI,
+) -> Result<Grant, LandlockError> {
+    let failed = |error: Errno| LandlockError::Path {
         path: path.display().to_string(),
-        reason,
+        reason: error.to_string(),
     };
-    let fd = PathFd::new(path).map_err(|error| failed(error.to_string()))?;
-    let kind = nix::sys::stat::fstat(&fd)
-        .map_err(|error| failed(error.to_string()))?
-        .st_mode;
-    let directory = kind & libc::S_IFMT == libc::S_IFDIR;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
+    let kind = FileType::from_raw_mode(fstat(&file).map_err(failed)?.st_mode);
+    let directory = kind == FileType::Directory;
     let access = if directory {
         access
     } else {
         access & AccessFs::from_file(level)
     };
-    Ok((fd, access))
+    Ok(Grant {
+        file,
+        access,
+        purpose,
+    })
 }
 
 /// Every right of the kernel's own ABI is handled, so all that is not granted is refused; each is a
@@ -180,26 +226,25 @@ fn enforce(
         ruleset = ruleset.scope(Scope::from_all(level)).map_err(kernel)?;
     }
     let mut created = ruleset.create().map_err(kernel)?;
-    let mut allow = |fd: BorrowedFd<'_>, access| -> Result<(), LandlockError> {
-        let rule = PathBeneath::new(fd, access).set_compatibility(CompatLevel::HardRequirement);
+    let mut allow = |grant: &Grant| -> Result<(), LandlockError> {
+        let rule = PathBeneath::new(grant.file.as_fd(), grant.access)
+            .set_compatibility(CompatLevel::HardRequirement);
         (&mut created).add_rule(rule).map_err(kernel).map(drop)
     };
     match held {
         Some(held) => {
-            for (fd, access) in &held.grants {
-                allow(fd.as_fd(), *access)?;
+            for grant in &held.grants {
+                allow(grant)?;
             }
         }
         None => {
             for grant in opened(spec, abi) {
-                let (fd, access) = grant?;
-                allow(fd.as_fd(), access)?;
+                allow(&grant?)?;
             }
         }
     }
     for path in readable {
-        let (fd, access) = open(path, READ, level)?;
-        allow(fd.as_fd(), access)?;
+        allow(&open(path, READ, Purpose::Read, level)?)?;
     }
     if ports {
         for port in &spec.connect_ports {

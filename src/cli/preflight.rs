@@ -89,6 +89,15 @@ fn notable(config: &Config) -> Vec<Finding> {
         exit: None,
     };
     let mut all = door::notable(config);
+    let cell = &config.cell;
+    let granted = cell.read.len() + cell.write.len() + cell.execute.len();
+    if config.server.upstream.is_some() && granted + cell.env.len() + cell.egress.len() > 0 {
+        all.push(note(
+            "the server runs elsewhere, so nothing that is granted to a cell has any effect"
+                .to_owned(),
+            "",
+        ));
+    }
     for rule in &config.cell.env {
         if let EnvRule::Pass(name) = rule
             && std::env::var_os(name).is_none()

@@ -80,8 +80,17 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
         all: Vec::new(),
     };
     rows.server();
-    rows.cell();
-    rows.packages();
+    if resolved.config.server.upstream.is_some() {
+        rows.section = "Cell";
+        rows.one(
+            "cell",
+            "none: the server is no process of ours",
+            Value::Null,
+        );
+    } else {
+        rows.cell();
+        rows.packages();
+    }
     rows.credentials();
     rows.policy();
     rows.limits();

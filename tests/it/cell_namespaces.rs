@@ -304,7 +304,7 @@ fn the_two_that_watch_are_small() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(sizes.len(), 2, "{sizes:?}");
-    assert!(sizes.iter().all(|(_, kib)| *kib < 1024), "{sizes:?}");
+    assert!(sizes.iter().all(|(_, kib)| *kib < 512), "{sizes:?}");
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -315,9 +315,13 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// What the kernel cannot drop. Pages of the program file can be, and how many of them are touched
+/// together is a matter of how a build lies in it.
 fn private_kib(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let lines = text.lines().filter(|line| line.starts_with("Private_"));
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("Private_Dirty"));
     let number = |line: &str| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
     lines.filter_map(number).sum()
 }

@@ -2,7 +2,7 @@
 
 use super::command::{self, Target, utf8};
 use super::host::absolute;
-use super::{PlanError, Planner, elf, preset};
+use super::{PlanError, Planner, elf, inode, preset};
 use crate::config::Preset;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 impl Planner<'_> {
     /// What the preset lists and this host has.
     pub(super) fn grant_table(&mut self, table: &preset::Table<'_>) {
-        let paths =
-            |list: &[preset::Grant<'_>]| there(list.iter().map(|grant| PathBuf::from(grant.path)));
-        self.spec.read.extend(paths(&table.read));
-        self.spec.write.extend(paths(&table.write));
+        let paths = |list: &[preset::Grant<'_>]| -> Vec<PathBuf> {
+            list.iter().map(|grant| PathBuf::from(grant.path)).collect()
+        };
+        let mut read = paths(&table.read);
         if !self.config.egress.is_empty() {
-            self.spec.read.extend(paths(&table.network));
+            read.extend(paths(&table.network));
         }
+        let (read, write) = (self.there(read), self.there(paths(&table.write)));
+        self.spec.read.extend(read);
+        self.spec.write.extend(write);
     }
 
     /// A binary, its loader, and the library directories that it names itself.
@@ -150,9 +153,11 @@ impl Planner<'_> {
         let known = preset::program(name).map_err(|reason| PlanError::Table { reason })?;
         if let Some(needs) = known {
             let execute = needs.execute.into_iter().map(|need| need.path);
-            self.spec.execute.extend(there(execute));
+            let execute = self.there(execute);
+            self.spec.execute.extend(execute);
             let read = needs.read.into_iter().map(|need| need.path);
-            self.spec.read.extend(there(read));
+            let read = self.there(read);
+            self.spec.read.extend(read);
         }
         Ok(())
     }
@@ -193,11 +198,16 @@ impl Planner<'_> {
         }
         Ok(())
     }
-}
 
-/// The grants of a table that this host has.
-fn there(paths: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
-    paths.filter(|path| readable(path).is_ok()).collect()
+    /// Those that this host has.
+    fn there(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+        let known = paths.into_iter().filter_map(|path| {
+            let inode = inode(&path)?;
+            self.seen.insert(path.clone(), inode);
+            Some(path)
+        });
+        known.collect()
+    }
 }
 
 /// Whether we ourselves can read that file or list that directory.

@@ -27,7 +27,7 @@ use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
 use host::{Host, absolute};
 use private::Private;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -57,6 +57,16 @@ struct Planner<'a> {
     spec: CellSpec,
     /// Names are allowed, and the name server answers over TCP.
     names_by_tcp: bool,
+    /// Grants that were looked at: each look is a walk through the path.
+    seen: BTreeMap<PathBuf, Inode>,
+}
+
+/// Device and inode.
+type Inode = (u64, u64);
+
+fn inode(path: &Path) -> Option<Inode> {
+    let facts = path.metadata().ok()?;
+    Some((facts.dev(), facts.ino()))
 }
 
 impl<'a> Planner<'a> {
@@ -66,6 +76,7 @@ impl<'a> Planner<'a> {
             config,
             spec: CellSpec::default(),
             names_by_tcp: false,
+            seen: BTreeMap::new(),
         }
     }
 
@@ -321,15 +332,14 @@ impl<'a> Planner<'a> {
         }
         // A grant covers the canary when it is the canary or a directory above it: the same inode,
         // which one call finds out where a resolved name takes one for each of its parts.
-        let inode = |path: &Path| path.metadata().ok().map(|facts| (facts.dev(), facts.ino()));
         let canary = private.canary.canonicalize();
         let canary = canary.as_deref().unwrap_or(&private.canary);
-        let above: Vec<(u64, u64)> = canary.ancestors().filter_map(inode).collect();
+        let above: Vec<Inode> = canary.ancestors().filter_map(inode).collect();
         let grants = [&self.spec.read, &self.spec.write, &self.spec.execute];
-        let covered = grants
-            .into_iter()
-            .flatten()
-            .any(|path| inode(path).is_some_and(|it| above.contains(&it)));
+        let covered = grants.into_iter().flatten().any(|path| {
+            let seen = self.seen.get(path).copied().or_else(|| inode(path));
+            seen.is_some_and(|it| above.contains(&it))
+        });
         self.spec.canary = (!covered).then(|| private.canary.clone());
     }
 }

@@ -30,28 +30,39 @@ pub(super) fn parse(text: &str) -> Result<Vec<Entry<'_>>, String> {
 }
 
 /// `CALL = { x86_64 = N, aarch64 = N, errno = "E", when = ["…", "…"], why = "…" }`
+///
+/// Cut at single characters: to prepare the search for a longer text takes longer than the line.
 fn entry(line: &str) -> Option<Entry<'_>> {
-    let (call, fields) = line.split_once(" = { ")?;
-    let (fields, why) = fields.strip_suffix("\" }")?.split_once(", why = \"")?;
-    let (fields, when) = match fields.split_once(", when = [\"") {
-        Some((fields, when)) => (fields, when.strip_suffix("\"]")?.split("\", \"").collect()),
-        None => (fields, Vec::new()),
-    };
+    let (call, fields) = line.split_once(' ')?;
     let mut entry = Entry {
         call,
-        when,
-        why,
         ..Entry::default()
     };
-    for field in fields.split(", ") {
-        match field.split_once(" = ")? {
-            ("x86_64", number) => entry.x86_64 = Some(number.parse().ok()?),
-            ("aarch64", number) => entry.aarch64 = Some(number.parse().ok()?),
-            ("errno", errno) => entry.errno = errno.strip_prefix('"')?.strip_suffix('"')?,
+    let mut rest = fields.strip_prefix("= { ")?;
+    loop {
+        let (key, value) = rest.split_once(' ')?;
+        let value = value.strip_prefix("= ")?;
+        if key == "why" {
+            entry.why = value.strip_prefix('"')?.strip_suffix("\" }")?;
+            return Some(entry);
+        }
+        let at = match key {
+            "when" => value.find(']')? + 1,
+            _ => value.find(',')?,
+        };
+        let (value, after) = value.split_at_checked(at)?;
+        rest = after.strip_prefix(", ")?;
+        match key {
+            "x86_64" => entry.x86_64 = Some(value.parse().ok()?),
+            "aarch64" => entry.aarch64 = Some(value.parse().ok()?),
+            "errno" => entry.errno = value.strip_prefix('"')?.strip_suffix('"')?,
+            "when" => {
+                let list = value.strip_prefix("[\"")?.strip_suffix("\"]")?;
+                entry.when = list.split("\", \"").collect();
+            }
             _ => return None,
         }
     }
-    Some(entry)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The message process cannot do it: its cage lets it signal nobody. The guardian does nothing else,
 //! hears nobody and reads nothing but signals; it has no part in the protocol.
 
+use super::housework::QUIET;
 use super::signals::Signals;
 use super::{tempdir, tree};
 use crate::cell::{Code, cgroup, sys};
@@ -16,8 +17,6 @@ use std::time::{Duration, Instant};
 
 /// How long the spawner may go on after the message process has died, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// After this long nothing of a start is needed any more; nobody waits for us then.
-const QUIET: Duration = Duration::from_millis(250);
 
 /// Which of the two processes this one is.
 #[derive(Debug)]

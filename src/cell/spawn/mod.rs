@@ -28,6 +28,7 @@ mod client;
 mod completion;
 mod dialer;
 mod guardian;
+mod housework;
 mod into;
 mod protocol;
 mod refusals;

@@ -1,4 +1,4 @@
-//! The spawner's side: one thread, one `poll` without timeout, and nothing that outlives it.
+//! The spawner's side: one thread, one `poll`, and nothing that outlives it.
 //!
 //! ```text
 //! Start n ─▶ prepare, plan ─▶ launch ─▶ listen to the launcher ─┬▶ Started ─▶ (runs) ─▶ Exited
@@ -10,16 +10,16 @@
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
+use super::housework::Housework;
 use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
 use super::relay::Relay;
 use super::signals::Signals;
 use super::stdio::Ends;
-use super::tempdir::{self, TempDir};
+use super::tempdir::TempDir;
 use super::tree;
-use crate::cell::cgroup;
+use crate::cell::CellSpec;
 use crate::cell::egress::News;
 use crate::cell::pty::SavedModes;
-use crate::cell::{CellSpec, Code};
 use crate::config::Endpoint;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -130,7 +130,7 @@ pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Resul
         signals: Signals::open()?,
         mode,
         cells: Vec::new(),
-        swept: false,
+        housework: Housework::default(),
     };
     let modes = match mode {
         Mode::Exec => SavedModes::of(io::stdin().as_fd()),
@@ -157,13 +157,14 @@ struct Server {
     signals: Signals,
     mode: Mode,
     cells: Vec<Cell>,
-    swept: bool,
+    housework: Housework,
 }
 
 impl Server {
     fn run(&mut self, duties: &mut dyn Duties) -> Ended {
         loop {
             if let Err(ended) = self.turn(duties) {
+                self.housework.end();
                 return ended;
             }
         }
@@ -195,12 +196,14 @@ impl Server {
             .iter()
             .filter_map(|cell| cell.launched.deadline())
             .chain(duties.due())
+            .chain(self.housework.due())
             .min();
         let left = deadline.map(|d| timespec(d.saturating_duration_since(Instant::now())));
         match poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return Err(Ended::Stuck),
         }
+        self.housework.look();
         let asked = fds.first().is_some_and(|fd| !fd.revents().is_empty());
         let seen = self.signals.take();
         if seen.terminate && parent_is_gone() {
@@ -423,7 +426,7 @@ impl Server {
                         })?;
                     }
                     self.tell(event)?;
-                    self.sweep_once();
+                    self.housework.begin();
                 }
                 continue;
             }
@@ -449,17 +452,6 @@ impl Server {
             }
         }
         Ok(())
-    }
-
-    /// What killed runs left is removed once, when nobody waits for us.
-    fn sweep_once(&mut self) {
-        if !std::mem::replace(&mut self.swept, true) {
-            tempdir::sweep();
-            cgroup::sweep(None);
-            if let Some(code) = Code::find() {
-                code.shed();
-            }
-        }
     }
 
     fn tell(&self, event: Event) -> Result<(), Ended> {

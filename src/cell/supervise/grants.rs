@@ -1,6 +1,7 @@
 //! Whether a file that is held by a descriptor lies below what the cell was granted.
 
 use crate::cell::CellSpec;
+use crate::cell::landlock::{Files, Granted};
 use nix::errno::Errno;
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, readlinkat,
@@ -18,8 +19,16 @@ pub(super) struct Grants {
 }
 
 impl Grants {
-    /// Those of a spec. What cannot be opened grants nothing; landlock refuses such a spec.
-    pub(super) fn open(spec: &CellSpec) -> Self {
+    /// Those of a spec, from what is held open already or by their names. What cannot be opened
+    /// grants nothing; landlock refuses such a spec.
+    pub(super) fn new(spec: &CellSpec, held: Option<Granted>) -> Self {
+        match held.map(Granted::files) {
+            Some(Files { read, write }) => Self { write, read },
+            None => Self::open(spec),
+        }
+    }
+
+    fn open(spec: &CellSpec) -> Self {
         let hold = |paths: &[PathBuf]| -> Vec<OwnedFd> {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let held = paths

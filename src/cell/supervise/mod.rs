@@ -122,8 +122,8 @@ pub(super) fn stand_by(spec: &CellSpec, status: File) -> Side {
             Side::Server { status, link }
         }
         Ok(Some(child)) => {
-            drop((theirs, status, granted));
-            Side::Watched(watch(spec, child, ours, &null, &signals))
+            drop((theirs, status));
+            Side::Watched(watch(spec, granted, child, ours, &null, &signals))
         }
         Err(error) => give_up(status, format!("fork: {error}")),
     }
@@ -206,6 +206,7 @@ pub(super) fn hand_over(link: &mut UnixStream) -> Result<(), String> {
 /// The supervisor's part: until the server has ended.
 fn watch(
     spec: &CellSpec,
+    granted: Option<Granted>,
     server: Pid,
     link: UnixStream,
     null: &File,
@@ -225,7 +226,7 @@ fn watch(
         return ExitCode::from(70);
     };
     // While the launcher does its own part; it waits for this at the end of it.
-    let ready = confine(spec, child);
+    let ready = confine(spec, granted, child);
     let mut watch = Watch {
         child,
         heard,
@@ -243,7 +244,7 @@ fn watch(
 }
 
 /// Gives up what it does not need. What is left: looking at the server, and doing what is granted.
-fn confine(spec: &CellSpec, child: Child) -> Result<Ready, String> {
+fn confine(spec: &CellSpec, granted: Option<Granted>, child: Child) -> Result<Ready, String> {
     let channel = spec.refusals.map(|fd| sys::adopt(&[fd])).transpose();
     let channel = channel.map_err(|error| format!("the way to the spawner: {error}"))?;
     if let Some(user) = spec.account() {
@@ -254,7 +255,7 @@ fn confine(spec: &CellSpec, child: Child) -> Result<Ready, String> {
     caps::clear()?;
     let tried = spec.canary.as_ref();
     let ready = Ready {
-        grants: Grants::open(spec),
+        grants: Grants::new(spec, granted),
         refusals: Refusals::new(
             channel.and_then(|mut fds| fds.pop()),
             tried.and_then(|path| path.canonicalize().ok()),

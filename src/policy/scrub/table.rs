@@ -329,9 +329,12 @@ fn entries(file: &'static str) -> impl Iterator<Item = Entry> {
         lines.find(|line| line.starts_with("[["))?;
         let mut entry = Entry::default();
         while let Some(line) = lines.next_if(|line| !line.starts_with("[[")) {
-            if let Some((key, value)) = line.split_once(" = ") {
-                let value = value.get(1..value.len().saturating_sub(1)).unwrap_or("");
-                entry.0.push((key, value));
+            if let Some((key, rest)) = line.split_once(' ')
+                && let Some(value) = rest.strip_prefix("= \"")
+            {
+                entry
+                    .0
+                    .push((key, value.strip_suffix('"').unwrap_or(value)));
             }
         }
         Some(entry)

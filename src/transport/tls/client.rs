@@ -30,15 +30,19 @@ pub struct Pin([u8; SHA256_OUTPUT_LEN]);
 #[error("a pin is `sha256/` and the 44 characters of a SHA-256 in base64")]
 pub struct PinError;
 
+/// Of a SHA-256.
+const BASE64_LENGTH: usize = 44;
+
 impl FromStr for Pin {
     type Err = PinError;
 
     fn from_str(text: &str) -> Result<Self, PinError> {
-        // curl writes two slashes.
-        let text = text
-            .strip_prefix("sha256//")
-            .or_else(|| text.strip_prefix("sha256/"))
-            .ok_or(PinError)?;
+        let text = text.strip_prefix("sha256/").ok_or(PinError)?;
+        // curl writes two slashes; base64 may begin with one of its own, so the length decides.
+        let text = match text.strip_prefix('/') {
+            Some(rest) if text.len() == BASE64_LENGTH + 1 => rest,
+            _ => text,
+        };
         let bytes = STANDARD.decode(text).map_err(|_| PinError)?;
         bytes.try_into().map(Self).map_err(|_| PinError)
     }
