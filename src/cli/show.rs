@@ -2,12 +2,11 @@
 //! shown: they are often secrets.
 
 mod access;
+mod upstream;
 
 use super::args::Resolved;
 use super::printable::printable;
-use crate::config::{EnvRule, Inject, NameRules, Origin, TimeSpan, ToolRule, Upstream, Word};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::config::{EnvRule, Inject, NameRules, Origin, TimeSpan, ToolRule, Word};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -130,28 +129,6 @@ impl Rows<'_> {
             let origin = self.resolved.origins.entry(key, index);
             let value = Value::from(entry.as_str());
             self.row(key, label.clone(), entry.clone(), value, origin);
-        }
-    }
-
-    fn upstream(&mut self, upstream: &Upstream) {
-        let url = upstream.url.to_string();
-        self.one("server.url", &url, url.as_str());
-        if upstream.url.tls {
-            match &upstream.ca {
-                Some(path) => {
-                    let path = path.display().to_string();
-                    self.one("server.ca", &path, path.as_str());
-                }
-                None => self.one("server.ca", "the system's", Value::Null),
-            }
-            let pins = upstream
-                .pins
-                .iter()
-                .map(|pin| format!("sha256/{}", STANDARD.encode(pin)));
-            let pins: Vec<String> = pins.collect();
-            self.list("server.pins", &pins, "none");
-            let version = upstream.min_version.as_str();
-            self.one("server.min_version", version, version);
         }
     }
 
