@@ -155,6 +155,7 @@ fn client(version: &str, scenario: &str, through: &[&str]) -> Option<bool> {
     let output = Command::new(node)
         .arg(modules.join("suite-0.2/dist/index.js"))
         .args(["client", "--spec-version", version, "--scenario", scenario])
+        .args(["--timeout", "20000"])
         .args(["--command", &command])
         .env("HOME", home.path())
         .env("SDK", modules.join("@modelcontextprotocol/sdk"))

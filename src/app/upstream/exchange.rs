@@ -27,6 +27,8 @@ const RESUMES: u32 = 5;
 
 /// The header names the wrong thing (MCP 2026-07-28).
 const HEADER_MISMATCH: &[u8] = b"-32020";
+/// There is no such method (JSON-RPC 2.0 §5.1).
+const NO_METHOD: &[u8] = b"-32601";
 
 /// Why the transport gave no answer.
 pub(super) fn trouble(error: ClientError) -> Trouble {
@@ -77,14 +79,19 @@ impl Bridge {
                 return self.hear(ask, answer).await;
             }
             let in_session = headers.contains_key(super::ask::SESSION);
-            if answer.status == 404 && in_session && !renewed {
-                renewed = true;
-                drop(answer);
-                self.renew(generation).await?;
-                continue;
-            }
-            let error = turned_down(ask, &mut answer).await?;
-            if !listed_again && mismatched(&error) {
+            let lost = answer.status == 404 && in_session && !renewed;
+            let error = match turned_down(ask, &mut answer).await {
+                // Some say 404 for a method that they do not know: the session is still there.
+                Ok(error) if !lost || has_code(&error, NO_METHOD) => error,
+                Err(trouble) if !lost => return Err(trouble),
+                Ok(_) | Err(_) => {
+                    renewed = true;
+                    drop(answer);
+                    self.renew(generation).await?;
+                    continue;
+                }
+            };
+            if !listed_again && has_code(&error, HEADER_MISMATCH) {
                 // The tool repeats other arguments than it did when it was listed.
                 listed_again = true;
                 if self.list_again(ask).await.is_ok() {
@@ -312,13 +319,11 @@ impl Bridge {
     }
 }
 
-fn mismatched(line: &[u8]) -> bool {
+fn has_code(line: &[u8], wanted: &[u8]) -> bool {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     let envelope = mcp::parse(text, Direction::ToClient);
     envelope.is_ok_and(|it| match it.kind {
-        Kind::Error { error, .. } => error
-            .member("code")
-            .is_some_and(|code| code.text == HEADER_MISMATCH),
+        Kind::Error { error, .. } => error.member("code").is_some_and(|code| code.text == wanted),
         _ => false,
     })
 }

@@ -41,16 +41,19 @@ impl Bridge {
 
     async fn listening(self: Rc<Self>, generation: u64) {
         let mut events = Events::new(self.settings.response);
-        let mut attempt = 0;
+        let (mut attempt, mut offered) = (0, false);
         loop {
             match self.get(events.last_id()).await {
                 Ok(Some(mut answer)) => {
+                    offered = true;
                     let heard = self.overhear(&mut answer, &mut events).await;
                     attempt = if heard { 1 } else { attempt + 1 };
                     events.restart();
                 }
                 // It has none to offer.
                 Ok(None) => return,
+                // A server that never had a stream may say so like this; a session that is young is not lost.
+                Err(Trouble::Status { status: 404, .. }) if !offered => return,
                 Err(Trouble::Status { status: 404, .. })
                     if self.visit.borrow().session.is_some() =>
                 {

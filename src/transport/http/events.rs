@@ -126,7 +126,9 @@ impl Events {
         let head = self.line.iter().chain(piece).skip(skipped).take(4);
         let is_data = head.eq(DATA.iter().take(4));
         let room = match is_data {
-            true => self.cap.saturating_sub(self.event.data.len()) + DATA.len() + skipped,
+            // Empty lines add to it too.
+            true if self.event.data.len() > self.cap => 0,
+            true => self.cap - self.event.data.len() + DATA.len() + skipped,
             false => FIELD,
         };
         if self.line.len() + piece.len() <= room {
@@ -249,9 +251,29 @@ mod tests {
         let lines = b"data: 0123456789\n".repeat(2000);
         let (seen, _) = read(&[&lines[..], b"\ndata: ok\n\n"].concat(), 1000, 512);
         assert_eq!(seen, ["too long", "|ok"]);
+        // Lines without anything add a line feed each.
+        let empty = b"data:\n".repeat(5000);
+        let (seen, _) = read(&[&empty[..], b"\ndata: ok\n\n"].concat(), 1000, 512);
+        assert_eq!(seen, ["too long", "|ok"]);
         // What is no data is no event, however long it is.
         let comment = [&b":"[..], &[b'x'; 60_000], b"\ndata: ok\n\n"].concat();
         assert_eq!(read(&comment, 1000, 512).0, ["|ok"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn pieces_make_no_difference(words in proptest::collection::vec(0_usize..14, 0..60), step in 1_usize..40) {
+            const WORDS: [&str; 14] = [
+                "data", ":", " ", "\n", "\r", "\r\n", "\n\n", "id", "event", "retry", "7", "\u{feff}",
+                "xxxxxxxxxxxxxxxxxxxx", "data: y\n",
+            ];
+            let text: String = words.iter().map(|word| WORDS[*word]).collect();
+            let (one, whole) = read(text.as_bytes(), 50, text.len().max(1));
+            let (other, cut) = read(text.as_bytes(), 50, step);
+            proptest::prop_assert_eq!(one, other);
+            proptest::prop_assert_eq!((whole.last_id(), whole.retry()), (cut.last_id(), cut.retry()));
+            proptest::prop_assert!(whole.event.data.len() < 60);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The server itself: HTTP/1.1 by hand, so that it can break every rule.
 //!
-//! Flags: `events` answers in streams; `get` has a stream for a GET; `stateless` has no sessions.
+//! Flags: `events` answers in streams; `get` has a stream for a GET, `lost` says 404 to it; `stateless` has no sessions.
 //! Tools: `echo`; `raw` writes `bytes` (`@ID@` is the id) and then does what `then` says (`keep`,
 //! `close`, `hang`, `reset`); `forget` forgets all sessions; `push` says `lines` on the stream of the GET;
 //! `cut` breaks its stream off before the answer, which a GET gets; `hang` never answers; `flood` sends
@@ -284,6 +284,10 @@ fn get(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
         return stream.write_all(STREAM.as_bytes()).is_ok()
             && chunk(stream, &format!("data: {line}\n\n"))
             && stream.write_all(b"0\r\n\r\n").is_ok();
+    }
+    if state.flags.iter().any(|flag| flag == "lost") {
+        drop(state);
+        return plain(stream, "404 Not Found", "text/plain", "");
     }
     if !state.flags.iter().any(|flag| flag == "get") {
         drop(state);
