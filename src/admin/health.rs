@@ -1,10 +1,11 @@
 //! What `/health` says: live apart from ready, and the layers that are really in force.
 //!
 //! ```text
-//! Starting ──server up──▶ Serving ──end of input or signal──▶ Draining ──▶ (gone)
+//! Starting ──server up──▶ Serving ──end of input, signal or drain──▶ Draining ──▶ (gone)
 //!                          ▲   └──server lost──▶ Restarting ──crash loop──▶ Parked
 //!                          └────── server up ────────┴─────────────────────────┘
 //! any ── switched off ──▶ Off ── switched on ──▶ Restarting
+//! any ── frozen ──▶ Frozen ── resumed ──▶ Serving
 //! ```
 //! Live means that the event loop answers; it is asked, by an eventfd, at each request. Ready means
 //! that the server runs and nothing is being drained.
@@ -13,12 +14,16 @@ use super::notify::Notifier;
 use crate::cell::spawn::CredentialState;
 use crate::cell::{LayerReport, LayerState};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeValLike;
 use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// From the last answer until the tree is gone, with a margin.
+const AFTERWARDS: Duration = Duration::from_secs(5);
 
 /// Where the sidecar is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +35,7 @@ pub enum Phase {
     Restarting = 3,
     Parked = 4,
     Off = 5,
+    Frozen = 6,
 }
 
 /// What does not change while the server runs.
@@ -48,6 +54,28 @@ pub struct Facts {
     pub listener: Option<Listener>,
     /// `None`: the server is a process of ours.
     pub upstream: Option<Fronted>,
+    /// `None`: the configuration is that of the start.
+    pub reload: Option<Reloaded>,
+}
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Reloaded {
+    pub ok: bool,
+    /// Why what was in force stays.
+    pub error: Option<String>,
+    /// Keys that count at once.
+    pub live: Vec<String>,
+    /// Keys that count with another process of the server.
+    pub server: Vec<String>,
+    /// Keys that count when cofferdam is started again.
+    pub later: Vec<String>,
+    /// What is protected less than before.
+    pub weaker: Vec<String>,
+    /// The process of the server is kept until its session ends.
+    pub keeps_server: bool,
+    /// Seconds since 1970.
+    pub at: i64,
 }
 
 /// A server that runs elsewhere.
@@ -123,10 +151,12 @@ impl Health {
 
     /// Moves to another phase, and tells the service manager.
     pub fn enter(&self, phase: Phase) {
-        let before = self.phase.swap(phase as u8, Ordering::Relaxed);
-        if before == phase as u8 {
+        let before = self.phase.load(Ordering::Relaxed);
+        // Whatever happens to the server then, the end is the end.
+        if before == phase as u8 || before == Phase::Draining as u8 {
             return;
         }
+        self.phase.store(phase as u8, Ordering::Relaxed);
         self.manager.tell(match phase {
             Phase::Starting => "STATUS=starting",
             Phase::Serving => "READY=1\nSTATUS=serving",
@@ -134,8 +164,35 @@ impl Health {
             Phase::Restarting => "STATUS=the server is started anew",
             Phase::Parked => "STATUS=the server crashes in a loop and is left alone",
             // Ready to be switched on, which a start that never ends would not be.
+            Phase::Frozen => "STATUS=stopped by the operator, to be looked at",
             Phase::Off => "READY=1\nSTATUS=switched off by the operator",
         });
+    }
+
+    /// Nothing new is begun, and what is open is waited for, so long at most.
+    pub fn drains(&self, limit: Duration) {
+        self.enter(Phase::Draining);
+        // The end of the server comes after that.
+        let micros = (limit + AFTERWARDS).as_micros();
+        self.manager.tell(&format!("EXTEND_TIMEOUT_USEC={micros}"));
+    }
+
+    /// The configuration was read again. The service manager is told of the beginning and of the end at
+    /// once: nothing lies between them.
+    pub fn reloaded(&self, reloaded: Reloaded) {
+        let ok = reloaded.ok;
+        self.update(|facts| facts.reload = Some(reloaded));
+        if self.ready() {
+            let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+            let micros = since_boot.map_or(0, |it| it.num_microseconds());
+            let status = match ok {
+                true => "serving",
+                false => "serving; the configuration that was read last could not be taken",
+            };
+            self.manager
+                .tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+            self.manager.tell(&format!("READY=1\nSTATUS={status}"));
+        }
     }
 
     /// When the service manager is owed a sign of life; `None` when it wants none.
@@ -208,6 +265,7 @@ impl Health {
             3 => "restarting",
             4 => "parked",
             5 => "off",
+            6 => "frozen",
             _ => "draining",
         };
         let listener = facts.listener.as_ref();
@@ -223,6 +281,7 @@ impl Health {
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
             "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
+            "reload": facts.reload,
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
         });

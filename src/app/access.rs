@@ -1,28 +1,27 @@
 //! What the listener knows its clients by, from files: certificates, keys of clients, keys of an issuer.
 //! The spawner reads them whenever they change, for the message process can open nothing.
 
-use crate::cell;
+use super::sealed::{Packed, Unpacked};
 use crate::cell::spawn::Event;
 use crate::config::{Config, Tls};
 use crate::identity::{Challenges, Jwks, JwksError, KeyBook, KeysError, Verifier};
 use crate::secret::{SETTLE, Watch};
 use crate::transport::tls::{ServerPem, ServerSettings, ServerTls, TlsError};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use zeroize::Zeroizing;
 
 /// Application protocols, the preferred one first (RFC 7301).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// In place of the length of a text that there is not.
-const ABSENT: u32 = u32::MAX;
 /// How often the files are read where nothing tells of a change.
 const LOOK: Duration = Duration::from_secs(5);
 /// Bytes of one file.
 const MOST: u64 = 1 << 20;
+/// How many there are.
+const TEXTS: usize = 6;
 
 /// Why nobody could be told from anybody.
 #[derive(Debug, thiserror::Error)]
@@ -77,10 +76,9 @@ impl Texts {
 }
 
 impl Texts {
-    /// The texts one after the other, each after its length (32 bits, little endian).
-    fn pack(&self) -> Zeroizing<Vec<u8>> {
+    fn pack(&self) -> Packed {
         let pem = self.pem.as_ref();
-        let texts: [Option<&[u8]>; 6] = [
+        let texts: [Option<&[u8]>; TEXTS] = [
             pem.map(|pem| &*pem.certificate),
             pem.map(|pem| &*pem.key),
             pem.and_then(|pem| pem.client_ca.as_deref()),
@@ -88,12 +86,8 @@ impl Texts {
             self.keys.as_deref(),
             self.jwks.as_deref(),
         ];
-        let mut packed = Zeroizing::new(Vec::new());
-        for text in texts {
-            let length = text.and_then(|text| u32::try_from(text.len()).ok());
-            packed.extend_from_slice(&length.unwrap_or(ABSENT).to_le_bytes());
-            packed.extend_from_slice(text.unwrap_or_default());
-        }
+        let mut packed = Packed::default();
+        texts.into_iter().for_each(|text| packed.add(text));
         packed
     }
 
@@ -102,24 +96,8 @@ impl Texts {
     /// # Errors
     /// The descriptor holds something else.
     pub(super) fn unpack(from: OwnedFd) -> io::Result<Self> {
-        let mut bytes = Zeroizing::new(Vec::new());
-        File::from(from)
-            .take(6 * (MOST + 4))
-            .read_to_end(&mut bytes)?;
-        let mut rest = bytes.as_slice();
-        let mut next = || {
-            let wrong = || io::Error::from(io::ErrorKind::InvalidData);
-            let (length, after) = rest.split_first_chunk::<4>().ok_or_else(wrong)?;
-            let length = u32::from_le_bytes(*length);
-            if length == ABSENT {
-                rest = after;
-                return Ok(None);
-            }
-            let length = usize::try_from(length).map_err(|_| wrong())?;
-            let (text, after) = after.split_at_checked(length).ok_or_else(wrong)?;
-            rest = after;
-            Ok::<_, io::Error>(Some(text.to_vec()))
-        };
+        let mut texts = Unpacked::read(from, TEXTS, MOST)?;
+        let mut next = || Ok::<_, io::Error>(texts.next()?.map(<[u8]>::to_vec));
         let (certificate, key) = (next()?, next()?);
         let (client_ca, client_crl) = (next()?, next()?);
         let pem = certificate.zip(key).map(|(certificate, key)| ServerPem {
@@ -138,15 +116,15 @@ impl Texts {
 
 /// The spawner's side: tells the message process what the files hold.
 #[derive(Debug)]
-pub(super) struct Porter<'c> {
-    config: &'c Config,
+pub(super) struct Porter {
+    config: Arc<Config>,
     watch: Option<Watch>,
-    told: Option<Result<Zeroizing<Vec<u8>>, String>>,
+    told: Option<Result<Packed, String>>,
 }
 
-impl<'c> Porter<'c> {
+impl Porter {
     /// `None` where the listener needs no files.
-    pub(super) fn open(config: &'c Config) -> Option<Self> {
+    pub(super) fn open(config: &Arc<Config>) -> Option<Self> {
         let listen = config.listen.as_ref()?;
         let identity = &config.access.identity;
         let tls = listen.tls.iter().flat_map(|tls| {
@@ -158,7 +136,7 @@ impl<'c> Porter<'c> {
         let all = tls.chain(&identity.keys).chain(jwks);
         let files: Vec<PathBuf> = all.cloned().collect();
         (!files.is_empty()).then(|| Self {
-            config,
+            config: Arc::clone(config),
             // Without it a change is found by SIGHUP and by the regular look.
             watch: Watch::new(files, SETTLE, Instant::now()).ok(),
             told: None,
@@ -179,14 +157,11 @@ impl<'c> Porter<'c> {
 
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
-        let due = self.watch.as_mut().is_none_or(|watch| {
-            watch.stir(now);
-            watch.take(now)
-        });
+        let due = self.watch.as_mut().is_none_or(|watch| watch.take(now));
         if !due && !at_once && self.told.is_some() {
             return None;
         }
-        let found = match Texts::read(self.config) {
+        let found = match Texts::read(&self.config) {
             Ok(texts) => Ok(texts.pack()),
             Err(error) => Err(error.to_string()),
         };
@@ -195,19 +170,12 @@ impl<'c> Porter<'c> {
         }
         let texts = match &found {
             // No memory for a few bytes: the next look tries again.
-            Ok(packed) => Ok(sealed(packed).ok()?),
+            Ok(packed) => Ok(packed.seal("cofferdam-access").ok()?),
             Err(error) => Err(error.clone()),
         };
         self.told = Some(found);
         Some(Event::Access { texts })
     }
-}
-
-fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(cell::seal("cofferdam-access", bytes)?);
-    // Whoever gets it shares the offset, and is caged: it can read and do nothing else.
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file.into())
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -297,7 +265,7 @@ mod tests {
             keys: None,
             jwks: Some(b"set".to_vec()),
         };
-        let back = Texts::unpack(sealed(&texts.pack()).unwrap()).unwrap();
+        let back = Texts::unpack(texts.pack().seal("test").unwrap()).unwrap();
         let pem = back.pem.unwrap();
         assert_eq!(
             (pem.certificate, pem.key),
@@ -305,8 +273,12 @@ mod tests {
         );
         assert_eq!((pem.client_ca, pem.client_crl), (None, Some(Vec::new())));
         assert_eq!((back.keys, back.jwks), (None, Some(b"set".to_vec())));
-        for bytes in [&b""[..], b"\x05\0\0\0abc", b"\xfe\xff\xff\xffabc"] {
-            assert!(Texts::unpack(sealed(bytes).unwrap()).is_err());
-        }
+        let one = |text| {
+            let mut packed = Packed::default();
+            packed.add(text);
+            packed.seal("test").unwrap()
+        };
+        assert!(Texts::unpack(one(None)).is_err());
+        assert!(Texts::unpack(one(Some(b"x"))).is_err());
     }
 }

@@ -1,16 +1,21 @@
 //! Credentials between the spawner, which reads their files, and the message process, which takes their
 //! values out of what the server says.
 
-use crate::cell;
+use super::sealed::{Packed, Unpacked};
 use crate::cell::spawn::{CredentialState, Event};
-use crate::config::Credential;
+use crate::config::{Config, Credential};
+use crate::policy::{Policy, scrub::Scrubber};
 use crate::secret::source::{MAX_BYTES, SourceError};
 use crate::secret::{News, SETTLE, Secret, Vault, Watch};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use crate::telemetry::Metrics;
+use serde_json::{Value, json};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use zeroize::Zeroizing;
+
+/// How long a value is looked for whose credential is not configured any more.
+const UNNAMED: Duration = Duration::from_secs(600);
 
 /// The spawner's side: the values in force, and what tells that they may have changed.
 #[derive(Debug)]
@@ -43,6 +48,19 @@ impl Keeper {
         &self.vault
     }
 
+    /// Which values were in force, without the values.
+    pub(super) fn fingerprints(&self) -> Vec<Value> {
+        let held = self.vault.held().iter();
+        let shown = held.map(|held| {
+            json!({
+                "name": held.secret.name(),
+                "generation": held.generation,
+                "fingerprint": held.fingerprint,
+            })
+        });
+        shown.collect()
+    }
+
     pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(AsFd::as_fd)
     }
@@ -56,10 +74,7 @@ impl Keeper {
 
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
-        let due = self.watch.as_mut().is_some_and(|watch| {
-            watch.stir(now);
-            watch.take(now)
-        });
+        let due = self.watch.as_mut().is_some_and(|watch| watch.take(now));
         let mut news = News::default();
         if due || at_once {
             news = self.vault.reread();
@@ -79,11 +94,9 @@ impl Keeper {
     }
 
     fn event(&self, news: &News) -> io::Result<Event> {
-        let mut values = Zeroizing::new(Vec::new());
+        let mut values = Packed::default();
         let states = self.vault.held().iter().map(|held| {
-            let value = held.secret.expose();
-            values.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
-            values.extend_from_slice(value);
+            values.add(Some(held.secret.expose()));
             CredentialState {
                 name: held.secret.name().to_owned(),
                 generation: held.generation,
@@ -93,10 +106,7 @@ impl Keeper {
             }
         });
         let states: Vec<CredentialState> = states.collect();
-        let mut values = File::from(cell::seal("cofferdam-values", &values)?);
-        // Whoever gets it shares the offset, and is caged: it can read and do nothing else.
-        values.seek(SeekFrom::Start(0))?;
-        let values = values.into();
+        let values = values.seal("cofferdam-values")?;
         Ok(Event::Credentials { states, values })
     }
 }
@@ -113,7 +123,7 @@ impl Known {
     ///
     /// # Errors
     /// The descriptor does not hold what the states announce.
-    pub(super) fn take(
+    fn take(
         &mut self,
         states: &[CredentialState],
         values: OwnedFd,
@@ -129,7 +139,8 @@ impl Known {
                 .any(|it| it.name() == secret.name() && it.expose() == secret.expose());
             if until.is_none() && !in_force {
                 let source = sources.iter().find(|source| source.name == secret.name());
-                *until = Some(now + source.map_or(Duration::ZERO, |source| source.overlap));
+                // One that is not configured any more may be in use until its server ends.
+                *until = Some(now + source.map_or(UNNAMED, |source| source.overlap));
             }
         }
         for secret in new {
@@ -152,27 +163,54 @@ impl Known {
         current.map(|(secret, _)| secret)
     }
 
+    /// Takes the values of an event, and says what is wrong with their files; the policy whose scrubber
+    /// knows them.
+    ///
+    /// # Errors
+    /// As [`Known::take`].
+    pub(super) fn renew(
+        &mut self,
+        states: &[CredentialState],
+        values: OwnedFd,
+        config: &Config,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> io::Result<Arc<Policy>> {
+        self.take(states, values, &config.credentials, now)?;
+        for state in states {
+            let broken = state.problem.is_some();
+            metrics.credential(&state.name, state.generation, broken);
+            if let Some(problem) = &state.problem {
+                tracing::error!(
+                    "credential {}: {problem}; generation {} stays in force",
+                    state.name,
+                    state.generation
+                );
+            }
+        }
+        Ok(self.policy(config))
+    }
+
+    /// The policy of a configuration, with a scrubber that knows every value that is in use.
+    pub(super) fn policy(&self, config: &Config) -> Arc<Policy> {
+        let given = super::given(config).into_iter();
+        let secrets: Vec<Secret> = given.chain(self.copies()).collect();
+        Arc::new(Policy::new(config, Scrubber::new(config.scrub, &secrets)))
+    }
+
     /// Copies for the scrubber, which keeps its own.
-    pub(super) fn copies(&self) -> impl Iterator<Item = Secret> {
+    fn copies(&self) -> impl Iterator<Item = Secret> {
         let all = self.values.iter();
         all.map(|(secret, _)| Secret::new(secret.name(), secret.expose().to_vec()))
     }
 }
 
 fn unpack(states: &[CredentialState], values: OwnedFd) -> io::Result<Vec<Secret>> {
-    let wrong = || io::Error::from(io::ErrorKind::InvalidData);
-    let most = (MAX_BYTES + 4) * states.len() as u64;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(most).unwrap_or(0)));
-    let file = File::from(values);
-    file.take(most).read_to_end(&mut bytes)?;
-    let mut rest = bytes.as_slice();
+    let mut values = Unpacked::read(values, states.len(), MAX_BYTES)?;
     let mut found = Vec::with_capacity(states.len());
     for state in states {
-        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(wrong)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| wrong())?;
-        let (value, after) = after.split_at_checked(length).ok_or_else(wrong)?;
+        let value = values.next()?.ok_or(io::ErrorKind::InvalidData)?;
         found.push(Secret::new(state.name.clone(), value.to_vec()));
-        rest = after;
     }
     Ok(found)
 }
@@ -226,22 +264,5 @@ mod tests {
         let later = now + Duration::from_secs(61);
         let expected = ["first-value", "third-value"].map(str::to_owned).to_vec();
         assert_eq!(tell(&mut keeper, later), (true, expected));
-    }
-
-    #[test]
-    fn a_descriptor_that_holds_less_than_announced_is_refused() {
-        let state = CredentialState {
-            name: "a".to_owned(),
-            generation: 1,
-            fingerprint: String::new(),
-            changed: false,
-            problem: None,
-        };
-        for bytes in [&b""[..], b"\x05\0\0\0abc", b"\xff\xff\xff\xffabc"] {
-            let mut values = File::from(cell::seal("test", bytes).unwrap());
-            values.seek(SeekFrom::Start(0)).unwrap();
-            let values = values.into();
-            assert!(unpack(std::slice::from_ref(&state), values).is_err());
-        }
     }
 }

@@ -200,6 +200,9 @@ impl<'a> Session<'a> {
                 Event::Rotated { .. }
                 | Event::Credentials { .. }
                 | Event::Access { .. }
+                | Event::Asked { .. }
+                | Event::Config { .. }
+                | Event::Frozen { .. }
                 | Event::Switch { .. },
             ) => Ok(None),
             Some(Event::Denied { text, .. }) => {

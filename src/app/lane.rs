@@ -63,6 +63,12 @@ impl Lane {
         }
     }
 
+    /// Changes the cap for lines that have not been asked about.
+    pub(super) fn set_cap(&mut self, cap: u64) {
+        self.frames
+            .set_cap(usize::try_from(cap).unwrap_or(usize::MAX));
+    }
+
     /// One `read(2)`; false at the end of the source.
     pub(super) fn read(&mut self, from: BorrowedFd<'_>) -> io::Result<bool> {
         let got = match self.frames.read_from(from) {

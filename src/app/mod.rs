@@ -4,15 +4,23 @@
 //! ourselves, the loop.
 
 mod access;
+mod clerk;
 mod credentials;
 mod drain;
 mod ending;
+mod events;
 mod exec;
+mod farewell;
 mod http;
+mod incident;
 mod lane;
+mod live;
 mod network;
+mod overlap;
+mod reload;
 mod replace;
 mod revive;
+mod sealed;
 mod seldom;
 mod slice;
 mod spawner;
@@ -24,8 +32,9 @@ mod upstream;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
+pub use reload::Again;
 pub use spawner::spawner;
-pub(crate) use switch::{change as change_switch, path as switch_path};
+pub(crate) use switch::{Turn, change as change_switch, path as switch_path};
 
 use crate::admin::{self, Facts, Health};
 use crate::audit::{AuditError, Log};
@@ -102,12 +111,13 @@ impl Error {
 }
 
 /// `run`: one server on stdio behind policy, until it is gone. `words` are the command line that
-/// `config` came from; the spawner reads them again for itself.
+/// `config` came from; the spawner reads them again for itself. `again` builds what the spawner reads
+/// later.
 ///
 /// # Errors
 /// When something that was asked for cannot be had. What the server does is no error: its exit code
 /// is the result.
-pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
+pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<u8, Error> {
     let begun = Instant::now();
     cell::close_inherited().map_err(|error| Error::Internal(format!("close_range: {error}")))?;
     let mut spawner =
@@ -123,6 +133,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
     ));
     let metrics = Metrics::new().map_err(|error| Error::Internal(error.to_string()))?;
     metrics.policy(policy.digest());
+    metrics.reloaded(true, jiff::Timestamp::now().as_second());
     let metrics = Arc::new(metrics);
     let audit = Log::open(
         audit_path(&config).as_deref(),
@@ -162,6 +173,7 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
             let fittings = Fittings {
                 config,
                 bridges: elsewhere.map(Bridges::Here),
+                again,
                 policy,
                 log: audit,
                 metrics,
@@ -174,8 +186,10 @@ pub fn run(config: Config, words: &[OsString]) -> Result<u8, Error> {
             let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
             let bridges = elsewhere.map(Bridges::beside).transpose();
             let bridges = bridges.map_err(|source| Error::Upstream { source })?;
-            let pump = Loop::new(config, session, spawner, bridges, health, metrics, begun);
-            Pump::Stdio(Box::new(pump.map_err(failed)?))
+            let pump = Loop::new(config, again, session, spawner, health, metrics, begun);
+            let mut pump = pump.map_err(failed)?;
+            pump.bridges = bridges;
+            Pump::Stdio(Box::new(pump))
         }
     };
 

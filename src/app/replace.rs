@@ -1,7 +1,7 @@
 //! Planned replacement: another process takes the place of a healthy one, and no call is lost.
 //!
 //! ```text
-//! (none) ── a credential changed ──▶ Draining ── everything answered, or too late ──▶ Ending
+//! (none) ── a credential or the cell changed ──▶ Draining ── everything answered, or too late ──▶ Ending
 //!    ▲                                                                                  │ exited
 //!    └──────────────────── ready, handshake done ◀── Starting ◀─────────────────────────┘
 //! ```
@@ -12,12 +12,9 @@ use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{CredentialState, Exit};
 use crate::config::Replace;
-use crate::policy::{Policy, scrub::Scrubber};
 use crate::proxy::Outbox;
-use crate::secret::Secret;
 use crate::supervise::Life;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
@@ -25,9 +22,19 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replacing {
-    Draining { since: Instant },
-    Ending { since: Instant },
-    Starting { since: Instant },
+    /// Another one is started beside it ([`super::overlap`]).
+    Preparing {
+        since: Instant,
+    },
+    Draining {
+        since: Instant,
+    },
+    Ending {
+        since: Instant,
+    },
+    Starting {
+        since: Instant,
+    },
 }
 
 impl Replacing {
@@ -35,12 +42,15 @@ impl Replacing {
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
             Self::Draining { since } => Some(*since + DRAIN),
-            Self::Ending { .. } | Self::Starting { .. } => None,
+            Self::Preparing { .. } | Self::Ending { .. } | Self::Starting { .. } => None,
         }
     }
 
     fn since(self) -> Instant {
-        let (Self::Draining { since } | Self::Ending { since } | Self::Starting { since }) = self;
+        let (Self::Preparing { since }
+        | Self::Draining { since }
+        | Self::Ending { since }
+        | Self::Starting { since }) = self;
         since
     }
 }
@@ -54,10 +64,10 @@ impl Loop {
         values: OwnedFd,
         now: Instant,
     ) -> Result<(), LoopError> {
-        let sources = &self.config.credentials;
         // A server whose words cannot be searched for what it was given must not speak.
-        self.known
-            .take(states, values, sources, now)
+        let policy = self
+            .known
+            .renew(states, values, &self.config, &self.metrics, now)
             .map_err(|source| LoopError::System {
                 doing: "read the credentials of the server",
                 source,
@@ -65,22 +75,7 @@ impl Loop {
         if let Some(bridges) = &self.bridges {
             bridges.settings().arm(&self.config, self.known.in_force());
         }
-        let given = super::given(&self.config).into_iter();
-        let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
-        let scrubber = Scrubber::new(self.config.scrub, &secrets);
-        self.session
-            .adopt(Arc::new(Policy::new(&self.config, scrubber)));
-        for state in states {
-            self.metrics
-                .credential(&state.name, state.generation, state.problem.is_some());
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
+        self.session.adopt(policy);
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
         let changed: Vec<String> = states
@@ -95,22 +90,31 @@ impl Loop {
             .collect();
         // A server elsewhere gets the new value with the next request.
         if !changed.is_empty() && self.bridges.is_none() {
-            self.replace(&changed.join(", "), now);
+            self.replace(&format!("another credential: {}", changed.join(", ")), now)?;
         }
         Ok(())
     }
 
     /// Plans to replace the server because of `why`.
-    fn replace(&mut self, why: &str, now: Instant) {
+    pub(super) fn replace(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
         if self.config.server.replace == Replace::Never {
             tracing::warn!(
-                "another credential: {why}; the server keeps the old one until its session ends (server.replace = \"never\")"
+                "{why}; the server keeps the old one until its session ends (server.replace = \"never\")"
             );
-            return;
+            return Ok(());
         }
-        tracing::info!("another credential: {why}; the server is replaced");
+        if self.restarts.absent() || self.restarts.waiting() {
+            tracing::info!("{why}; the next server gets it");
+            return Ok(());
+        }
+        tracing::info!("{why}; the server is replaced");
+        let serves = self.started && !self.restarts.down();
+        if self.config.server.replace == Replace::Overlap && serves {
+            return self.prepare(now);
+        }
         // One that is being started may have got the old value: it is replaced when it is up.
         self.replacing = Some(Replacing::Draining { since: now });
+        Ok(())
     }
 
     /// Ends the server once nothing is in flight.
@@ -130,6 +134,9 @@ impl Loop {
                 "calls in flight have taken {} s; the server is replaced without their answers",
                 DRAIN.as_secs()
             );
+        }
+        if self.newcomer.is_some() {
+            return self.take_over(now);
         }
         self.replacing = Some(Replacing::Ending { since });
         let act = self.life.replaced(now);

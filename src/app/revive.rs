@@ -2,7 +2,8 @@
 
 use super::ending::LAST_WORDS;
 use super::lane::Incoming;
-use super::stdio::{CELL, Loop, LoopError};
+use super::replace::Replacing;
+use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{Exit, Stop};
 use crate::config::Restart;
@@ -26,6 +27,9 @@ impl Loop {
         if next == Next::End || self.session.estranged().is_some() {
             return false;
         }
+        // The next one is started with what is in force then.
+        self.lost_beside(now);
+        self.replacing = None;
         self.life.exited(exit);
         self.last_exit = Some(self.life.exit_code());
         self.settle_output(now);
@@ -83,13 +87,13 @@ impl Loop {
             None => return Ok(()),
             Some(Due::Start) => {
                 self.begun = now;
-                self.spawner.start(CELL)
+                self.spawner.start(self.cell)
             }
             Some(Due::GiveUp) => {
                 tracing::warn!(
                     "the server does not answer the handshake in time; it is started anew"
                 );
-                self.spawner.stop(CELL, Stop::Kill)
+                self.spawner.stop(self.cell, Stop::Kill)
             }
         };
         asked.map_err(|source| LoopError::System {
@@ -165,7 +169,13 @@ impl Loop {
     pub(super) fn keeps_client_waiting(&self) -> bool {
         !self.started && !self.restarts.absent()
             || self.session.reviving()
-            || self.replacing.is_some() && !self.session.asks_client()
+            || self.holds_back() && !self.session.asks_client()
+    }
+
+    /// True from the time when calls wait for another server.
+    fn holds_back(&self) -> bool {
+        let replacing = self.replacing.as_ref();
+        replacing.is_some_and(|it| !matches!(it, Replacing::Preparing { .. }))
     }
 
     /// Answers the client in the place of a server that will not be there soon.

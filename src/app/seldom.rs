@@ -16,7 +16,9 @@ const ASKED: u64 = 2;
 const ALARM: u64 = 3;
 const STDERR: u64 = 4;
 const CLIENT_OUT: u64 = 5;
-const KINDS: usize = 6;
+const NEWCOMER: u64 = 6;
+const NEWCOMER_STDERR: u64 = 7;
+const KINDS: usize = 8;
 
 /// The quiet descriptors, and the alarm clock among them.
 #[derive(Debug)]
@@ -50,6 +52,19 @@ impl Seldom {
         Ok(self
             .epoll
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, STDERR))?)
+    }
+
+    /// Watches what the next server says, until each is [forgotten](Self::forget).
+    pub(super) fn watch_newcomer(
+        &self,
+        stdout: BorrowedFd<'_>,
+        stderr: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        for (fd, which) in [(stdout, NEWCOMER), (stderr, NEWCOMER_STDERR)] {
+            self.epoll
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, which))?;
+        }
+        Ok(())
     }
 
     /// Watches our stdout for a client that stops reading (EPOLLERR, EPOLLHUP), until it is
@@ -90,6 +105,8 @@ impl Seldom {
                 ASKED => ready.asked = true,
                 ALARM => self.alarm.ring(),
                 STDERR => ready.stderr = true,
+                NEWCOMER => ready.newcomer = true,
+                NEWCOMER_STDERR => ready.newcomer_stderr = true,
                 _ => ready.client_gone = true,
             }
         }

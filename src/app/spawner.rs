@@ -2,30 +2,43 @@
 
 use super::access::Porter;
 use super::audit_path;
+use super::clerk::{self, Clerk, answer, failed};
 use super::credentials::Keeper;
-use super::switch::Guarded;
+use super::incident::Incident;
+use super::reload::Again;
+use super::sealed::Packed;
+use super::switch::{Guarded, Turn};
+use crate::admin::Ask;
 use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Duties, Ended, Event, Facts, Mode, Planned, Role, StartError, Watch, Work, adopt, guard, serve,
+    Asked, Duties, Ended, Event, Facts, Frozen, Mode, Planned, Role, StartError, Watch, Work,
+    adopt, guard, message_process, serve,
 };
 use crate::cell::{CellSpec, Layer};
-use crate::config::{AdminAddr, Config};
+use crate::config::{AdminAddr, Config, renew};
 use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
+use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
-/// Serves the message process at the other end of descriptor `control` until it is gone.
+/// Serves the message process at the other end of descriptor `control` until it is gone; `again` reads
+/// what `config` came from.
 #[must_use]
-pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
+pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) -> ExitCode {
+    let config = Arc::new(config);
     let ended = match adopt(control).and_then(guard) {
         Ok(Role::Guardian { code, parent }) => {
+            if let (Mode::Run, Some(parent)) = (mode, parent) {
+                clerk::sweep(&config, parent.as_raw_nonzero().get());
+            }
             let listeners = [
                 config.admin.as_ref(),
                 config.listen.as_ref().map(|listen| &listen.http),
@@ -39,13 +52,21 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
         }
         Ok(Role::Spawner(control)) => {
             let keeper = Keeper::open(&config.credentials);
-            let guarded = (mode == Mode::Run).then(|| Guarded::open(config));
-            let porter = (mode == Mode::Run).then(|| Porter::open(config)).flatten();
+            let runs = mode == Mode::Run;
+            let guarded = runs.then(|| Guarded::open(&config));
+            let porter = runs.then(|| Porter::open(&config)).flatten();
             let mut office = Office {
                 config,
+                again,
                 keeper,
                 guarded,
                 porter,
+                clerk: None,
+                unheard: message_process().filter(|_| runs),
+                looked: false,
+                reload: false,
+                is_frozen: false,
+                incident: None,
             };
             serve(control, mode, &mut office)
         }
@@ -63,13 +84,112 @@ pub fn spawner(control: RawFd, mode: Mode, config: &Config) -> ExitCode {
 
 /// The configuration as the spawner has read it.
 struct Office<'a> {
-    config: &'a Config,
+    config: Arc<Config>,
+    again: &'a dyn Again,
     /// Or why there is no start.
     keeper: Result<Keeper, SourceError>,
     /// `exec` is for looking around, and has none.
     guarded: Option<Guarded>,
     /// Of a listener that knows its clients by files.
-    porter: Option<Porter<'a>>,
+    porter: Option<Porter>,
+    /// `None` for `exec`, and where no directory takes a socket.
+    clerk: Option<Clerk>,
+    /// The message process, until operators can ask about it.
+    unheard: Option<Pid>,
+    looked: bool,
+    /// A signal asked for it.
+    reload: bool,
+    is_frozen: bool,
+    /// What is to be written down once everything stands still.
+    incident: Option<Incident>,
+}
+
+impl Office<'_> {
+    /// Listens for operators, once; what there is to say when that cannot be.
+    fn open_socket(&mut self) -> Option<Event> {
+        let pid = self.unheard.take()?;
+        match Clerk::open(&self.config, pid.as_raw_nonzero().get()) {
+            Ok(clerk) => {
+                self.clerk = Some(clerk);
+                None
+            }
+            Err(error) => Some(Event::Progress {
+                cell: 0,
+                text: format!("operators cannot ask this instance anything: {error}"),
+            }),
+        }
+    }
+
+    /// Does what an operator asks for, or hands it on.
+    fn attend(&mut self, ask: Ask, reply: OwnedFd) -> Option<Event> {
+        let asked = match ask {
+            Ask::Status => Asked::Status,
+            Ask::Drain { within } => Asked::Drain { within },
+            Ask::Kill { tools } => {
+                self.turn(&Turn::Off(tools), reply);
+                return None;
+            }
+            Ask::Resume { tools } => {
+                let goes_on = tools.is_empty() && std::mem::take(&mut self.is_frozen);
+                if goes_on {
+                    self.incident = None;
+                }
+                self.turn(&Turn::On(tools), reply);
+                return goes_on.then_some(Event::Frozen { facts: None });
+            }
+            Ask::Freeze if self.is_frozen => {
+                answer(reply, &failed("it stands still already"));
+                return None;
+            }
+            Ask::Freeze => return self.freeze(reply),
+            Ask::Reload => return Some(self.read_again(Some(reply))),
+        };
+        Some(Event::Asked { asked, reply })
+    }
+
+    /// Everything is to stand still; the message process is asked for what it knows.
+    fn freeze(&mut self, reply: OwnedFd) -> Option<Event> {
+        self.is_frozen = true;
+        let (facts, incident) = Incident::begin(reply);
+        self.incident = Some(incident);
+        Some(Event::Frozen { facts })
+    }
+
+    fn turn(&mut self, turn: &Turn, reply: OwnedFd) {
+        let done = match &mut self.guarded {
+            Some(guarded) => guarded.turn(turn),
+            None => Err("nothing is guarded here".to_owned()),
+        };
+        answer(reply, &done.unwrap_or_else(|error| failed(&error)));
+    }
+
+    /// Reads the configuration again and goes by it from now on; the message process is told what
+    /// came of it.
+    fn read_again(&mut self, reply: Option<OwnedFd>) -> Event {
+        let text = self.renew();
+        Event::Config { text, reply }
+    }
+
+    fn renew(&mut self) -> Result<OwnedFd, String> {
+        let text = self.again.read()?;
+        let config = self.again.build(text.as_deref())?;
+        let (config, _) = renew(&self.config, config);
+        self.again.check(&config)?;
+        let mut keeper = None;
+        if config.credentials != self.config.credentials {
+            let opened = Keeper::open(&config.credentials).map_err(|error| error.to_string())?;
+            keeper = Some(opened);
+        }
+        let mut packed = Packed::default();
+        packed.add(text.as_deref().map(str::as_bytes));
+        let sealed = packed.seal("cofferdam-config");
+        let sealed = sealed.map_err(|error| error.to_string())?;
+        if let Some(keeper) = keeper {
+            self.keeper = Ok(keeper);
+        }
+        self.config = Arc::new(config);
+        Ok(sealed)
+    }
 }
 
 impl Duties for Office<'_> {
@@ -78,7 +198,7 @@ impl Duties for Office<'_> {
             exit_code: 78,
             message: format!("{error}; the server does not start without its credential"),
         })?;
-        let mut planned = plan(self.config, directory, watch)?;
+        let mut planned = plan(&self.config, directory, watch)?;
         let Work::Enclose(spec) = &mut planned.work else {
             return Ok(planned);
         };
@@ -92,7 +212,7 @@ impl Duties for Office<'_> {
 
     fn rotate(&mut self) -> io::Result<(OwnedFd, u64)> {
         let none = || io::Error::new(io::ErrorKind::Unsupported, "there is no audit log");
-        let (file, size) = audit::rotate(&audit_path(self.config).ok_or_else(none)?)?;
+        let (file, size) = audit::rotate(&audit_path(&self.config).ok_or_else(none)?)?;
         Ok((file.into(), size))
     }
 
@@ -100,21 +220,42 @@ impl Duties for Office<'_> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::watched);
         let guarded = self.guarded.as_ref().and_then(Guarded::watched);
         let porter = self.porter.as_ref().and_then(Porter::watched);
-        keeper.into_iter().chain(guarded).chain(porter).collect()
+        let clerk = self.clerk.iter().flat_map(Clerk::watched);
+        let files = keeper.into_iter().chain(guarded).chain(porter);
+        files.chain(clerk).collect()
     }
 
     fn due(&self) -> Option<Instant> {
         let keeper = self.keeper.as_ref().ok().and_then(Keeper::due);
         let guarded = self.guarded.as_ref().and_then(Guarded::due);
         let porter = self.porter.as_ref().map(Porter::due);
-        keeper.into_iter().chain(guarded).chain(porter).min()
+        let clerk = self.clerk.as_ref().and_then(Clerk::due);
+        let opens = self.unheard.map(|_| Instant::now());
+        let files = keeper.into_iter().chain(guarded).chain(porter);
+        files.chain(clerk).chain(opens).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
+        let mut events = Vec::new();
+        // Not before the first request: whoever starts a server waits for it.
+        if std::mem::replace(&mut self.looked, true) {
+            events.extend(self.open_socket());
+        }
+        let asked = self.clerk.as_mut().map(|clerk| clerk.hear(Instant::now()));
+        let mut again = now;
+        for (ask, reply) in asked.unwrap_or_default() {
+            again |= ask == Ask::Reload;
+            events.extend(self.attend(ask, reply));
+        }
+        if std::mem::take(&mut self.reload) {
+            events.push(self.read_again(None));
+        }
+        let now = again;
         let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
         let keeper = self.keeper.as_mut().ok().and_then(|it| it.look(now));
         let porter = self.porter.as_mut().and_then(|it| it.look(now));
-        guarded.into_iter().chain(keeper).chain(porter).collect()
+        events.extend(guarded.into_iter().chain(keeper).chain(porter));
+        events
     }
 
     fn is_off(&self) -> bool {
@@ -125,6 +266,24 @@ impl Duties for Office<'_> {
         if let Some(guarded) = &mut self.guarded {
             guarded.off();
         }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
+    fn frozen(&mut self, processes: Vec<Frozen>) {
+        let credentials = self
+            .keeper
+            .as_ref()
+            .map_or(Vec::new(), Keeper::fingerprints);
+        if let Some(incident) = self.incident.take() {
+            incident.write(&self.config, &processes, credentials);
+        }
+    }
+
+    fn reload(&mut self) {
+        self.reload = true;
     }
 }
 

@@ -6,25 +6,26 @@
 
 use super::credentials::Known;
 use super::drain::{Drain, Drained};
+use super::farewell::Farewell;
 use super::lane::{Incoming, Lane};
+use super::overlap::{Leaving, Newcomer};
+use super::reload::Again;
 use super::replace::Replacing;
 use super::seldom::Seldom;
-use super::starting::tell_started;
+use super::slice;
 use super::stopwatch::Stopwatch;
 use super::upstream::Bridges;
 use super::wake::{Followed, Ready};
-use super::{network, slice};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
 use crate::cell::Code;
-use crate::cell::spawn::{self, Event, Exit, Spawner, Stop};
+use crate::cell::spawn::{self, Spawner, Stop};
 use crate::config::{Config, Restart};
 use crate::mcp::Direction;
 use crate::proxy::{Outbox, Passage, Session};
 use crate::supervise::{Act, Life, Restarts};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::SERVER;
-use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -34,11 +35,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The one cell of a stdio server.
-pub(super) const CELL: u32 = 0;
+/// The cell of the first server.
+const FIRST: u32 = 0;
 
 /// From the start of a server until it has answered the handshake.
-const START_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the loop ended before its time; each is ours or the machine's, never a peer's.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,7 @@ pub(super) enum LoopError {
 /// Everything that the loop works on.
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
+    pub(super) again: Box<dyn Again>,
     pub(super) session: Session,
     pub(super) spawner: Spawner,
     /// To a server that runs elsewhere.
@@ -66,6 +68,10 @@ pub(super) struct Loop {
     /// The exit code of the last server that was lost.
     pub(super) last_exit: Option<u8>,
     pub(super) replacing: Option<Replacing>,
+    /// The cell of the server that serves.
+    pub(super) cell: u32,
+    pub(super) newcomer: Option<Newcomer>,
+    pub(super) leaving: Vec<Leaving>,
     pub(super) known: Known,
     pub(super) to_server: Lane,
     pub(super) to_client: Lane,
@@ -78,6 +84,8 @@ pub(super) struct Loop {
     pub(super) seldom: Seldom,
     pub(super) followed: Followed,
     pub(super) started: bool,
+    /// The operator wants the server to stand still.
+    pub(super) frozen: bool,
     pub(super) hung_up: bool,
     pub(super) rest_at: Option<Instant>,
     pub(super) begun: Instant,
@@ -85,14 +93,16 @@ pub(super) struct Loop {
     pub(super) code: Option<Code>,
     /// What takes the place of stdin at the end: by then nothing can be opened.
     pub(super) nothing: Option<File>,
+    /// Somebody wants us to end. Last, because whoever waits for that is told by its being closed.
+    pub(super) farewell: Option<Farewell>,
 }
 
 impl Loop {
     pub(super) fn new(
         config: Arc<Config>,
+        again: Box<dyn Again>,
         session: Session,
         spawner: Spawner,
-        bridges: Option<Bridges>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
         begun: Instant,
@@ -118,15 +128,19 @@ impl Loop {
             to_server: Lane::new(config.limits.request.0),
             to_client: Lane::new(config.limits.response.0),
             config,
+            again,
             session,
             spawner,
-            bridges,
+            bridges: None,
             health,
             metrics,
             life: Life::default(),
             restarts: Restarts::new(restarts, START_LIMIT, begun),
             last_exit: None,
             replacing: None,
+            cell: FIRST,
+            newcomer: None,
+            leaving: Vec::new(),
             known: Known::default(),
             client_in: Some(client_in),
             client_out: Some(client_out),
@@ -137,11 +151,13 @@ impl Loop {
             seldom,
             followed: Followed::default(),
             started: false,
+            frozen: false,
             hung_up: false,
             rest_at: None,
             begun,
             code: Code::find(),
             nothing: File::open("/dev/null").ok(),
+            farewell: None,
         })
     }
 
@@ -173,6 +189,12 @@ impl Loop {
             if ready.stderr {
                 self.drain_stderr(now);
             }
+            if ready.newcomer_stderr {
+                self.drain_newcomer(now);
+            }
+            if ready.newcomer {
+                self.hear_newcomer(now)?;
+            }
             if ready.client_in {
                 self.followed.read(Direction::ToServer);
                 self.read_client();
@@ -198,6 +220,9 @@ impl Loop {
             }
             self.timers(now)?;
             self.turn(now)?;
+            if let Some(code) = self.step_farewell(now)? {
+                return Ok(code);
+            }
             if let Some(code) = self.nobody_left() {
                 return Ok(code);
             }
@@ -227,6 +252,7 @@ impl Loop {
         if self.restarts.absent() {
             self.answer_while_away(now);
         }
+        let (closed, frozen) = (self.farewell.is_some() || self.frozen, self.frozen);
         let session = &mut self.session;
         let mut clock = Stopwatch::start(now);
         if self.started && hears_client {
@@ -235,6 +261,9 @@ impl Loop {
             let ask = |incoming: Incoming<'_>| {
                 lines += 1;
                 match incoming {
+                    Incoming::Line(line) if closed => {
+                        session.while_closed(line, frozen, clock.last, &mut out)
+                    }
                     Incoming::Line(line) => session.client_line(line, clock.last, &mut out),
                     Incoming::TooLong { id, bytes } => {
                         session.oversize_from_client(id, bytes, &mut out);
@@ -354,9 +383,12 @@ impl Loop {
             self.rest(now);
         }
         self.health.pat(now);
-        self.end_stopped(now)?;
-        self.step_restart(now)?;
-        self.step_replacement(now)?;
+        if !self.frozen {
+            self.end_stopped(now)?;
+            self.step_restart(now)?;
+            self.step_replacement(now)?;
+        }
+        self.step_beside(now)?;
         let act = self.life.step(now);
         self.act(act)
     }
@@ -393,47 +425,23 @@ impl Loop {
 
     pub(super) fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
         let Some(act) = act else { return Ok(()) };
-        self.health.enter(Phase::Draining);
+        // The end of a server is not ours while another one takes its place.
+        let replaced = matches!(self.replacing, Some(Replacing::Ending { .. }));
+        if self.life.ending() && !replaced && !self.restarts.off() {
+            self.health.enter(Phase::Draining);
+        }
         let asked = match act {
             Act::CloseInput => {
                 self.server_in = None;
                 Ok(())
             }
-            Act::Terminate => self.spawner.stop(CELL, Stop::Terminate),
-            Act::Kill => self.spawner.stop(CELL, Stop::Kill),
+            Act::Terminate => self.spawner.stop(self.cell, Stop::Terminate),
+            Act::Kill => self.spawner.stop(self.cell, Stop::Kill),
         };
         asked.map_err(|source| LoopError::System {
             doing: "reach the spawner",
             source,
         })
-    }
-
-    /// SIGTERM, SIGINT, SIGHUP: a code when there is no server yet whose end would have to be awaited.
-    fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            if signal.ssi_signo == Signal::SIGHUP as u32 && !self.config.credentials.is_empty() {
-                tracing::info!("SIGHUP: the credential files are read again");
-                self.spawner.reread().map_err(|source| LoopError::System {
-                    doing: "reach the spawner",
-                    source,
-                })?;
-                continue;
-            }
-            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
-                tracing::warn!("SIGUSR1: everything is switched off");
-                self.switch_off()?;
-                continue;
-            }
-            tracing::info!("stopping: signal {}", signal.ssi_signo);
-            let act = self.life.stop(now);
-            if !self.started {
-                // The spawner may be waiting for an installer; closing its channel ends both.
-                self.leave();
-                return Ok(Some(self.life.exit_code()));
-            }
-            self.act(act)?;
-        }
-        Ok(None)
     }
 
     pub(super) fn drain_stderr(&mut self, now: Instant) {
@@ -453,109 +461,6 @@ impl Loop {
             self.seldom.forget(stderr.as_fd());
             self.stderr = None;
         }
-    }
-
-    /// What the spawner has to say; a code when it is time to go.
-    fn take_events(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
-        loop {
-            let event = match self.spawner.next_event() {
-                Ok(Some(event)) => event,
-                Ok(None) => return Ok(None),
-                Err(source) => {
-                    self.last_words("cofferdam's spawner was killed");
-                    return Err(LoopError::Spawner { source });
-                }
-            };
-            match event {
-                Event::Started {
-                    pid,
-                    report,
-                    facts,
-                    fds,
-                    ..
-                } => {
-                    self.begin(pid, &report, &facts, fds, now)?;
-                }
-                Event::Denied { what, text, .. } => self.session.denied(&what, text.as_bytes()),
-                Event::Network { news, .. } => {
-                    network::note(
-                        &news,
-                        &self.config,
-                        &self.metrics,
-                        self.session.audit(),
-                        now,
-                    );
-                }
-                Event::Progress { text, .. } => tracing::info!("{}", sanitize(text.as_bytes())),
-                Event::Exited {
-                    exit, cause, limit, ..
-                } => {
-                    if let Some(code) = self.end(exit, &cause, limit.as_deref(), now) {
-                        return Ok(Some(code));
-                    }
-                }
-                Event::Credentials { states, values } => {
-                    self.take_credentials(&states, values, now)?;
-                }
-                Event::Switch { off, tools } => self.take_switch(off.as_deref(), tools, now)?,
-                Event::Rotated { log } => self.session.audit().replace(log),
-                // Nobody knocks at stdin.
-                Event::Access { .. } => {}
-                Event::Failed {
-                    exit_code, message, ..
-                } => {
-                    tracing::error!("{}", sanitize(message.as_bytes()));
-                    let exit = Exit::Code(exit_code);
-                    if self.restarts.down() && self.replace_lost("it does not start", exit, now) {
-                        continue;
-                    }
-                    self.life.exited(exit);
-                    self.leave();
-                    return Ok(Some(exit_code));
-                }
-            }
-        }
-    }
-
-    fn begin(
-        &mut self,
-        pid: u32,
-        report: &crate::cell::LayerReport,
-        facts: &spawn::Facts,
-        fds: Vec<OwnedFd>,
-        now: Instant,
-    ) -> Result<(), LoopError> {
-        let fds = match &mut self.bridges {
-            Some(bridges) => bridges.start(fds).map_err(|source| LoopError::System {
-                doing: "reach the server",
-                source,
-            })?,
-            None => fds,
-        };
-        let [stdin, stdout, stderr] =
-            <[OwnedFd; 3]>::try_from(fds).map_err(|_| LoopError::System {
-                doing: "use the server's pipes",
-                source: io::ErrorKind::InvalidData.into(),
-            })?;
-        self.server_in = Some(Outlet::exclusive(stdin));
-        self.server_out = Some(stdout);
-        self.seldom
-            .watch_stderr(stderr.as_fd())
-            .map_err(|source| LoopError::System {
-                doing: "watch the server's stderr",
-                source,
-            })?;
-        self.stderr = Some(Drain::new(stderr, now));
-        self.started = true;
-        self.life.started();
-        self.metrics.child_starts.inc();
-        self.metrics.child_up.set(1);
-        let after = self.begun.elapsed();
-        let name = &self.config.server.name;
-        tell_started(&self.health, &self.metrics, name, pid, report, facts, after);
-        self.health.enter(Phase::Serving);
-        self.greet(now);
-        Ok(())
     }
 }
 

@@ -1,13 +1,14 @@
 //! The kill switch at work: the spawner reads it, ends what runs and starts nothing; the message process
 //! answers its client.
 
-use super::stdio::{CELL, Loop, LoopError};
+use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::admin::switch::{Switch, SwitchError};
 use crate::cell::spawn::{Event, Stop};
 use crate::config::Config;
 use crate::proxy::Outbox;
 use crate::secret::Watch;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,28 @@ pub(crate) fn path(config: &Config) -> PathBuf {
     named.unwrap_or_else(|| config.state_dir.join("switch"))
 }
 
+/// What an operator does to the switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// These tools off; everything when none is named.
+    Off(Vec<String>),
+    /// These tools on; everything when none is named.
+    On(Vec<String>),
+}
+
+impl Turn {
+    fn apply(&self, switch: &mut Switch) {
+        match self {
+            Self::Off(tools) => {
+                switch.off |= tools.is_empty();
+                switch.tools.extend(tools.iter().cloned());
+            }
+            Self::On(tools) if tools.is_empty() => *switch = Switch::default(),
+            Self::On(tools) => switch.tools.retain(|tool| !tools.contains(tool)),
+        }
+    }
+}
+
 /// The spawner's side.
 #[derive(Debug)]
 pub(super) struct Guarded {
@@ -32,6 +55,8 @@ pub(super) struct Guarded {
     state: Switch,
     reason: String,
     untold: bool,
+    /// What is off although the file could not be made to say so.
+    unwritten: Switch,
 }
 
 impl Guarded {
@@ -49,6 +74,7 @@ impl Guarded {
             state: Switch::default(),
             reason: String::new(),
             untold: false,
+            unwritten: Switch::default(),
         };
         guarded.read();
         guarded.untold = guarded.state != Switch::default();
@@ -77,10 +103,7 @@ impl Guarded {
     /// Reads the file where it may have changed, or `at_once`; what the message process is to know.
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
-        let due = self.watch.as_mut().is_some_and(|watch| {
-            watch.stir(now);
-            watch.take(now)
-        });
+        let due = self.watch.as_mut().is_some_and(|watch| watch.take(now));
         if due || at_once {
             let before = self.state.clone();
             self.read();
@@ -98,7 +121,39 @@ impl Guarded {
         self.reason = "a signal asked for it".to_owned();
         self.untold = true;
         // In force in any case; the file makes it last.
-        drop(self.state.write(&self.path));
+        self.unwritten.off = self.state.write(&self.path).is_err();
+    }
+
+    /// Does what an operator asks for; what the switch says then.
+    ///
+    /// # Errors
+    /// The file cannot be written. What was to be off is off all the same, while this instance runs.
+    pub(super) fn turn(&mut self, turn: &Turn) -> Result<Value, String> {
+        let before = self.state.clone();
+        let done = change(&self.path, turn);
+        match &done {
+            Ok(switch) => {
+                self.expected = true;
+                self.unwritten = Switch::default();
+                self.state = switch.clone();
+            }
+            Err(_) if matches!(turn, Turn::Off(_)) => {
+                turn.apply(&mut self.state);
+                turn.apply(&mut self.unwritten);
+            }
+            Err(_) => {}
+        }
+        "the operator switched it off".clone_into(&mut self.reason);
+        self.untold |= self.state != before;
+        match done {
+            Ok(switch) => Ok(json!({
+                "ok": true,
+                "file": self.path.to_string_lossy(),
+                "off": switch.off,
+                "tools": switch.tools,
+            })),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn read(&mut self) {
@@ -106,6 +161,8 @@ impl Guarded {
             Ok(state) => {
                 self.expected = true;
                 self.state = state;
+                self.state.off |= self.unwritten.off;
+                self.state.tools.extend(self.unwritten.tools.clone());
                 "the operator switched it off".clone_into(&mut self.reason);
             }
             Err(SwitchError::Absent { .. }) if !self.expected => {}
@@ -138,6 +195,8 @@ impl Loop {
                     self.config.server.name
                 );
                 self.health.enter(Phase::Off);
+                self.lost_beside(now);
+                self.replacing = None;
                 self.restarts.switch_off();
                 let mut out = Outbox::default();
                 self.session
@@ -165,7 +224,7 @@ impl Loop {
     pub(super) fn switch_off(&mut self) -> Result<(), LoopError> {
         self.spawner
             .switch_off()
-            .and_then(|()| self.spawner.stop(CELL, Stop::Kill))
+            .and_then(|()| self.spawner.stop(self.cell, Stop::Kill))
             .map_err(|source| LoopError::System {
                 doing: "reach the spawner",
                 source,
@@ -180,8 +239,8 @@ fn sanitized(text: &str) -> String {
 /// Changes the switch of a server; what it says now.
 ///
 /// # Errors
-/// What the file system says. A switch that cannot be read counts as off, and stays so but for `change`.
-pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Switch)) -> Result<Switch, SwitchError> {
+/// What the file system says. A switch that cannot be read counts as off, and stays so but for `turn`.
+pub(crate) fn change(path: &Path, turn: &Turn) -> Result<Switch, SwitchError> {
     let mut switch = match Switch::read(path) {
         Ok(switch) => switch,
         Err(SwitchError::Absent { .. }) => Switch::default(),
@@ -191,7 +250,7 @@ pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Switch)) -> Result<Sw
         },
         Err(error) => return Err(error),
     };
-    change(&mut switch);
+    turn.apply(&mut switch);
     switch.write(path)?;
     Ok(switch)
 }

@@ -1,5 +1,7 @@
 //! What the loop waits for.
 
+use super::farewell::Farewell;
+use super::overlap::{Leaving, Newcomer};
 use super::replace::Replacing;
 use super::stdio::{Loop, LoopError};
 use crate::mcp::Direction;
@@ -19,6 +21,8 @@ pub(super) struct Ready {
     pub(super) spawner: bool,
     pub(super) signals: bool,
     pub(super) asked: bool,
+    pub(super) newcomer: bool,
+    pub(super) newcomer_stderr: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -169,8 +173,14 @@ impl Loop {
         let due = [
             self.session.next_due(),
             self.life.due(),
-            self.restarts.due(),
-            self.replacing.as_ref().and_then(Replacing::due),
+            self.restarts.due().filter(|_| !self.frozen),
+            self.replacing
+                .as_ref()
+                .and_then(Replacing::due)
+                .filter(|_| !self.frozen),
+            self.farewell.as_ref().map(Farewell::due),
+            self.newcomer.as_ref().and_then(Newcomer::due),
+            self.leaving.iter().filter_map(Leaving::due).min(),
             self.rest_at,
             self.health.watchdog_due(),
         ];

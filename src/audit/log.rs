@@ -10,7 +10,7 @@
 //! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
 //! file [in](Log::replace).
 
-use super::record::{Context, Denial, Outbound, Record};
+use super::record::{Context, Denial, Operator, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -124,6 +124,20 @@ impl Log {
         }
         outbound.write(&mut self.gathered, now, &mut self.context);
         self.count();
+    }
+
+    /// Gathers one line about what an operator has done.
+    pub fn operator(&mut self, operator: &Operator<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        operator.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    /// Another policy decides from here on.
+    pub fn policy(&mut self, digest: &str) {
+        self.context.name_policy(digest);
     }
 
     fn count(&mut self) {

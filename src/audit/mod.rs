@@ -4,4 +4,4 @@ mod log;
 mod record;
 
 pub use log::{AuditError, FLUSH_AFTER, Log, rotate};
-pub use record::{Arguments, Caller, Denial, Outbound, Record};
+pub use record::{Arguments, Caller, Denial, Operator, Outbound, Record};

@@ -101,10 +101,7 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(server: &str, policy: &str) -> Self {
-        let mut tail = br#","policy":"#.to_vec();
-        let start = policy.get(..POLICY_DIGITS).unwrap_or(policy);
-        string(&mut tail, start);
-        tail.extend_from_slice(b"}\n");
+        let tail = ending(policy);
         let mut context = Self {
             server: server.to_owned(),
             head: Vec::new(),
@@ -142,6 +139,11 @@ impl Context {
         self.head.extend_from_slice(br#","direction":""#);
     }
 
+    /// Another policy decides from here on.
+    pub(super) fn name_policy(&mut self, policy: &str) {
+        self.tail = ending(policy);
+    }
+
     pub(super) fn set_clock(&mut self) {
         self.at = None;
         self.clock.set();
@@ -156,6 +158,14 @@ impl Context {
         }
         line.extend_from_slice(&self.start);
     }
+}
+
+/// From after the arguments to the LF.
+fn ending(policy: &str) -> Vec<u8> {
+    let mut tail = br#","policy":"#.to_vec();
+    string(&mut tail, policy.get(..POLICY_DIGITS).unwrap_or(policy));
+    tail.extend_from_slice(b"}\n");
+    tail
 }
 
 /// Spells the time, in UTC with milliseconds; all but those once for each second.
@@ -296,6 +306,31 @@ impl Denial<'_> {
         line.extend_from_slice(br#"","detail":"#);
         // Strings always serialise, and a Vec takes every byte.
         drop(serde_json::to_writer(&mut *line, self.text));
+        line.extend_from_slice(&context.tail);
+    }
+}
+
+/// What an operator has done, or tried.
+#[derive(Debug)]
+pub struct Operator<'a> {
+    /// `reload`, `drain`, `freeze`.
+    pub act: &'static str,
+    pub done: bool,
+    /// What came of it.
+    pub text: &'a str,
+}
+
+impl Operator<'_> {
+    /// Appends the line, LF included.
+    pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
+        context.start(line, now);
+        line.extend_from_slice(br#"operator","type":"#);
+        quoted(line, self.act);
+        line.extend_from_slice(match self.done {
+            true => br#","decision":"forward","status":"success","detail":"#,
+            false => br#","decision":"refuse","status":"error","detail":"#.as_slice(),
+        });
+        string(line, self.text);
         line.extend_from_slice(&context.tail);
     }
 }

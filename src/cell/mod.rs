@@ -21,6 +21,7 @@ mod probe;
 pub mod pty;
 mod report;
 mod seccomp;
+mod signals;
 pub mod spawn;
 mod spec;
 pub mod supervise;

@@ -5,10 +5,12 @@
 //! file and a few variables.
 
 mod access;
+mod operate;
 
 pub use access::{
     ClientAdd, ClientCommand, ClientFile, ClientList, ClientRevoke, SelfSigned, TlsCommand,
 };
+pub use operate::{DrainArgs, StatusArgs, SwitchArgs, WhichArgs};
 
 use super::exit::{Exit, Failure};
 use crate::config::{
@@ -20,7 +22,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Makes one MCP server safe to run: a landlock + seccomp cell, and policy on every message.
@@ -46,6 +48,14 @@ pub enum Command {
     Exec(ExecArgs),
     /// Validate a configuration and print what is effective, with the origin of each value
     Check(CheckArgs),
+    /// Show what runs, and how it is
+    Status(StatusArgs),
+    /// Read the configuration again, and say what came of it
+    Reload(WhichArgs),
+    /// Take no new requests, answer those that are open, and end
+    Drain(DrainArgs),
+    /// Stop the processes of a server where they are, and write down what is known; `resume` lets them go on
+    Freeze(WhichArgs),
     /// Switch a server off, or some of its tools: at once, and until `resume`
     Kill(SwitchArgs),
     /// Switch on again what `kill` has switched off
@@ -80,6 +90,10 @@ impl Command {
             Self::Run(_) => "run",
             Self::Exec(_) => "exec",
             Self::Check(_) => "check",
+            Self::Status(_) => "status",
+            Self::Reload(_) => "reload",
+            Self::Drain(_) => "drain",
+            Self::Freeze(_) => "freeze",
             Self::Kill(_) => "kill",
             Self::Resume(_) => "resume",
             Self::Doctor(_) => "doctor",
@@ -131,23 +145,6 @@ pub struct CheckArgs {
     /// How to print
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
-}
-
-/// Flags of `kill` and `resume`.
-#[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["name", "config", "file"]))]
-pub struct SwitchArgs {
-    /// Name of the server, as `run` shows it
-    pub name: Option<String>,
-    /// Configuration file of the server, in place of its name
-    #[arg(short, long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The switch file itself, in place of its name
-    #[arg(long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// Only this tool, and not the whole server
-    #[arg(long, value_name = "NAME")]
-    pub tool: Vec<String>,
 }
 
 /// Flags of `doctor`.
@@ -360,9 +357,17 @@ pub fn parse(words: &[OsString]) -> Result<Cli, Error> {
 /// # Errors
 /// When the words, the file or a value is not valid, or there is nothing to run.
 pub fn to_config(words: &[OsString]) -> Result<Resolved, Error> {
+    resolve(&to_run(words)?)
+}
+
+/// The words of `run …` or `exec …` as flags of `run`.
+///
+/// # Errors
+/// When the words are not valid, or of another command.
+pub fn to_run(words: &[OsString]) -> Result<RunArgs, Error> {
     match parse(words)?.command {
-        Command::Run(args) => resolve(&args),
-        Command::Exec(args) => resolve_exec(&args),
+        Command::Run(args) => Ok(args),
+        Command::Exec(args) => Ok(as_run(&args)),
         other => Err(Error::OtherCommand {
             command: other.name(),
         }),
@@ -391,40 +396,31 @@ pub fn resolve(args: &RunArgs) -> Result<Resolved, Error> {
     })
 }
 
-/// The configuration of a server that is named, as far as its places are concerned.
+/// The configuration of a server that has a name or a file, as far as its places are concerned.
 ///
 /// # Errors
 /// As for [`resolve`].
-pub fn resolve_named(args: &SwitchArgs) -> Result<Config, Error> {
-    let file: Option<File> = args.config.as_deref().map(config::load).transpose()?;
+pub fn resolve_named(name: Option<&str>, file: Option<&Path>) -> Result<Config, Error> {
+    let file: Option<File> = file.map(config::load).transpose()?;
     let unused = || vec!["true".to_owned()];
     let flags = Overrides {
-        name: args.name.clone(),
+        name: name.map(str::to_owned),
         command: file.is_none().then(unused).unwrap_or_default(),
         ..Overrides::default()
     };
     Ok(config::build(file.as_ref(), &flags, &surroundings()?)?.config)
 }
 
-/// [`resolve`] for the flags of `exec`.
-///
-/// # Errors
-/// As for [`resolve`].
-pub fn resolve_exec(args: &ExecArgs) -> Result<Resolved, Error> {
-    let resolved = resolve(&RunArgs {
+fn as_run(args: &ExecArgs) -> RunArgs {
+    RunArgs {
         shared: args.shared.clone(),
         policy: PolicyArgs::default(),
         dry_run: false,
         log_format: Format::Human,
-    })?;
-    // What runs elsewhere has no cell to look around in.
-    match resolved.config.server.upstream {
-        None => Ok(resolved),
-        Some(_) => Err(Error::Nothing),
     }
 }
 
-fn overrides(args: &RunArgs) -> Overrides {
+pub(super) fn overrides(args: &RunArgs) -> Overrides {
     let RunArgs { shared, policy, .. } = args.clone();
     Overrides {
         name: shared.name,

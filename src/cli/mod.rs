@@ -1,5 +1,6 @@
 //! One file for each command: parse, call, explain.
 
+mod again;
 pub mod args;
 mod check;
 mod client;
@@ -8,10 +9,13 @@ mod doctor;
 mod exec;
 pub mod exit;
 mod files;
+mod instances;
+mod live;
 mod preflight;
 mod printable;
 mod run;
 mod show;
+mod status;
 mod switch;
 mod tls;
 
@@ -46,6 +50,10 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&args, words),
         Command::Exec(_) => exec::exec(words),
         Command::Check(args) => check::check(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Reload(args) => live::reload(&args),
+        Command::Drain(args) => live::drain(&args),
+        Command::Freeze(args) => live::freeze(&args),
         Command::Kill(args) => switch::kill(&args),
         Command::Resume(args) => switch::resume(&args),
         Command::Doctor(args) => Ok(doctor::doctor(args.format)),

@@ -1,5 +1,6 @@
 //! `run`: from the command line to the application.
 
+use super::again::Again;
 use super::args::{self, Format, RunArgs};
 use super::exit::Exit;
 use super::exit::Failure;
@@ -27,7 +28,8 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
         Format::Json => logs::Format::Json,
     };
     logs::init(format, level);
-    let code = app::run(resolved.config, &words).map_err(|error| {
+    let again = Box::new(Again::of(args)?);
+    let code = app::run(resolved.config, &words, again).map_err(|error| {
         let failure = Failure::new(Exit::from(error.code()), error.to_string());
         match error.hint() {
             Some(hint) => failure.hint(hint),

@@ -1,53 +1,114 @@
 //! `kill` and `resume`: the switch of a server, for all of its instances and for those to come.
+//!
+//! What runs is told on its socket and turns its own switch, wherever that is. The file is written by
+//! ourselves where nothing runs, or somebody does not answer.
 
 use super::args::{self, SwitchArgs};
 use super::exit::{self, Exit, Failure};
+use super::instances::{self, Answer};
 use super::printable::printable;
+use crate::admin::Ask;
 use crate::admin::switch::Switch;
-use crate::app;
-use std::path::PathBuf;
+use crate::app::{self, Turn};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// An instance that says nothing for so long is switched by its file.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Switches off: the tools that are named, or everything.
 pub(super) fn kill(args: &SwitchArgs) -> Result<ExitCode, Failure> {
-    turn(args, |switch| {
-        if args.tool.is_empty() {
-            switch.off = true;
-        }
-        switch.tools.extend(args.tool.iter().cloned());
-    })
+    let tools = args.tool.clone();
+    turn(args, &Ask::Kill { tools }, &Turn::Off(args.tool.clone()))
 }
 
 /// Switches on again: the tools that are named, or everything.
 pub(super) fn resume(args: &SwitchArgs) -> Result<ExitCode, Failure> {
-    turn(args, |switch| {
-        if args.tool.is_empty() {
-            *switch = Switch::default();
+    let tools = args.tool.clone();
+    turn(args, &Ask::Resume { tools }, &Turn::On(args.tool.clone()))
+}
+
+fn turn(args: &SwitchArgs, ask: &Ask, turn: &Turn) -> Result<ExitCode, Failure> {
+    let mut answers = Vec::new();
+    if args.file.is_none() {
+        let named = instances::named(&args.which)?.is_some();
+        let found = match named {
+            true => instances::all(&args.which)?,
+            false => instances::of_one(&args.which)?,
+        };
+        answers = instances::ask(found, ask, PATIENCE);
+    }
+    let mut switches: BTreeMap<String, Value> = BTreeMap::new();
+    for said in answers.iter().filter(|it| it.is_ok()) {
+        let said = said.said.as_ref().ok();
+        let file = said.and_then(|said| said["file"].as_str());
+        if let Some((file, said)) = file.zip(said) {
+            switches.insert(file.to_owned(), said.clone());
         }
-        for tool in &args.tool {
-            switch.tools.remove(tool);
+    }
+    if answers.is_empty() || !answers.iter().all(Answer::is_ok) {
+        let path = path(args, &answers)?;
+        let switch = app::change_switch(&path, turn).map_err(|error| {
+            Failure::new(Exit::CONFIG, error.to_string())
+                .hint("run it as the user that the server runs as, or name the file with --file")
+        })?;
+        switches.insert(path.to_string_lossy().into_owned(), state(&switch));
+    }
+    Ok(match args.which.json {
+        true => {
+            let files: Vec<Value> = switches
+                .into_iter()
+                .map(|(file, said)| json!({"file": file, "off": said["off"], "tools": said["tools"]}))
+                .collect();
+            let instances: Vec<Value> = answers.iter().map(Answer::json).collect();
+            let all = json!({"switches": files, "instances": instances});
+            exit::print(&format!("{all:#}\n"))
         }
+        false => exit::print(&describe(&switches, &answers)),
     })
 }
 
-fn turn(args: &SwitchArgs, change: impl FnOnce(&mut Switch)) -> Result<ExitCode, Failure> {
-    let path = path(args)?;
-    let switch = app::change_switch(&path, change).map_err(|error| {
-        Failure::new(Exit::CONFIG, error.to_string())
-            .hint("run it as the user that the server runs as, or name the file with --file")
-    })?;
-    let server = if switch.off { "off" } else { "on" };
-    let mut text = format!("{}: the server is switched {server}\n", path.display());
-    for tool in &switch.tools {
-        text.push_str(&format!("the tool {} is switched off\n", printable(tool)));
+fn describe(switches: &BTreeMap<String, Value>, answers: &[Answer]) -> String {
+    let mut text = String::new();
+    for (file, said) in switches {
+        let server = if said["off"] == true { "off" } else { "on" };
+        let file = printable(file);
+        text.push_str(&format!("{file}: the server is switched {server}\n"));
+        for tool in said["tools"].as_array().into_iter().flatten() {
+            let tool = printable(tool.as_str().unwrap_or_default());
+            text.push_str(&format!("the tool {tool} is switched off\n"));
+        }
     }
-    text.push_str("instances that run see it at once, others when they start\n");
-    Ok(exit::print(&text))
+    for answer in answers {
+        match answer.is_ok() {
+            true => text.push_str(&format!("in force: {}\n", answer.name())),
+            false => text.push_str(&format!(
+                "{}: {}; it goes by the file\n",
+                answer.name(),
+                printable(answer.error())
+            )),
+        }
+    }
+    text.push_str("instances that start from now on go by it too\n");
+    text
 }
 
-fn path(args: &SwitchArgs) -> Result<PathBuf, Failure> {
+fn state(switch: &Switch) -> Value {
+    json!({"off": switch.off, "tools": switch.tools})
+}
+
+/// The file of a server that does not say itself which it is.
+fn path(args: &SwitchArgs, answers: &[Answer]) -> Result<PathBuf, Failure> {
     if let Some(file) = &args.file {
         return Ok(file.clone());
     }
-    Ok(app::switch_path(&args::resolve_named(args)?))
+    let found = answers.first().map(|answer| answer.server.as_str());
+    let name = args.which.name.as_deref().or(found);
+    let file = args.which.config.as_deref();
+    let name = name.filter(|_| file.is_none());
+    let config = args::resolve_named(name, file.map(Path::new))?;
+    Ok(app::switch_path(&config))
 }

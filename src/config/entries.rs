@@ -91,7 +91,11 @@ impl Word for Restart {
 }
 
 impl Word for Replace {
-    const WORDS: &'static [(&'static str, Self)] = &[("swap", Self::Swap), ("never", Self::Never)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("overlap", Self::Overlap),
+        ("swap", Self::Swap),
+        ("never", Self::Never),
+    ];
 }
 
 impl Word for Payloads {

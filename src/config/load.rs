@@ -101,6 +101,14 @@ impl File {
 /// # Errors
 /// When the file cannot be read, is not text, is larger than 1 MiB, or has mistakes.
 pub fn load(path: &Path) -> Result<File, Error> {
+    File::parse(path, read(path)?)
+}
+
+/// Reads the text of a file.
+///
+/// # Errors
+/// When the file cannot be read, is not text, or is larger than 1 MiB.
+pub fn read(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::Read {
         path: path.to_owned(),
         source,
@@ -121,9 +129,8 @@ pub fn load(path: &Path) -> Result<File, Error> {
             path: path.to_owned(),
         });
     }
-    let text = String::from_utf8(bytes).map_err(|error| Error::NotText {
+    String::from_utf8(bytes).map_err(|error| Error::NotText {
         path: path.to_owned(),
         offset: error.utf8_error().valid_up_to(),
-    })?;
-    File::parse(path, text)
+    })
 }

@@ -4,6 +4,7 @@
 //! one [`Config`], and the conversion ([`build`]) is the only place that fails.
 
 mod access;
+mod change;
 mod diagnose;
 mod endpoint;
 mod entries;
@@ -20,10 +21,11 @@ pub use access::{
     Access, Algorithm, Client, ClientAuth, Effect, Grants, Group, Identity, Jwt, San, Tls,
     TlsVersion, principal_name, scope,
 };
+pub use change::{Changes, renew};
 pub use diagnose::{Place, Problem};
 pub use endpoint::Endpoint;
 pub use entries::{EntryError, Word};
-pub use load::{Error, File, load};
+pub use load::{Error, File, load, read};
 pub use origin::{Origin, Origins};
 pub use range::AddressRange;
 pub use rates::Rate;
@@ -127,6 +129,8 @@ pub struct Upstream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Replace {
+    /// The next is ready before the one that serves is drained; the server must be able to run twice.
+    Overlap,
     /// One ends, the next starts, and calls wait meanwhile.
     #[default]
     Swap,

@@ -54,6 +54,12 @@ impl Verifier {
         }
     }
 
+    /// The same by another configuration, with the keys that are known.
+    #[must_use]
+    pub fn with_access(&self, config: &Config) -> Self {
+        Self::new(config, self.keys.clone(), Arc::clone(&self.jwks))
+    }
+
     /// The same with other keys: the file has changed.
     #[must_use]
     pub fn with_keys(&self, keys: KeyBook) -> Self {

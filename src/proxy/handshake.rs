@@ -100,10 +100,15 @@ impl Handshake {
 
     /// The question to a new server; `None` when there is none to ask.
     pub(super) fn ask(&mut self, id: String) -> Option<Vec<u8>> {
-        self.told.as_ref()?;
-        let line = with_id(self.initialize.as_deref()?, &id)?;
+        let line = self.question(&id)?;
         self.asking = Some(RequestId::Text(id.into()));
         Some(line)
+    }
+
+    /// The same for a server that does not serve yet.
+    pub(super) fn question(&self, id: &str) -> Option<Vec<u8>> {
+        self.told.as_ref()?;
+        with_id(self.initialize.as_deref()?, id)
     }
 
     /// The lines that follow a good answer; each request among them needs an id of ours.

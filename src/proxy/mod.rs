@@ -7,6 +7,7 @@ mod books;
 mod exchange;
 mod handshake;
 mod listing;
+mod open;
 mod pending;
 mod pipeline;
 mod pulse;
@@ -19,5 +20,6 @@ mod upstream;
 
 pub use address::{Address, To};
 pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};
+pub use open::OpenCall;
 pub use session::{Outbox, Passage, Session};
 pub use upstream::{Trouble, answer_for, pass_error};

@@ -116,6 +116,21 @@ impl Pending {
         self.waiting() >= OPEN
     }
 
+    /// Requests that have been added so far.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
+    /// Everything that is here, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Open> {
+        self.open.iter().map(|(_, open)| open)
+    }
+
+    /// The place in the order of arrival of the first one that is here.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.open.iter().map(|(_, open)| open.order).min()
+    }
+
     /// Requests that still wait for an answer.
     pub(super) fn waiting(&self) -> usize {
         self.requests.len() - self.graves.len()

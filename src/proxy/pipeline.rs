@@ -329,9 +329,10 @@ impl Session {
         self.answered = true;
 
         let caller = open.origin.caller.as_deref();
-        let decision = self
-            .policy
-            .server(envelope, Some(&open.origin), &mut self.tools, caller);
+        // Next to always there is but one policy.
+        let then = (!self.earlier.is_empty()).then(|| self.policy_then(open.order()));
+        let policy = then.as_deref().unwrap_or(&self.policy);
+        let decision = policy.server(envelope, Some(&open.origin), &mut self.tools, caller);
         self.note(&decision.notes);
         let bytes = envelope.line.len();
         let status = match &envelope.kind {

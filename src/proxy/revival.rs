@@ -9,7 +9,9 @@
 use super::handshake::Compared;
 use super::pending::State;
 use super::reply::{self, own};
-use super::session::{Outbox, Session};
+use super::session::{Caps, Outbox, Passage, Session};
+use crate::cell::denial::{Denials, Grants};
+use crate::config::Config;
 use crate::mcp::method::{CANCELLED, INITIALIZED};
 use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
 use crate::policy::Policy;
@@ -105,6 +107,43 @@ impl Session {
         }
     }
 
+    /// What a server is to be asked that will take the place of the one that serves, and under which id;
+    /// `None` while there is nothing that it would have to be told.
+    pub fn newcomer_question(&mut self) -> Option<(RequestId, Vec<u8>)> {
+        let id = self.listing.own_id();
+        let question = self.handshake.question(&id)?;
+        Some((RequestId::Text(id.into()), question))
+    }
+
+    /// Whether the client could go on with the server that has said this: `None` when it is no answer to
+    /// the question with this id.
+    pub fn judge_newcomer(&mut self, line: &[u8], asked: &RequestId) -> Option<Result<(), String>> {
+        let envelope = mcp::parse(line, Direction::ToClient).ok()?;
+        match &envelope.kind {
+            Kind::Result { id, result } if id.key() == *asked => {
+                Some(match self.handshake.compare(result.text) {
+                    Compared::Same | Compared::Announce(_) => Ok(()),
+                    Compared::Estranged(why) => Err(why),
+                })
+            }
+            Kind::Error { id: Some(id), .. } if id.key() == *asked => {
+                Some(Err("it refuses the handshake".to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Another server serves, which has answered the handshake with this line: it is told the rest of
+    /// what the old one knew, and asked what waits.
+    pub fn taken_over(&mut self, answer: Option<&[u8]>, now: Instant, out: &mut Outbox) {
+        self.answered = false;
+        self.pulse.beat(now);
+        match answer.map(|line| mcp::parse(line, Direction::ToClient)) {
+            Some(Ok(envelope)) => self.replayed(&envelope, now, out),
+            _ => self.ask_again(now, out),
+        }
+    }
+
     /// True while a new server has not answered the handshake as it should: nothing else may be sent
     /// to it.
     #[must_use]
@@ -142,9 +181,34 @@ impl Session {
         self.client.busy() || self.listing.holds_any() || self.server.any()
     }
 
-    /// Messages are decided by this policy from here on.
+    /// Messages are decided by this policy from here on, those that are open too: it knows secrets
+    /// that an earlier one does not.
     pub fn adopt(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+        self.earlier.clear();
+    }
+
+    /// Messages are decided by this configuration from here on; what is open is answered by the one that
+    /// it was asked under.
+    pub fn renew(&mut self, config: &Config, policy: Arc<Policy>) {
+        let before = std::mem::replace(&mut self.policy, policy);
+        match self.client.oldest() {
+            None => self.earlier.clear(),
+            Some(oldest) => {
+                self.earlier.retain(|(last, _)| *last >= oldest);
+                self.earlier.push((self.client.arrivals(), before));
+            }
+        }
+        self.caps = Caps::of(config);
+        self.payloads = config.audit.payloads;
+        self.denials = Denials::new(Grants::from(&config.cell));
+        self.audit.policy(self.policy.digest());
+    }
+
+    /// The policy under which a request was asked.
+    pub(super) fn policy_then(&self, order: u64) -> Arc<Policy> {
+        let then = self.earlier.iter().find(|(last, _)| order <= *last);
+        Arc::clone(then.map_or(&self.policy, |(_, policy)| policy))
     }
 
     /// True while an answer is owed.
@@ -200,6 +264,26 @@ impl Session {
     /// A line of the client that came while everything is switched off.
     pub fn while_off(&mut self, line: &[u8], out: &mut Outbox) {
         self.answer_as(line, out, own::switched_off);
+    }
+
+    /// A line of the client while nothing new is begun, `off` because the operator wants the server to
+    /// stand still: what belongs to an open request goes on.
+    pub fn while_closed(
+        &mut self,
+        line: &[u8],
+        off: bool,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Passage {
+        let parsed = mcp::parse(line, Direction::ToServer);
+        if !parsed.is_ok_and(|it| matches!(it.kind, Kind::Request { .. })) {
+            return self.client_line(line, now, out);
+        }
+        match off {
+            true => self.while_off(line, out),
+            false => self.after_the_end(line, out),
+        }
+        Passage::Stop
     }
 
     /// These tools may not be called, whatever the policy says.

@@ -53,6 +53,9 @@ pub struct Outbox {
 #[derive(Debug)]
 pub struct Session {
     pub(super) policy: Arc<Policy>,
+    /// Policies that decide on answers to what was asked while they were in force: up to this place in
+    /// the order of arrival.
+    pub(super) earlier: Vec<(u64, Arc<Policy>)>,
     pub(super) tools: ToolBook,
     /// The era of a request that does not say: fixed by `initialize`.
     pub(super) era: Era,
@@ -82,15 +85,24 @@ pub struct Session {
     pub(super) switched_off: BTreeSet<String>,
     pub(super) audit: Log,
     pub(super) payloads: Payloads,
-    caps: Caps,
+    pub(super) caps: Caps,
     noise_shown: bool,
     pub(super) explained: HashSet<(&'static str, Option<SmolStr>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Caps {
+pub(super) struct Caps {
     request: u64,
     response: u64,
+}
+
+impl Caps {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            request: config.limits.request.0,
+            response: config.limits.response.0,
+        }
+    }
 }
 
 impl Session {
@@ -99,6 +111,7 @@ impl Session {
     pub fn new(config: &Config, policy: Arc<Policy>, audit: Log, metrics: Arc<Metrics>) -> Self {
         Self {
             policy,
+            earlier: Vec::new(),
             tools: ToolBook::default(),
             era: Era::Legacy,
             client: Pending::default(),
@@ -121,10 +134,7 @@ impl Session {
             switched_off: BTreeSet::new(),
             audit,
             payloads: config.audit.payloads,
-            caps: Caps {
-                request: config.limits.request.0,
-                response: config.limits.response.0,
-            },
+            caps: Caps::of(config),
             noise_shown: false,
             explained: HashSet::new(),
         }
@@ -144,6 +154,12 @@ impl Session {
     /// What is counted here, for the loop to publish when it has nothing else to do.
     pub fn tally(&mut self) -> &mut Tally {
         &mut self.tally
+    }
+
+    /// Requests of the client that have no answer yet.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.client.waiting()
     }
 
     /// True while calls wait for the tool list: the server's input must stay open for them.

@@ -76,7 +76,7 @@ impl Watch {
     }
 
     /// Takes the events that have come.
-    pub fn stir(&mut self, now: Instant) {
+    fn stir(&mut self, now: Instant) {
         loop {
             match self.inotify.read_events() {
                 Ok(events) if events.is_empty() => return,
@@ -104,8 +104,9 @@ impl Watch {
             .map_or(self.look_at, |due| due.min(self.look_at))
     }
 
-    /// True when they are to be read now; notes that they are.
+    /// True when they are to be read now, after what has come until now; notes that they are.
     pub fn take(&mut self, now: Instant) -> bool {
+        self.stir(now);
         if self.due() > now {
             return false;
         }

@@ -124,6 +124,17 @@ impl Restarts {
         Next::Start(wait)
     }
 
+    /// Whether another server takes the place of one that ends from now on.
+    pub fn allow(&mut self, allowed: bool) {
+        self.allowed = allowed;
+    }
+
+    /// True while the next start is still to come, with whatever it finds then.
+    #[must_use]
+    pub fn waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
     /// Nothing runs until [`Restarts::planned`].
     pub fn switch_off(&mut self) {
         self.state = State::Off;

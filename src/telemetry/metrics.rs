@@ -5,6 +5,7 @@
 //! `_other`. Names follow the OpenTelemetry MCP conventions where they have one.
 
 use crate::mcp::Direction;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -62,6 +63,8 @@ pub struct Metrics {
     pub retries: IntCounter,
     pub switched_off: IntGauge,
     pub replacements: IntCounter,
+    reload_successful: IntGauge,
+    reload_time: IntGauge,
     credential_generation: IntGaugeVec,
     credential_broken: IntGaugeVec,
     child_exits: IntCounterVec,
@@ -214,6 +217,14 @@ impl Metrics {
                 "cofferdam_child_replacements_total",
                 "Planned replacements of the server",
             )?,
+            reload_successful: gauge(
+                "cofferdam_config_last_reload_successful",
+                "1 unless the configuration could not be taken when it was read last",
+            )?,
+            reload_time: gauge(
+                "cofferdam_config_last_reload_success_timestamp_seconds",
+                "When the configuration in force was read",
+            )?,
             credential_generation: gauges(
                 "cofferdam_credential_generation",
                 "Generation of a credential that is in force, counted from 1",
@@ -313,7 +324,15 @@ impl Metrics {
             .inc_by(count.into());
     }
 
-    /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.
+    /// The configuration was read at this time (seconds since 1970), and could be taken or not.
+    pub fn reloaded(&self, ok: bool, at: i64) {
+        self.reload_successful.set(ok.into());
+        if ok {
+            self.reload_time.set(at);
+        }
+    }
+
+    /// Shows which generation of a credential is in force, and whether its file gives none now.
     pub fn credential(&self, name: &str, generation: u32, broken: bool) {
         let generations = &self.credential_generation;
         generations
@@ -323,7 +342,7 @@ impl Metrics {
         gauge.set(broken.into());
     }
 
-    /// Counts an end of the server by its cause.
+    /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.
     pub fn child_exit(&self, cause: &str) {
         self.child_exits.with_label_values(&[cause]).inc();
     }
@@ -375,6 +394,28 @@ impl Metrics {
         self.policy.with_label_values(&[digest]).set(1);
     }
 
+    /// The numbers that an operator looks at first.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let requests = self.messages.get(..OUTCOMES.len()).unwrap_or_default();
+        Figures {
+            in_flight: self.in_flight.get(),
+            requests: requests.iter().map(IntCounter::get).sum(),
+            refused: sum(&self.refusals),
+            redacted: sum(&self.redactions),
+            timeouts: self.timeouts.get(),
+            retries: self.retries.get(),
+            starts: self.child_starts.get(),
+            exits: sum(&self.child_exits),
+            replacements: self.replacements.get(),
+            denials: sum(&self.denials),
+            audit_records: self.audit_records.get(),
+            audit_lost: self.audit_lost.get(),
+            sessions: self.http_sessions.get(),
+            connections: self.http_connections.get(),
+        }
+    }
+
     /// The text exposition format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
@@ -385,12 +426,44 @@ impl Metrics {
     }
 }
 
+/// What [`Metrics::figures`] shows: counts since the start, but for what is in flight or open now.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Figures {
+    pub in_flight: i64,
+    pub requests: u64,
+    pub refused: u64,
+    pub redacted: u64,
+    pub timeouts: u64,
+    pub retries: u64,
+    pub starts: u64,
+    pub exits: u64,
+    pub replacements: u64,
+    pub denials: u64,
+    pub audit_records: u64,
+    pub audit_lost: u64,
+    pub sessions: i64,
+    pub connections: i64,
+}
+
+/// Of all label values.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts are whole, never negative, and far below 2^53"
+)]
+fn sum(counters: &IntCounterVec) -> u64 {
+    let families = counters.collect();
+    let metrics = families.iter().flat_map(|family| family.get_metric());
+    let counts = metrics.map(|metric| metric.get_counter().get_value());
+    counts.map(|count| count as u64).sum()
+}
+
 fn register<C>(
     registry: &Registry,
     metric: Result<C, prometheus::Error>,
 ) -> Result<C, prometheus::Error>
 where
-    C: prometheus::core::Collector + Clone + 'static,
+    C: Collector + Clone + 'static,
 {
     let metric = metric?;
     registry.register(Box::new(metric.clone()))?;

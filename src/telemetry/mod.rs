@@ -4,5 +4,5 @@ pub mod logs;
 mod metrics;
 mod tally;
 
-pub use metrics::{Kind, Metrics, Outcome};
+pub use metrics::{Figures, Kind, Metrics, Outcome};
 pub use tally::Tally;

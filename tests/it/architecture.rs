@@ -171,16 +171,7 @@ const OWNERS: [(&str, &[&str]); 35] = [
     ("unicode_normalization", &["policy/"]),
     // Names in certificates.
     ("x509_cert", &["identity/"]),
-    (
-        "zeroize",
-        &[
-            "secret/",
-            "policy/",
-            "cell/",
-            "app/access",
-            "app/credentials",
-        ],
-    ),
+    ("zeroize", &["secret/", "policy/", "cell/", "app/sealed"]),
 ];
 
 /// Small crates that any room may use.

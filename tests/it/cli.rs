@@ -89,6 +89,10 @@ fn no_command() {
       run          Run one MCP server in a cell, with policy on every message
       exec         Run any program in the very same cell, without the protocol
       check        Validate a configuration and print what is effective, with the origin of each value
+      status       Show what runs, and how it is
+      reload       Read the configuration again, and say what came of it
+      drain        Take no new requests, answer those that are open, and end
+      freeze       Stop the processes of a server where they are, and write down what is known; `resume` lets them go on
       kill         Switch a server off, or some of its tools: at once, and until `resume`
       resume       Switch on again what `kill` has switched off
       doctor       Print what this host can enforce, and what is missing

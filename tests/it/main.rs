@@ -37,6 +37,8 @@ mod http_legacy;
 mod http_many;
 mod http_modern;
 mod kill_nine;
+mod operate;
+mod overlap;
 mod own_cage;
 mod package_cell;
 mod package_install;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
-/// The directory holds `home/` (`$HOME`) and `bin/` (the only entry of `$PATH`).
+/// The directory holds `home/` (`$HOME`), `bin/` (the only entry of `$PATH`) and `run/`, for sockets.
 pub(crate) struct Rig {
     dir: std::sync::Arc<TempDir>,
 }
@@ -18,7 +18,7 @@ impl Default for Rig {
 impl Rig {
     pub(crate) fn new() -> Self {
         let dir = TempDir::with_prefix("cofferdam-test-").unwrap();
-        for name in ["home", "bin"] {
+        for name in ["home", "bin", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         Self { dir: dir.into() }
@@ -49,6 +49,7 @@ impl Rig {
             .current_dir(self.path())
             .env_clear()
             .env("HOME", self.path().join("home"))
+            .env("XDG_RUNTIME_DIR", self.path().join("run"))
             .env("PATH", self.path().join("bin"));
         command
     }

@@ -75,6 +75,17 @@ impl Wire {
 
     /// Any server; the mark must be in its command line. Without a command the flags say which.
     pub(crate) fn start(rig: Rig, mark: &str, flags: &[&str], command: &[&str]) -> Self {
+        Self::start_with(rig, mark, flags, command, &[])
+    }
+
+    /// The same with more variables, each as `NAME=value`.
+    pub(crate) fn start_with(
+        rig: Rig,
+        mark: &str,
+        flags: &[&str],
+        command: &[&str],
+        env: &[&str],
+    ) -> Self {
         let dir = rig.path().to_str().unwrap().to_owned();
         let dashes: &[&str] = if command.is_empty() { &[] } else { &["--"] };
         let words: Vec<String> = [&["run"], flags, dashes, command]
@@ -85,6 +96,7 @@ impl Wire {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut command = rig.command(&words);
         command
+            .envs(env.iter().filter_map(|it| it.split_once('=')))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

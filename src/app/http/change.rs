@@ -1,13 +1,11 @@
 //! What changes while the listener serves: credentials, and the operator's switch.
 
-use super::server::{Kind, Role};
+use super::server::Kind;
 use super::state::{Gate, State};
 use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
 use crate::cell::spawn::CredentialState;
 use crate::identity::{Caller, How, KeyBook, Verifier};
-use crate::policy::{Policy, scrub::Scrubber};
-use crate::secret::Secret;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -83,8 +81,7 @@ impl State {
     }
 
     /// The spawner has read the credentials: what servers say is searched for these values from here
-    /// on. A process that all modern clients share is replaced at once: the next request starts another,
-    /// and it ends when its own are answered. A session keeps the process that holds its state.
+    /// on, and those that got others are [replaced](Self::retire).
     ///
     /// # Errors
     /// The values cannot be read.
@@ -94,46 +91,22 @@ impl State {
         values: OwnedFd,
         now: Instant,
     ) -> io::Result<()> {
-        self.known
-            .take(states, values, &self.config.credentials, now)?;
+        self.policy = self
+            .known
+            .renew(states, values, &self.config, &self.metrics, now)?;
+        self.desk.adopt(Arc::clone(&self.policy));
         if let Some(bridges) = &self.bridges {
             bridges.settings().arm(&self.config, self.known.in_force());
         }
-        let given = crate::app::given(&self.config).into_iter();
-        let secrets: Vec<Secret> = given.chain(self.known.copies()).collect();
-        let scrubber = Scrubber::new(self.config.scrub, &secrets);
-        self.policy = Arc::new(Policy::new(&self.config, scrubber));
-        self.desk.adopt(Arc::clone(&self.policy));
         // A server elsewhere gets the new value with the next request.
         let changed = self.bridges.is_none() && states.iter().any(|state| state.changed);
-        for state in states {
-            let broken = state.problem.is_some();
-            self.metrics
-                .credential(&state.name, state.generation, broken);
-            if let Some(problem) = &state.problem {
-                tracing::error!(
-                    "credential {}: {problem}; generation {} stays in force",
-                    state.name,
-                    state.generation
-                );
-            }
-        }
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
-                if !changed {
-                    return;
-                }
-                match server.role {
-                    Role::Modern | Role::Spare => {
-                        server.retired = true;
-                        state.metrics.replacements.inc();
-                    }
-                    Role::Shared | Role::Own(_) => tracing::warn!(
-                        "another credential: a server with sessions keeps the old one until they end"
-                    ),
-                }
             });
+        }
+        if changed {
+            self.retire("another credential");
         }
         Ok(())
     }

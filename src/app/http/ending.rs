@@ -39,7 +39,7 @@ impl Gate {
                     facts,
                     fds,
                 })) => {
-                    let name = &self.config.server.name;
+                    let name = &self.config().server.name;
                     let after = self.starting_since(cell);
                     tell_started(
                         &self.health,
@@ -85,7 +85,7 @@ impl Gate {
                 Ok(Some(Event::Network { news, .. })) => {
                     let mut state = self.state.borrow_mut();
                     let audit = state.desk.audit();
-                    network::note(&news, &self.config, &self.metrics, audit, now);
+                    network::note(&news, &self.config(), &self.metrics, audit, now);
                 }
                 Ok(Some(Event::Credentials { states, values })) => {
                     let taken = self.work(|state| state.take_credentials(&states, values, now));
@@ -106,6 +106,11 @@ impl Gate {
                     self.wake_by(Some(now));
                 }
                 Ok(Some(Event::Access { texts })) => self.take_access(texts, now),
+                Ok(Some(Event::Asked { asked, reply })) => {
+                    self.answer_operator(asked, reply, now);
+                }
+                Ok(Some(Event::Config { text, reply })) => self.take_config(text, reply, now),
+                Ok(Some(Event::Frozen { facts })) => self.take_freeze(facts, now),
                 Ok(Some(Event::Rotated { log })) => {
                     self.state.borrow_mut().desk.audit().replace(log);
                 }
@@ -233,12 +238,12 @@ impl Gate {
     pub(super) fn signalled(self: &Rc<Self>, number: u32) {
         let asked = match i32::try_from(number).map(Signal::try_from) {
             Ok(Ok(Signal::SIGHUP)) => {
-                tracing::info!("SIGHUP: the files that are watched are read again");
+                tracing::info!("SIGHUP: the configuration and what it names is read again");
                 self.state
                     .borrow_mut()
                     .spawner
                     .as_mut()
-                    .map(Spawner::reread)
+                    .map(Spawner::reload)
             }
             Ok(Ok(Signal::SIGUSR1)) => {
                 tracing::warn!("SIGUSR1: everything is switched off");

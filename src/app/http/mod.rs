@@ -13,6 +13,7 @@ mod ending;
 mod errors;
 mod legacy;
 mod modern;
+mod operate;
 mod post;
 mod route;
 mod seat;
@@ -28,6 +29,7 @@ mod who;
 pub(super) use tasks::watched;
 
 use super::access::Access;
+use super::reload::Again;
 use super::seldom::Alarm;
 use super::upstream::Bridges;
 use crate::admin::Health;
@@ -69,6 +71,7 @@ pub(super) struct Fittings {
     pub(super) config: Arc<Config>,
     /// To a server that runs elsewhere.
     pub(super) bridges: Option<Bridges>,
+    pub(super) again: Box<dyn Again>,
     pub(super) policy: Arc<Policy>,
     pub(super) log: Log,
     pub(super) metrics: Arc<Metrics>,
@@ -115,6 +118,7 @@ impl Front {
             let Fittings {
                 config,
                 bridges,
+                again,
                 policy,
                 log,
                 metrics,
@@ -131,13 +135,14 @@ impl Front {
             );
             let turns = Rc::new(turns::Turns::new(&config));
             Rc::new(Gate {
-                config,
+                config: RefCell::new(config),
+                again,
                 listen,
                 names,
                 tls: access.tls,
                 verifier: RefCell::new(Rc::new(access.verifier)),
                 challenges: access.challenges,
-                turns,
+                turns: RefCell::new(turns),
                 metrics,
                 health,
                 state: RefCell::new(state),
@@ -146,6 +151,7 @@ impl Front {
                 over: Notify::new(),
                 busy: Cell::new(0),
                 connections: Cell::new(0),
+                farewell: RefCell::new(None),
             })
         };
         let code = local.block_on(&runtime, serve(Rc::clone(&gate), bound, signals));

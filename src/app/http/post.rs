@@ -102,6 +102,17 @@ impl State {
                 retry_after: None,
             });
         };
+        if let Kind::Request { id, .. } = &envelope.kind
+            && (self.draining || self.frozen)
+        {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let words = match self.frozen {
+                true => "The operator has stopped this server; nothing was done.",
+                false => "This server is going away; connect again.",
+            };
+            let code = UNAVAILABLE;
+            return Reply::Now(error(status, Some(id.raw), code, words));
+        }
         let post = Post {
             envelope: &envelope,
             headers,

@@ -153,14 +153,14 @@ impl Gate {
         body: Incoming,
         caller: Arc<Caller>,
     ) -> Result<Reply, No> {
-        let cap = usize::try_from(self.config.limits.request.0).unwrap_or(usize::MAX);
+        let cap = usize::try_from(self.config().limits.request.0).unwrap_or(usize::MAX);
         let read = read_body(body, cap, self.listen.body_timeout).await;
         let body = read.map_err(|error| match error {
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken => StatusCode::BAD_REQUEST,
         })?;
-        let pass = match self.turns.is_off() {
+        let pass = match self.turns().is_off() {
             true => None,
             false => match self.turn(&caller, &body).await {
                 Ok(pass) => pass,
@@ -189,7 +189,7 @@ impl Gate {
         if let Some(refused) = self.work(|state| state.lacks_scopes(&envelope, caller)) {
             return Err(Reply::Said(refused));
         }
-        match self.turns.pass(caller, &subject).await {
+        match self.turns().pass(caller, &subject).await {
             Ok(pass) => Ok(Some(pass)),
             Err(refused) => Err(self.work(|state| state.too_much(&envelope, caller, &refused))),
         }

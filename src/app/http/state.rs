@@ -7,6 +7,8 @@ use super::visit::Visit;
 use super::who::Names;
 use crate::admin::Health;
 use crate::app::credentials::Known;
+use crate::app::farewell::Farewell;
+use crate::app::reload::Again;
 use crate::app::seldom::Alarm;
 use crate::app::upstream::Bridges;
 use crate::audit::{FLUSH_AFTER, Log};
@@ -36,14 +38,15 @@ const READER: usize = 256 * 1024;
 /// What all tasks share. Everything is on one thread.
 #[derive(Debug)]
 pub(super) struct Gate {
-    pub(super) config: Arc<Config>,
+    pub(super) config: RefCell<Arc<Config>>,
+    pub(super) again: Box<dyn Again>,
     pub(super) listen: Listen,
     pub(super) names: Names,
     /// `None`: plain HTTP.
     pub(super) tls: Option<ServerTls>,
     pub(super) verifier: RefCell<Rc<Verifier>>,
     pub(super) challenges: Challenges,
-    pub(super) turns: Rc<Turns>,
+    pub(super) turns: RefCell<Rc<Turns>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) state: RefCell<State>,
@@ -56,6 +59,8 @@ pub(super) struct Gate {
     pub(super) over: Notify,
     /// Requests that are being answered.
     pub(super) busy: Cell<usize>,
+    /// Somebody wants us to end; told when we have.
+    pub(super) farewell: RefCell<Option<Farewell>>,
     pub(super) connections: Cell<usize>,
 }
 
@@ -83,6 +88,10 @@ pub(super) struct State {
     pub(super) sweep_at: Option<Instant>,
     /// Somebody asked us to stop.
     pub(super) stopping: bool,
+    /// Nothing new is begun.
+    pub(super) draining: bool,
+    /// The operator wants the servers to stand still.
+    pub(super) frozen: bool,
     /// A server has run: from now on one that fails to start ends its requests, not us.
     pub(super) ran: bool,
     /// The code to exit with.
@@ -125,7 +134,6 @@ impl State {
             log.sibling(),
             Arc::clone(&metrics),
         );
-        let limit = usize::try_from(config.limits.response.0).unwrap_or(usize::MAX);
         let mut state = Self {
             policy,
             metrics,
@@ -142,19 +150,28 @@ impl State {
             rest_at: None,
             sweep_at: None,
             stopping: false,
+            draining: false,
+            frozen: false,
             ran: false,
             code: None,
             orphaned: false,
             unsent: Vec::new(),
-            limit: limit.saturating_mul(2).saturating_add(READER),
+            limit: READER,
             known: Known::default(),
             off: false,
             tools_off: BTreeSet::new(),
             config,
         };
+        state.measure_readers();
         // The spawner was asked for cell 0 before anything else.
         state.place(0, Role::Spare);
         state
+    }
+
+    /// How much may wait for one reader, by the largest answer that there can be.
+    pub(super) fn measure_readers(&mut self) {
+        let answer = usize::try_from(self.config.limits.response.0).unwrap_or(usize::MAX);
+        self.limit = answer.saturating_mul(2).saturating_add(READER);
     }
 
     /// A seat for a request.

@@ -145,7 +145,7 @@ pub(super) async fn watch(fd: OwnedFd, mut news: impl FnMut() -> bool) -> io::Re
 
 /// Reads the answers of one server until there are no more.
 pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) {
-    let cap = usize::try_from(gate.config.limits.response.0).unwrap_or(usize::MAX);
+    let cap = usize::try_from(gate.config().limits.response.0).unwrap_or(usize::MAX);
     let mut frames = FrameBuf::new(cap);
     let Ok(from) = watched(from, Interest::READABLE) else {
         return gate.mute(cell, serial);
@@ -192,7 +192,7 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
 
 /// Logs what a server says on stderr until it says no more.
 pub(super) async fn drain(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) {
-    let name = gate.config.server.name.clone();
+    let name = gate.config().server.name.clone();
     let Ok(pipe) = from.try_clone() else {
         return;
     };

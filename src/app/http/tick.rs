@@ -31,6 +31,7 @@ impl Gate {
             state.end_idle(idle, now);
             state.next_due(idle, now)
         });
+        self.step_farewell(now);
         self.health.pat(now);
         self.wake_by(next);
         self.wake_by(self.health.watchdog_due());

@@ -5,8 +5,8 @@
 //! for them, SIGKILL not at all.
 
 use super::mapped::{self, Trees};
-use super::{Entry, FAILED, HOST_NAME, Plan, READY, loopback, relayed, tell_end, view, withdraw};
-use crate::cell::{egress, sys};
+use super::{Entry, FAILED, HOST_NAME, Plan, READY, loopback, tell_end, view, withdraw};
+use crate::cell::{egress, signals, sys};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -102,7 +102,7 @@ fn map(file: &str, text: String) -> Result<(), String> {
 
 /// Reaps whatever ends, relays whatever comes, until the server has ended.
 fn serve(server: Pid, link: &mut UnixStream) {
-    let signals = relayed();
+    let signals = signals::relayed();
     loop {
         match reap(server) {
             Some(end) => return tell_end(link, end),

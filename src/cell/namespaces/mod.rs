@@ -19,7 +19,7 @@ mod mapped;
 mod view;
 
 use super::account::Account;
-use super::{CellSpec, caps, probe, seccomp, sys};
+use super::{CellSpec, caps, probe, seccomp, signals, sys};
 use crate::config::EgressRule;
 use layout::Layout;
 pub(super) use layout::Own;
@@ -96,7 +96,7 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
         Ok(pair) => pair,
         Err(error) => return floor(status, format!("socketpair: {error}")),
     };
-    let signals = relayed();
+    let signals = signals::relayed();
     let before = signals.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
     let before = match before {
         Ok(before) => before,
@@ -163,21 +163,6 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
 
 fn floor(status: File, reason: String) -> Entry {
     Entry::Floor { status, reason }
-}
-
-/// What passes through to the server, and what tells that a child changed.
-fn relayed() -> SigSet {
-    [
-        Signal::SIGCHLD,
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ]
-    .into_iter()
-    .collect()
 }
 
 /// The launcher's part: waits for pid 1 to be ready, then for its end.

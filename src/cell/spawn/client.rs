@@ -2,7 +2,8 @@
 //! caged it can neither signal nor open anything, so the guardian above the spawner clears away.
 
 use super::channel::{Channel, Received};
-use super::protocol::{Event, HEADER_BYTES, MAX_BODY, Mode, ProtocolError, Request, Stop};
+use super::protocol::{Event, HEADER_BYTES, MAX_BODY, Mode, ProtocolError};
+use super::request::{Request, Stop};
 use super::stdio::pass_on;
 use super::tree;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -123,6 +124,14 @@ impl Spawner {
     /// As [`Spawner::start`].
     pub fn switch_off(&mut self) -> io::Result<()> {
         self.channel.send(&Request::SwitchOff.encode(), &[])
+    }
+
+    /// Asks for the configuration to be read again; `Config` follows.
+    ///
+    /// # Errors
+    /// As [`Spawner::start`].
+    pub fn reload(&mut self) -> io::Result<()> {
+        self.channel.send(&Request::Reload.encode(), &[])
     }
 
     /// The next event, `None` when there is none yet (poll the descriptor, it becomes readable).

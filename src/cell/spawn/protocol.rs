@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
 /// First field of every message; the last digit is the version.
-const MAGIC: u32 = u32::from_le_bytes(*b"CFD1");
-/// A request is this long, in bytes.
-pub(super) const REQUEST_BYTES: usize = 16;
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"CFD1");
 /// The fixed part of an event, in bytes.
 pub(super) const HEADER_BYTES: usize = 16;
 /// The largest body of an event, in bytes.
@@ -19,7 +17,7 @@ pub(super) const MAX_BODY: usize = 16 * 1024;
 /// The most descriptors that one event carries.
 pub(super) const MAX_FDS: usize = 6;
 /// Cells are numbered from 0; this many can live at once.
-pub(super) const MAX_CELLS: u32 = 64;
+pub const MAX_CELLS: u32 = 64;
 
 /// What the spawner is started for; decides whose stdin, stdout and stderr a cell gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,38 +47,6 @@ impl Mode {
     }
 }
 
-/// How a cell is asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// SIGTERM to the server's main process.
-    Terminate,
-    /// SIGINT to the server's main process.
-    Interrupt,
-    /// SIGHUP to the server's main process.
-    Hangup,
-    /// SIGKILL to the whole tree.
-    Kill,
-}
-
-/// What the message process may say. There is nothing else it can say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
-    Start {
-        cell: u32,
-    },
-    Stop {
-        cell: u32,
-        how: Stop,
-    },
-    /// The audit log has grown to its limit: move it aside and open a new one. Its path is in the
-    /// configuration.
-    Rotate,
-    /// The credential files may have changed: read them now.
-    Reread,
-    /// Kill what runs, and start nothing until the switch says so.
-    SwitchOff,
-}
-
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
@@ -94,76 +60,6 @@ pub enum ProtocolError {
     Descriptors { found: usize, expected: usize },
     #[error("an event body that cannot be read: {reason}")]
     Body { reason: String },
-}
-
-impl Request {
-    /// The bytes on the wire.
-    #[must_use]
-    pub fn encode(self) -> [u8; REQUEST_BYTES] {
-        let (op, cell, argument) = match self {
-            Self::Start { cell } => (1, cell, 0),
-            Self::Stop { cell, how } => (
-                2,
-                cell,
-                match how {
-                    Stop::Terminate => 1,
-                    Stop::Interrupt => 2,
-                    Stop::Hangup => 3,
-                    Stop::Kill => 4,
-                },
-            ),
-            Self::Rotate => (3, 0, 0),
-            Self::Reread => (4, 0, 0),
-            Self::SwitchOff => (5, 0, 0),
-        };
-        words(MAGIC, op, cell, argument)
-    }
-
-    /// Reads one request.
-    ///
-    /// # Errors
-    /// Any bytes that [`Request::encode`] does not produce.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
-        let wrong = ProtocolError::Length { bytes: bytes.len() };
-        let bytes: &[u8; REQUEST_BYTES] = bytes.try_into().map_err(|_| wrong)?;
-        let [magic, op, cell, argument] = fields(bytes);
-        if magic != MAGIC {
-            return Err(ProtocolError::Magic);
-        }
-        if cell >= MAX_CELLS {
-            return Err(ProtocolError::Field {
-                field: "cell",
-                value: cell,
-            });
-        }
-        match (op, argument) {
-            (1, 0) => Ok(Self::Start { cell }),
-            (2, 1) => Ok(Self::Stop {
-                cell,
-                how: Stop::Terminate,
-            }),
-            (2, 2) => Ok(Self::Stop {
-                cell,
-                how: Stop::Interrupt,
-            }),
-            (2, 3) => Ok(Self::Stop {
-                cell,
-                how: Stop::Hangup,
-            }),
-            (2, 4) => Ok(Self::Stop {
-                cell,
-                how: Stop::Kill,
-            }),
-            (3, 0) if cell == 0 => Ok(Self::Rotate),
-            (4, 0) if cell == 0 => Ok(Self::Reread),
-            (5, 0) if cell == 0 => Ok(Self::SwitchOff),
-            (1..=5, value) => Err(ProtocolError::Field {
-                field: "argument",
-                value,
-            }),
-            (value, _) => Err(ProtocolError::Field { field: "op", value }),
-        }
-    }
 }
 
 /// How a server's main process ended.
@@ -263,6 +159,35 @@ pub enum Event {
         /// Tools that may not be called.
         tools: Vec<String>,
     },
+    /// The operator asks the message process for something.
+    Asked {
+        asked: Asked,
+        /// Takes the answer, and is closed after it.
+        reply: OwnedFd,
+    },
+    /// What runs stands still, or goes on.
+    Frozen {
+        /// Takes what the message process knows of it, as JSON; `None`: it goes on.
+        facts: Option<OwnedFd>,
+    },
+    /// The configuration was read again.
+    Config {
+        /// A sealed memfd with the text of its file, which the spawner itself goes by from now on; or
+        /// why everything stays as it is.
+        text: Result<OwnedFd, String>,
+        /// Takes what came of it, where somebody waits for that.
+        reply: Option<OwnedFd>,
+    },
+}
+
+/// What the operator asks the message process for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Asked {
+    /// How it is.
+    Status,
+    /// To end when what is open is answered, after so many milliseconds at the latest.
+    Drain { within: Option<u64> },
 }
 
 /// One credential, without its value.
@@ -324,6 +249,9 @@ const ROTATED: u32 = 5;
 const CREDENTIALS: u32 = 6;
 const SWITCH: u32 = 9;
 const ACCESS: u32 = 10;
+const ASKED: u32 = 11;
+const CONFIG: u32 = 12;
+const FROZEN: u32 = 13;
 const DENIED: u32 = 7;
 const NETWORK: u32 = 8;
 
@@ -413,6 +341,19 @@ impl Event {
                 let off = off.map(|reason| cut(reason, TEXT));
                 (SWITCH, 0, json(&(off, tools))?, vec![])
             }
+            Self::Frozen { facts } => {
+                let fds: Vec<OwnedFd> = facts.into_iter().collect();
+                (FROZEN, 0, json(&())?, fds)
+            }
+            Self::Asked { asked, reply } => (ASKED, 0, json(&asked)?, vec![reply]),
+            Self::Config { text, reply } => {
+                let (failed, mut fds) = match text {
+                    Ok(text) => (None, vec![text]),
+                    Err(reason) => (Some(cut(reason, TEXT)), vec![]),
+                };
+                fds.extend(reply);
+                (CONFIG, 0, json(&failed)?, fds)
+            }
         };
         if body.len() > MAX_BODY {
             return Err(ProtocolError::Length { bytes: body.len() });
@@ -449,7 +390,8 @@ impl Event {
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
-            ROTATED | CREDENTIALS | ACCESS => 1,
+            ROTATED | CREDENTIALS | ACCESS | ASKED | FROZEN => 1,
+            CONFIG => 2,
             _ => 0,
         };
         if announced != fds.len() || announced > most {
@@ -529,13 +471,34 @@ impl Event {
                 let (off, tools) = parse(body)?;
                 Ok(Self::Switch { off, tools })
             }
+            FROZEN => {
+                let () = parse(body)?;
+                let facts = fds.into_iter().next();
+                Ok(Self::Frozen { facts })
+            }
+            ASKED => {
+                let asked = parse(body)?;
+                let reply = first(fds)?;
+                Ok(Self::Asked { asked, reply })
+            }
+            CONFIG => {
+                let failed: Option<String> = parse(body)?;
+                let found = fds.len();
+                let mut fds = fds.into_iter();
+                let text = match failed {
+                    None => Ok(fds.next()),
+                    Some(reason) => Err(reason),
+                };
+                let (text, reply) = match (text, fds.next(), fds.next()) {
+                    (Ok(Some(text)), reply, None) => (Ok(text), reply),
+                    (Err(reason), reply, None) => (Err(reason), reply),
+                    _ => return Err(ProtocolError::Descriptors { found, expected: 1 }),
+                };
+                Ok(Self::Config { text, reply })
+            }
             CREDENTIALS => {
                 let states = parse(body)?;
-                let none = ProtocolError::Descriptors {
-                    found: 0,
-                    expected: 1,
-                };
-                let values = fds.into_iter().next().ok_or(none)?;
+                let values = first(fds)?;
                 Ok(Self::Credentials { states, values })
             }
             value => Err(ProtocolError::Field {
@@ -544,6 +507,14 @@ impl Event {
             }),
         }
     }
+}
+
+fn first(fds: Vec<OwnedFd>) -> Result<OwnedFd, ProtocolError> {
+    let none = ProtocolError::Descriptors {
+        found: 0,
+        expected: 1,
+    };
+    fds.into_iter().next().ok_or(none)
 }
 
 fn json<T: Serialize>(body: &T) -> Result<Vec<u8>, ProtocolError> {
@@ -558,7 +529,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtocolError> {
     })
 }
 
-fn words(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
+pub(super) fn words(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
     let mut out = [0; 16];
     for (slot, word) in out.chunks_exact_mut(4).zip([a, b, c, d]) {
         slot.copy_from_slice(&word.to_le_bytes());
@@ -566,7 +537,7 @@ fn words(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
     out
 }
 
-fn fields(bytes: &[u8; 16]) -> [u32; 4] {
+pub(super) fn fields(bytes: &[u8; 16]) -> [u32; 4] {
     let mut out = [0; 4];
     for (word, chunk) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *word = u32::from_le_bytes(*chunk);
@@ -586,6 +557,7 @@ fn cut(mut text: String, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::{Request, Stop};
     use super::*;
     use proptest::prelude::*;
 
@@ -597,7 +569,12 @@ mod tests {
                 all.push(Request::Stop { cell, how });
             }
         }
-        all.push(Request::Rotate);
+        all.extend([
+            Request::Rotate,
+            Request::Reread,
+            Request::SwitchOff,
+            Request::Reload,
+        ]);
         all
     }
 
@@ -648,6 +625,63 @@ mod tests {
             let back = Event::decode(&bytes, fds).unwrap();
             assert_eq!(std::mem::discriminant(&back), kind);
         }
+    }
+
+    #[test]
+    fn what_carries_descriptors_brings_them_and_no_others() {
+        let fd = || std::io::stdin().lock().try_clone_fd();
+        let (reply, none) = (Some(fd()), None);
+        let events = [
+            (
+                Event::Asked {
+                    asked: Asked::Drain { within: Some(7) },
+                    reply: fd(),
+                },
+                1,
+            ),
+            (Event::Frozen { facts: Some(fd()) }, 1),
+            (Event::Frozen { facts: None }, 0),
+            (
+                Event::Config {
+                    text: Ok(fd()),
+                    reply,
+                },
+                2,
+            ),
+            (
+                Event::Config {
+                    text: Err("no".to_owned()),
+                    reply: none,
+                },
+                0,
+            ),
+        ];
+        for (event, count) in events {
+            let text = format!("{event:?}");
+            let (bytes, fds) = event.encode().unwrap();
+            assert_eq!(fds.len(), count, "{text}");
+            let back = Event::decode(&bytes, fds).unwrap();
+            assert_eq!(
+                std::mem::discriminant(&back),
+                std::mem::discriminant(&Event::decode(&bytes, back_fds(&back)).unwrap())
+            );
+            let surplus = vec![fd(), fd(), fd()];
+            assert!(Event::decode(&bytes, surplus).is_err(), "{text}");
+        }
+    }
+
+    /// As many descriptors as an event came with.
+    fn back_fds(event: &Event) -> Vec<OwnedFd> {
+        let fd = || std::io::stdin().lock().try_clone_fd();
+        let count = match event {
+            Event::Asked { .. } | Event::Frozen { facts: Some(_) } => 1,
+            Event::Config {
+                text: Ok(_),
+                reply: Some(_),
+            } => 2,
+            _ => 0,
+        };
+        (0..count).map(|_| fd()).collect()
     }
 
     #[test]

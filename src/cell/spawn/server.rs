@@ -10,9 +10,11 @@
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
+use super::freeze::{self, Frozen};
 use super::housework::Housework;
-use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError, REQUEST_BYTES, Request, Stop};
+use super::protocol::{Event, Facts, MAX_CELLS, Mode, ProtocolError};
 use super::relay::Relay;
+use super::request::{REQUEST_BYTES, Request, Stop};
 use super::signals::Signals;
 use super::stdio::Ends;
 use super::tempdir::TempDir;
@@ -83,6 +85,15 @@ pub trait Duties {
 
     /// Somebody wants nothing to run, from now on.
     fn switch_off(&mut self);
+
+    /// True while what runs is to stand still; nothing is started then.
+    fn is_frozen(&self) -> bool;
+
+    /// These stand still now.
+    fn frozen(&mut self, processes: Vec<Frozen>);
+
+    /// Somebody wants the configuration to be read again; the next [`Duties::look`] does it.
+    fn reload(&mut self);
 }
 
 /// Why the spawner ended; in every case nothing that it started is left.
@@ -109,6 +120,12 @@ pub(super) fn ancestors() -> [Option<Pid>; 2] {
     [PARENT.get().copied().flatten(), MESSAGES.get().copied()]
 }
 
+/// The process that carries the messages, once it is known.
+#[must_use]
+pub fn message_process() -> Option<Pid> {
+    MESSAGES.get().copied()
+}
+
 /// True when the process that started us is gone.
 pub(super) fn parent_is_gone() -> bool {
     PARENT.get().is_some_and(|parent| *parent != getppid())
@@ -131,6 +148,8 @@ pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Resul
         mode,
         cells: Vec::new(),
         housework: Housework::default(),
+        frozen: false,
+        later: Vec::new(),
     };
     let modes = match mode {
         Mode::Exec => SavedModes::of(io::stdin().as_fd()),
@@ -158,6 +177,9 @@ struct Server {
     mode: Mode,
     cells: Vec<Cell>,
     housework: Housework,
+    frozen: bool,
+    /// Cells that were asked for while everything stands still.
+    later: Vec<u32>,
 }
 
 impl Server {
@@ -284,15 +306,14 @@ impl Server {
         match Request::decode(&datagram.bytes).map_err(Ended::Malformed)? {
             // It is told of the switch, and asks again when that is on.
             Request::Start { .. } if duties.is_off() => Ok(()),
-            Request::Start { cell } => match self.start(cell, duties) {
-                Ok(()) => Ok(()),
-                Err(StartError::Abandoned) => Err(Ended::Closed),
-                Err(error) => self.tell(Event::Failed {
-                    cell,
-                    exit_code: error.exit_code(),
-                    message: error.to_string(),
-                }),
-            },
+            Request::Start { cell } if self.frozen => {
+                // It asks again and again for one that does not come.
+                if !self.later.contains(&cell) {
+                    self.later.push(cell);
+                }
+                Ok(())
+            }
+            Request::Start { cell } => self.begin(cell, duties),
             Request::Stop { cell, how } => {
                 self.stop(cell, how);
                 Ok(())
@@ -301,6 +322,10 @@ impl Server {
             Request::SwitchOff => {
                 duties.switch_off();
                 self.look(duties, false)
+            }
+            Request::Reload => {
+                duties.reload();
+                self.look(duties, true)
             }
             Request::Rotate => {
                 let log = duties.rotate().map_err(|error| error.to_string());
@@ -311,8 +336,27 @@ impl Server {
 
     /// Takes notice of the files that are watched; what runs while nothing may is killed at once.
     fn look(&mut self, duties: &mut dyn Duties, now: bool) -> Result<(), Ended> {
-        for event in duties.look(now) {
+        let events = duties.look(now);
+        let stops = duties.is_frozen() && !self.frozen;
+        let goes_on = self.frozen && !duties.is_frozen();
+        self.frozen = duties.is_frozen();
+        let leaves = || self.cells.iter().filter_map(|cell| cell.leaf.as_ref());
+        let mut stopped = Vec::new();
+        if stops {
+            stopped = freeze::stop(leaves());
+        } else if goes_on {
+            freeze::go_on(leaves());
+        }
+        for event in events {
             self.tell(event)?;
+        }
+        if stops {
+            duties.frozen(stopped);
+        }
+        if goes_on {
+            for cell in std::mem::take(&mut self.later) {
+                self.begin(cell, duties)?;
+            }
         }
         if duties.is_off() {
             let running = self.cells.iter().filter(|cell| cell.exit.is_none());
@@ -322,6 +366,18 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, cell: u32, duties: &mut dyn Duties) -> Result<(), Ended> {
+        match self.start(cell, duties) {
+            Ok(()) => Ok(()),
+            Err(StartError::Abandoned) => Err(Ended::Closed),
+            Err(error) => self.tell(Event::Failed {
+                cell,
+                exit_code: error.exit_code(),
+                message: error.to_string(),
+            }),
+        }
     }
 
     fn start(&mut self, number: u32, duties: &mut dyn Duties) -> Result<(), StartError> {

@@ -135,8 +135,19 @@ fn strike(spare: &[Pid], freeze: bool, struck: &mut HashMap<(i32, u64), bool>) -
             struck.insert(process.key(), !freeze);
         }
     };
-    if visit_below(us, &spared, &mut hit) {
-        return round;
+    visit_living(us, &spared, &mut hit);
+    round
+}
+
+/// Visits every living descendant of ours that is not spared, and does not hang below one that is.
+pub(super) fn visit(spare: &[Pid], visit: &mut dyn FnMut(&Process)) {
+    let spared: Vec<i32> = spare.iter().map(|p| p.as_raw_nonzero().get()).collect();
+    visit_living(getpid().as_raw_nonzero().get(), &spared, visit);
+}
+
+fn visit_living(us: i32, spared: &[i32], hit: &mut dyn FnMut(&Process)) {
+    if visit_below(us, spared, hit) {
+        return;
     }
     // Our own children are struck as they are found: a process that only forks and exits is alive
     // for microseconds, and a list that is complete before the first signal never catches it.
@@ -152,11 +163,10 @@ fn strike(spare: &[Pid], freeze: bool, struck: &mut HashMap<(i32, u64), bool>) -
     }
     let parents: HashMap<i32, i32> = rest.iter().map(|p| (p.pid, p.parent)).collect();
     for process in &rest {
-        if process.parent != us && process.lives() && descends(process.pid, us, &spared, &parents) {
+        if process.parent != us && process.lives() && descends(process.pid, us, spared, &parents) {
             hit(process);
         }
     }
-    round
 }
 
 /// Visits the living descendants that are not spared, each before its own children are asked for, so
@@ -239,11 +249,11 @@ fn descends(pid: i32, us: i32, spared: &[i32], parents: &HashMap<i32, i32>) -> b
 
 /// One line of `/proc/PID/stat`, proc_pid_stat(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Process {
-    pid: i32,
-    parent: i32,
-    state: u8,
-    threads: u32,
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) state: u8,
+    pub(super) threads: u32,
     /// In clock ticks since boot; with the pid it names one process for good.
     started: u64,
 }
@@ -278,16 +288,21 @@ impl Process {
 
     /// Neither a zombie nor on its way out. A process whose first thread has ended looks like a
     /// zombie while others live.
-    fn lives(&self) -> bool {
+    pub(super) fn lives(&self) -> bool {
         match self.state {
             b'Z' => self.threads > 1,
             state => !matches!(state, b'X' | b'x'),
         }
     }
 
+    /// SIGSTOP has reached it, or a tracer holds it.
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+
     /// Signals this very process: the pidfd pins it, the second look at its start time makes sure
     /// that the number was not reused between the list and the pidfd.
-    fn signal(&self, signal: Signal) -> bool {
+    pub(super) fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return false;
         };

@@ -28,7 +28,7 @@ mod watchers;
 use super::landlock::{Granted, LandlockError};
 use super::launcher::bind_to_parent;
 use super::report::Layer;
-use super::{CellSpec, caps, landlock, seccomp, sys};
+use super::{CellSpec, caps, landlock, seccomp, signals, sys};
 use grants::Grants;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -95,7 +95,7 @@ pub(super) struct Link {
 /// Divides this process in two. `status` stays open in the process that becomes the server and nowhere
 /// else, because the spawner takes its closing for the execution of the server.
 pub(super) fn stand_by(spec: &CellSpec, status: File) -> Side {
-    let signals = relayed();
+    let signals = signals::relayed();
     let before = match signals.thread_swap_mask(SigmaskHow::SIG_BLOCK) {
         Ok(before) => before,
         Err(error) => return alone(status, format!("signal mask: {error}")),
@@ -154,21 +154,6 @@ fn prepare(spec: &CellSpec) -> Result<(UnixStream, UnixStream, File, Option<Gran
     let granted = Granted::open(spec, abi).map_err(refused)?;
     landlock::restrict_around(spec, granted.as_ref(), abi).map_err(refused)?;
     Ok((ours, theirs, null, granted))
-}
-
-/// What passes through to the server, and what tells that a child changed.
-fn relayed() -> SigSet {
-    [
-        Signal::SIGCHLD,
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ]
-    .into_iter()
-    .collect()
 }
 
 /// The launcher's part, when the main filter is in force: gives the listener to the supervisor.

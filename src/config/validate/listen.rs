@@ -1,9 +1,8 @@
 //! The listener for clients on HTTP.
 
 use super::{Builder, Overrides};
-use crate::config::diagnose::{Place, Problem};
+use crate::config::diagnose::Place;
 use crate::config::entries::{self, EntryError};
-use crate::config::origin::Origin;
 use crate::config::raw::{self, At};
 use crate::config::{AdminAddr, Listen, TimeSpan};
 use std::ops::RangeInclusive;
@@ -83,31 +82,8 @@ impl Builder<'_> {
     }
 
     fn listen_address(&mut self, raw: &raw::Listen, flags: &Overrides) -> Option<AdminAddr> {
-        if let Some(address) = &flags.listen {
-            self.origins.set("listen.http", Origin::Flag("--listen"));
-            let (directory, place) = (self.around.directory.clone(), Place::Flag("--listen"));
-            return Some(self.socket(address.clone(), &directory, &place));
-        }
-        let Some(written) = &raw.http else {
-            self.problems.push(
-                Problem::new(Place::Absent, "`listen.http` is missing")
-                    .hint("write `http = \"127.0.0.1:8080\"`, or leave [listen] out"),
-            );
-            return None;
-        };
-        let place = Place::File(written.span());
-        let origin = self.line(written.span());
-        self.origins.set("listen.http", origin);
-        match written.value().parse() {
-            Ok(address) => {
-                let base = self.base.clone();
-                Some(self.socket(address, &base, &place))
-            }
-            Err(error) => {
-                self.note(Err(error), &place);
-                None
-            }
-        }
+        let key = ("listen.http", "--listen", "127.0.0.1:8080");
+        self.address(key, flags.listen.as_ref(), Some(raw.http.as_ref()))
     }
 
     fn listen_path(&mut self, raw: Option<&At<String>>) -> String {

@@ -13,22 +13,37 @@ impl Builder<'_> {
         raw: Option<&raw::Admin>,
         flags: &Overrides,
     ) -> Option<AdminAddr> {
-        if let Some(address) = &flags.admin {
-            self.origins.set("admin.listen", Origin::Flag("--admin"));
+        let written = raw.map(|raw| raw.listen.as_ref());
+        let key = ("admin.listen", "--admin", "127.0.0.1:9464");
+        self.address(key, flags.admin.as_ref(), written)
+    }
+
+    /// Where to listen: as the flag says, or the key of a section that is there. `(key, flag, sample)`
+    /// are for people.
+    pub(super) fn address(
+        &mut self,
+        (key, flag, sample): (&'static str, &'static str, &str),
+        flagged: Option<&AdminAddr>,
+        section: Option<Option<&raw::At<String>>>,
+    ) -> Option<AdminAddr> {
+        if let Some(address) = flagged {
+            self.origins.set(key, Origin::Flag(flag));
             let directory = self.around.directory.clone();
-            return Some(self.socket(address.clone(), &directory, &Place::Flag("--admin")));
+            return Some(self.socket(address.clone(), &directory, &Place::Flag(flag)));
         }
-        let Some(listen) = &raw?.listen else {
+        let Some(written) = section? else {
+            let (table, name) = key.split_once('.').unwrap_or_default();
             self.problems.push(
-                Problem::new(Place::Absent, "`admin.listen` is missing")
-                    .hint("write `listen = \"127.0.0.1:9464\"`, or leave [admin] out"),
+                Problem::new(Place::Absent, format!("`{key}` is missing")).hint(format!(
+                    "write `{name} = \"{sample}\"`, or leave [{table}] out"
+                )),
             );
             return None;
         };
-        let place = Place::File(listen.span());
-        let origin = self.line(listen.span());
-        self.origins.set("admin.listen", origin);
-        match listen.value().parse() {
+        let place = Place::File(written.span());
+        let origin = self.line(written.span());
+        self.origins.set(key, origin);
+        match written.value().parse() {
             Ok(address) => {
                 let base = self.base.clone();
                 Some(self.socket(address, &base, &place))
@@ -40,7 +55,7 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn socket(&mut self, address: AdminAddr, base: &Path, place: &Place) -> AdminAddr {
+    fn socket(&mut self, address: AdminAddr, base: &Path, place: &Place) -> AdminAddr {
         let AdminAddr::Unix(path) = &address else {
             return address;
         };

@@ -288,7 +288,7 @@ fn a_server_elsewhere_gets_headers_and_one_of_ours_gets_variables() {
 #[test]
 fn what_others_could_read_is_not_sent_in_the_clear() {
     let server = |text: &str| {
-        let file = File::parse("/etc/x.toml", &format!("[server]\n{text}")).unwrap();
+        let file = File::parse("/etc/x.toml", format!("[server]\n{text}")).unwrap();
         build(Some(&file), &Overrides::default(), &around())
     };
     for (text, fits) in [

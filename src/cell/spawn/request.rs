@@ -1,0 +1,112 @@
+//! What the message process may ask the spawner for: 16 bytes that name a cell, and nothing else.
+
+use super::protocol::{MAGIC, MAX_CELLS, ProtocolError, fields, words};
+
+/// A request is this long, in bytes.
+pub(super) const REQUEST_BYTES: usize = 16;
+
+/// How a cell is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// SIGTERM to the server's main process.
+    Terminate,
+    /// SIGINT to the server's main process.
+    Interrupt,
+    /// SIGHUP to the server's main process.
+    Hangup,
+    /// SIGKILL to the whole tree.
+    Kill,
+}
+
+/// What the message process may say. There is nothing else it can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    Start {
+        cell: u32,
+    },
+    Stop {
+        cell: u32,
+        how: Stop,
+    },
+    /// The audit log has grown to its limit: move it aside and open a new one. Its path is in the
+    /// configuration.
+    Rotate,
+    /// The credential files may have changed: read them now.
+    Reread,
+    /// Kill what runs, and start nothing until the switch says so.
+    SwitchOff,
+    /// Read the configuration, and everything that it names, again: `Config` follows.
+    Reload,
+}
+
+impl Request {
+    /// The bytes on the wire.
+    #[must_use]
+    pub fn encode(self) -> [u8; REQUEST_BYTES] {
+        let (op, cell, argument) = match self {
+            Self::Start { cell } => (1, cell, 0),
+            Self::Stop { cell, how } => (
+                2,
+                cell,
+                match how {
+                    Stop::Terminate => 1,
+                    Stop::Interrupt => 2,
+                    Stop::Hangup => 3,
+                    Stop::Kill => 4,
+                },
+            ),
+            Self::Rotate => (3, 0, 0),
+            Self::Reread => (4, 0, 0),
+            Self::SwitchOff => (5, 0, 0),
+            Self::Reload => (6, 0, 0),
+        };
+        words(MAGIC, op, cell, argument)
+    }
+
+    /// Reads one request.
+    ///
+    /// # Errors
+    /// Any bytes that [`Request::encode`] does not produce.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
+        let wrong = ProtocolError::Length { bytes: bytes.len() };
+        let bytes: &[u8; REQUEST_BYTES] = bytes.try_into().map_err(|_| wrong)?;
+        let [magic, op, cell, argument] = fields(bytes);
+        if magic != MAGIC {
+            return Err(ProtocolError::Magic);
+        }
+        if cell >= MAX_CELLS {
+            return Err(ProtocolError::Field {
+                field: "cell",
+                value: cell,
+            });
+        }
+        match (op, argument) {
+            (1, 0) => Ok(Self::Start { cell }),
+            (2, 1) => Ok(Self::Stop {
+                cell,
+                how: Stop::Terminate,
+            }),
+            (2, 2) => Ok(Self::Stop {
+                cell,
+                how: Stop::Interrupt,
+            }),
+            (2, 3) => Ok(Self::Stop {
+                cell,
+                how: Stop::Hangup,
+            }),
+            (2, 4) => Ok(Self::Stop {
+                cell,
+                how: Stop::Kill,
+            }),
+            (3, 0) if cell == 0 => Ok(Self::Rotate),
+            (4, 0) if cell == 0 => Ok(Self::Reread),
+            (5, 0) if cell == 0 => Ok(Self::SwitchOff),
+            (6, 0) if cell == 0 => Ok(Self::Reload),
+            (1..=6, value) => Err(ProtocolError::Field {
+                field: "argument",
+                value,
+            }),
+            (value, _) => Err(ProtocolError::Field { field: "op", value }),
+        }
+    }
+}
