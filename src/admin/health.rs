@@ -54,6 +54,8 @@ pub struct Facts {
     pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
     pub listener: Option<Listener>,
+    /// `None`: the server is a process of ours.
+    pub upstream: Option<Fronted>,
     /// `None`: the configuration is that of the start.
     pub reload: Option<Reloaded>,
 }
@@ -76,6 +78,36 @@ pub struct Reloaded {
     pub keeps_server: bool,
     /// Seconds since 1970.
     pub at: i64,
+}
+
+/// A server that runs elsewhere.
+#[derive(Debug, Clone)]
+pub struct Fronted {
+    url: String,
+    /// `None`: nobody has asked it anything yet.
+    answers: Option<bool>,
+    problem: Option<String>,
+}
+
+impl Fronted {
+    /// One that was not asked yet.
+    #[must_use]
+    pub fn new(url: String) -> Self {
+        Self {
+            url,
+            answers: None,
+            problem: None,
+        }
+    }
+
+    /// What came of the last request; true when that is news.
+    pub fn note(&mut self, problem: Option<String>) -> bool {
+        let recovered = problem.is_none() && self.answers == Some(false);
+        let news = recovered || (problem.is_some() && self.problem != problem);
+        self.answers = Some(problem.is_none());
+        self.problem = problem;
+        news
+    }
 }
 
 /// The listener for clients on HTTP.
@@ -256,6 +288,15 @@ impl Health {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "version": env!("CARGO_PKG_VERSION"),
         });
+        if let Some(upstream) = &facts.upstream {
+            summary["upstream"] = json!({
+                "url": upstream.url,
+                "answers": upstream.answers,
+                "problem": upstream.problem,
+            });
+            // It is no process of ours: there is nothing that could enclose it.
+            summary["cell"] = Value::Null;
+        }
         if let Some(listener) = listener {
             summary["listener"] = json!({
                 "address": listener.address,

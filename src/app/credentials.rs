@@ -319,21 +319,20 @@ impl Known {
         let given = super::given(config).into_iter();
         let secrets: Vec<Secret> = given.chain(self.copies()).collect();
         let scrubber = Scrubber::new(config.scrub, &secrets);
-        let values: Vec<Secret> = self.in_force().collect();
+        let values: Vec<Secret> = self.in_force().map(copy).collect();
         Arc::new(Policy::new(config, scrubber).with_values(config, &values))
     }
 
-    /// Copies of the values in force, for arguments.
-    fn in_force(&self) -> impl Iterator<Item = Secret> {
+    /// The values in force, for arguments and headers.
+    pub(super) fn in_force(&self) -> impl Iterator<Item = &Secret> {
         let current = self.values.iter();
         let current = current.filter(|it| it.replaced.is_none() && !it.revoked);
-        current.map(|it| Secret::new(it.secret.name(), it.secret.expose().to_vec()))
+        current.map(|it| &it.secret)
     }
 
     /// Copies for the scrubber, which keeps its own.
     fn copies(&self) -> impl Iterator<Item = Secret> {
-        let all = self.values.iter();
-        all.map(|it| Secret::new(it.secret.name(), it.secret.expose().to_vec()))
+        self.values.iter().map(|it| copy(&it.secret))
     }
 
     /// Says what is new of them, and counts it.
@@ -392,6 +391,10 @@ impl Known {
             }
         }
     }
+}
+
+fn copy(secret: &Secret) -> Secret {
+    Secret::new(secret.name(), secret.expose().to_vec())
 }
 
 /// True when a server that has the last value needs to be another process for the new one.

@@ -64,6 +64,15 @@ impl Loop {
                     facts,
                     fds,
                 } => {
+                    let fds = match &mut self.bridges {
+                        Some(bridges) => {
+                            bridges.start(fds).map_err(|source| LoopError::System {
+                                doing: "reach the server",
+                                source,
+                            })?
+                        }
+                        None => fds,
+                    };
                     let fds = <[OwnedFd; 3]>::try_from(fds).map_err(|_| LoopError::System {
                         doing: "use the server's pipes",
                         source: io::ErrorKind::InvalidData.into(),

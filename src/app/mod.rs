@@ -30,6 +30,7 @@ mod starting;
 mod stdio;
 mod stopwatch;
 mod switch;
+mod upstream;
 mod wake;
 
 pub use exec::{ExecOptions, exec};
@@ -53,6 +54,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use stdio::{Loop, LoopError};
+use upstream::Bridges;
 
 /// Why a start failed, or a run ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,9 @@ pub enum Error {
     /// Certificates or keys that the listener needs cannot be used.
     #[error("{source}")]
     Access { source: access::AccessError },
+    /// A server elsewhere cannot be spoken to.
+    #[error("{source}")]
+    Upstream { source: upstream::UpstreamError },
     /// `--admin` was asked for and cannot be had.
     #[error(transparent)]
     Admin { source: admin::AdminError },
@@ -86,7 +91,7 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Self::Admin { .. } | Self::Listen { .. } => 69,
-            Self::Audit { .. } | Self::Access { .. } => 78,
+            Self::Audit { .. } | Self::Access { .. } | Self::Upstream { .. } => 78,
             Self::Spawner { .. } | Self::Internal(_) => 70,
         }
     }
@@ -100,7 +105,10 @@ impl Error {
             Self::Audit { .. } => {
                 Some("name a writable file with --audit, or turn it off with --audit off")
             }
-            Self::Access { .. } | Self::Spawner { .. } | Self::Internal(_) => None,
+            Self::Access { .. }
+            | Self::Upstream { .. }
+            | Self::Spawner { .. }
+            | Self::Internal(_) => None,
         }
     }
 }
@@ -146,6 +154,11 @@ pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<
     };
     let health = Health::new(facts).map_err(|error| Error::Internal(error.to_string()))?;
     let health = Arc::new(health);
+    let elsewhere = config.server.upstream.as_ref();
+    let elsewhere = elsewhere
+        .map(|upstream| upstream::Settings::open(&config, upstream, &health))
+        .transpose()
+        .map_err(|source| Error::Upstream { source })?;
     let refused = |source| Error::Admin { source };
     let admin = config.admin.as_ref().map(admin::Server::listen);
     let admin = admin.transpose().map_err(refused)?;
@@ -163,6 +176,7 @@ pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<
             announce(&config, &front, &health);
             let fittings = Fittings {
                 config,
+                bridges: elsewhere.map(Bridges::Here),
                 again,
                 policy,
                 log: audit,
@@ -174,8 +188,12 @@ pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<
         }
         None => {
             let session = Session::new(&config, policy, audit, Arc::clone(&metrics));
+            let bridges = elsewhere.map(Bridges::beside).transpose();
+            let bridges = bridges.map_err(|source| Error::Upstream { source })?;
             let pump = Loop::new(config, again, session, spawner, health, metrics, begun);
-            Pump::Stdio(Box::new(pump.map_err(failed)?))
+            let mut pump = pump.map_err(failed)?;
+            pump.bridges = bridges;
+            Pump::Stdio(Box::new(pump))
         }
     };
 

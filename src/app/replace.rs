@@ -75,6 +75,9 @@ impl Loop {
                 doing: "read the credentials of the server",
                 source,
             })?;
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().arm(&self.config, self.known.in_force());
+        }
         self.session.adopt(policy);
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
@@ -95,7 +98,8 @@ impl Loop {
                 )
             })
             .collect();
-        if !changed.is_empty() {
+        // A server elsewhere gets the new value with the next request.
+        if !changed.is_empty() && self.bridges.is_none() {
             self.replace(&format!("another credential: {}", changed.join(", ")), now)?;
         }
         Ok(())

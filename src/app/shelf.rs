@@ -213,7 +213,7 @@ fn files(vault: &Vault) -> impl Iterator<Item = (&Credential, &Path, &Held)> {
         .each()
         .filter_map(|(source, held)| match &source.inject {
             Inject::File { path, .. } => Some((source, path.as_path(), held)),
-            Inject::Env { .. } | Inject::Argument { .. } => None,
+            Inject::Env { .. } | Inject::Argument { .. } | Inject::Header { .. } => None,
         })
 }
 

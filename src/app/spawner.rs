@@ -15,8 +15,8 @@ use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Asked, Duties, Ended, Event, Facts, Frozen, Mode, Planned, Role, StartError, Watch, adopt,
-    guard, message_process, serve,
+    Asked, Duties, Ended, Event, Facts, Frozen, Mode, Planned, Role, StartError, Watch, Work,
+    adopt, guard, message_process, serve,
 };
 use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config, Inject, Signal, renew};
@@ -234,15 +234,18 @@ impl Duties for Office<'_> {
         let sources = &self.config.credentials;
         let command = shelf::fill(&self.config.server.command, directory, sources);
         let mut planned = plan(&self.config, &command, directory, watch)?;
+        let Work::Enclose(spec) = &mut planned.work else {
+            return Ok(planned);
+        };
         for (source, held) in vault.each() {
             if let Inject::Env { variable } = &source.inject {
                 // It was proved to be text when it was read.
                 let value = String::from_utf8_lossy(held.secret.expose()).into_owned();
-                planned.spec.env.push((variable.clone(), value));
+                spec.env.push((variable.clone(), value));
             }
         }
         if let Some(shelf) = shelf {
-            shelf.grant(vault, &mut planned.spec);
+            shelf.grant(vault, spec);
             self.shelves.push(shelf);
         }
         self.publish();
@@ -459,6 +462,11 @@ fn plan(
     tmp: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Planned, StartError> {
+    if let Some(upstream) = &config.server.upstream {
+        let work = Work::Dial(upstream.url.clone());
+        let facts = Facts::default();
+        return Ok(Planned { work, facts });
+    }
     let mut facts = Facts {
         name: Some(config.server.name.clone()),
         version: None,
@@ -476,7 +484,8 @@ fn plan(
     for warning in &spec.warnings {
         watch.progress(format!("warning: {warning}"));
     }
-    Ok(Planned { spec, facts })
+    let work = Work::Enclose(Box::new(spec));
+    Ok(Planned { work, facts })
 }
 
 /// Installs the package that the command names, or finds it in the cache; `None` for a plain command.

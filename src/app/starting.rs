@@ -34,6 +34,13 @@ pub(super) fn tell_started(
     for note in &report.notes {
         tracing::warn!("{note}");
     }
+    if report.layers.is_empty() {
+        tracing::info!(
+            "{server} runs elsewhere, so nothing encloses it; process {pid} makes the connections"
+        );
+        health.update(|facts| facts.pid = None);
+        return;
+    }
     let what = facts.name.as_deref().unwrap_or(server);
     let version = facts
         .version

@@ -14,6 +14,7 @@ use super::replace::Replacing;
 use super::seldom::Seldom;
 use super::slice;
 use super::stopwatch::Stopwatch;
+use super::upstream::Bridges;
 use super::wake::{Followed, Ready};
 use crate::admin::{Health, Phase};
 use crate::audit::FLUSH_AFTER;
@@ -58,6 +59,8 @@ pub(super) struct Loop {
     pub(super) again: Box<dyn Again>,
     pub(super) session: Session,
     pub(super) spawner: Spawner,
+    /// To a server that runs elsewhere.
+    pub(super) bridges: Option<Bridges>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) life: Life,
@@ -130,6 +133,7 @@ impl Loop {
             again,
             session,
             spawner,
+            bridges: None,
             health,
             metrics,
             life: Life::default(),

@@ -19,9 +19,9 @@ pub use operate::{DrainArgs, StatusArgs, SwitchArgs, WhichArgs};
 
 use super::exit::{Exit, Failure};
 use crate::config::{
-    self, AdminAddr, AuditTo, ByteSize, Config, Cores, CredentialRule, EgressRule, EntryError,
-    EnvRule, File, Origins, Overrides, Preset, Restart, SecretsMode, Surroundings, TimeSpan,
-    UnitError, Word,
+    self, AdminAddr, AuditTo, ByteSize, Config, Cores, CredentialRule, EgressRule, Endpoint,
+    EntryError, EnvRule, File, Origins, Overrides, Preset, Restart, SecretsMode, Surroundings,
+    TimeSpan, UnitError, Word,
 };
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -117,6 +117,7 @@ impl Command {
 const RUN_EXAMPLES: &str = "Examples:
   cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
   cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
+  cofferdam run --url https://mcp.example.com/mcp
   cofferdam run --config github.toml
 
 With both a file and flags, a flag replaces a value of the file and adds to a list of it.
@@ -179,6 +180,15 @@ pub struct SharedArgs {
     /// Name of the server in logs, metrics and paths [default: made from the command]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Front the HTTP server at URL instead of running a command
+    #[arg(long, value_name = "URL", value_parser = entry::<Endpoint>, help_heading = ELSEWHERE)]
+    pub url: Option<Endpoint>,
+    /// Certificates that may vouch for the server at URL [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = ELSEWHERE)]
+    pub ca: Option<String>,
+    /// Key that the certificate of the server at URL must have, as in sha256/BASE64
+    #[arg(long, value_name = "PIN", help_heading = ELSEWHERE)]
+    pub pin: Vec<String>,
     /// What the runtime needs [default: chosen by looking at the command]
     #[arg(long, value_name = "PRESET", value_parser = word::<Preset>(), help_heading = CELL)]
     pub preset: Option<Preset>,
@@ -273,6 +283,7 @@ pub struct PolicyArgs {
     pub audit: Option<String>,
 }
 
+const ELSEWHERE: &str = "A server that runs elsewhere";
 const CELL: &str = "Cell";
 const POLICY: &str = "Policy";
 const SEEN: &str = "Seen from outside";
@@ -377,7 +388,7 @@ pub fn to_run(words: &[OsString]) -> Result<RunArgs, Error> {
 /// When the file or a value is not valid, or there is nothing to run.
 pub fn resolve(args: &RunArgs) -> Result<Resolved, Error> {
     let shared = &args.shared;
-    if shared.command.is_empty() && shared.config.is_none() {
+    if shared.command.is_empty() && shared.config.is_none() && shared.url.is_none() {
         return Err(Error::Nothing);
     }
     let file: Option<File> = shared.config.as_deref().map(config::load).transpose()?;
@@ -422,6 +433,9 @@ pub(super) fn overrides(args: &RunArgs) -> Overrides {
     Overrides {
         name: shared.name,
         command: shared.command,
+        url: shared.url,
+        ca: shared.ca,
+        pins: shared.pin,
         read: shared.read,
         write: shared.write,
         execute: shared.allow_exec,

@@ -13,6 +13,10 @@ use std::process::ExitCode;
 /// `words` are those of the command line without the program's own name.
 pub(super) fn exec(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     let resolved = args::to_config(&words)?;
+    if resolved.config.server.upstream.is_some() {
+        // What runs elsewhere has no cell to look around in.
+        return Err(args::Error::Nothing.into());
+    }
     preflight::first_failure(&resolved.config)?;
     let options = ExecOptions {
         words,

@@ -73,8 +73,8 @@ fn completions(shell: clap_complete::Shell) -> ExitCode {
     exit::print(&String::from_utf8_lossy(&script))
 }
 
-/// `__cell SPEC_FD STATUS_FD [EGRESS_FD]` and `__egress CONTROL_FD EVENTS_FD PARENT WORDS…`, before
-/// anything else is set up: no thread, no signal handler, no parser of flags may come between the
+/// `__cell SPEC_FD STATUS_FD [EGRESS_FD]` and `__egress CONTROL_FD EVENTS_FD PARENT WORDS…` and
+/// `__dial CONTROL_FD STATUS_FD PARENT HOST PORT`, before anything else is set up: no thread, no signal handler, no parser of flags may come between the
 /// spawner and the cell.
 fn cell() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
@@ -90,6 +90,13 @@ fn cell() -> Option<ExitCode> {
             let (control, events, parent) = (next(), next(), next());
             let words: Vec<String> = args.filter_map(|word| word.into_string().ok()).collect();
             Some(crate::cell::egress::serve(control, events, parent, &words))
+        }
+        "__dial" => {
+            let mut next = || args.next().and_then(number).unwrap_or(-1);
+            let (control, status, parent) = (next(), next(), next());
+            let place: Vec<String> = args.filter_map(|word| word.into_string().ok()).collect();
+            let served = crate::cell::egress::dial::serve(control, status, parent, &place);
+            Some(served)
         }
         _ => None,
     }

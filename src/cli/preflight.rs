@@ -48,7 +48,9 @@ fn fatal(config: &Config) -> Vec<Finding> {
     let mut all = Vec::new();
     // `npx` and `uvx` are words for an installation of ours; what that needs it finds by itself.
     let here = std::env::current_dir().unwrap_or_default();
-    let installed = !matches!(package::detect(&config.server.command, &here), Ok(None));
+    let elsewhere = config.server.upstream.is_some();
+    let installed =
+        !elsewhere && !matches!(package::detect(&config.server.command, &here), Ok(None));
     if let Some(program) = config.server.command.first().filter(|_| !installed) {
         all.extend(program_missing(program));
     }
@@ -87,6 +89,15 @@ fn notable(config: &Config) -> Vec<Finding> {
         exit: None,
     };
     let mut all = door::notable(config);
+    let cell = &config.cell;
+    let granted = cell.read.len() + cell.write.len() + cell.execute.len();
+    if config.server.upstream.is_some() && granted + cell.env.len() + cell.egress.len() > 0 {
+        all.push(note(
+            "the server runs elsewhere, so nothing that is granted to a cell has any effect"
+                .to_owned(),
+            "",
+        ));
+    }
     for rule in &config.cell.env {
         if let EnvRule::Pass(name) = rule
             && std::env::var_os(name).is_none()

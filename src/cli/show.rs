@@ -3,6 +3,7 @@
 
 mod access;
 mod guards;
+mod upstream;
 
 use super::args::Resolved;
 use super::printable::printable;
@@ -79,8 +80,17 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
         all: Vec::new(),
     };
     rows.server();
-    rows.cell();
-    rows.packages();
+    if resolved.config.server.upstream.is_some() {
+        rows.section = "Cell";
+        rows.one(
+            "cell",
+            "none: the server is no process of ours",
+            Value::Null,
+        );
+    } else {
+        rows.cell();
+        rows.packages();
+    }
     rows.credentials();
     rows.policy();
     rows.limits();
@@ -128,8 +138,12 @@ impl Rows<'_> {
         self.section = "Server";
         let server = &self.resolved.config.server;
         self.one("server.name", &server.name, server.name.as_str());
-        let words: Vec<String> = server.command.iter().map(|word| quoted(word)).collect();
-        self.one("server.command", words.join(" "), server.command.clone());
+        if let Some(upstream) = &server.upstream {
+            self.upstream(upstream);
+        } else {
+            let words: Vec<String> = server.command.iter().map(|word| quoted(word)).collect();
+            self.one("server.command", words.join(" "), server.command.clone());
+        }
         match &server.cwd {
             Some(path) => self.one(
                 "server.cwd",
@@ -138,7 +152,12 @@ impl Rows<'_> {
             ),
             None => self.one("server.cwd", "where cofferdam is started", Value::Null),
         }
-        self.one("server.transport", "stdio", "stdio");
+        let transport = if server.upstream.is_some() {
+            "http"
+        } else {
+            "stdio"
+        };
+        self.one("server.transport", transport, transport);
         let restart = server.restart.as_str();
         self.one("server.restart", restart, restart);
         if let Some(path) = &server.kill_file {
@@ -266,6 +285,7 @@ impl Rows<'_> {
                 "file": file,
                 "key": credential.key,
                 "env": credential.inject.variable(),
+                "header": credential.inject.header(),
                 "inject": credential.inject.to_string(),
                 "environment": credential.environment,
                 "overlap": time(credential.overlap),

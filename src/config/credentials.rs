@@ -90,6 +90,13 @@ pub enum Inject {
         /// Names of tools; `*` stands for any run of characters.
         tools: Vec<String>,
     },
+    /// A header of each request to a server elsewhere.
+    Header {
+        /// In lower case.
+        name: String,
+        /// `{}` is the value.
+        format: String,
+    },
 }
 
 impl Inject {
@@ -99,7 +106,16 @@ impl Inject {
         match self {
             Self::Env { variable } => Some(variable),
             Self::File { variable, .. } => variable.as_deref(),
-            Self::Argument { .. } => None,
+            Self::Argument { .. } | Self::Header { .. } => None,
+        }
+    }
+
+    /// The header, if it is one.
+    #[must_use]
+    pub fn header(&self) -> Option<&str> {
+        match self {
+            Self::Header { name, .. } => Some(name),
+            Self::Env { .. } | Self::File { .. } | Self::Argument { .. } => None,
         }
     }
 
@@ -131,6 +147,7 @@ impl fmt::Display for Inject {
             Self::Argument { pointer, tools } => {
                 write!(f, "the argument {pointer} of {}", tools.join(", "))
             }
+            Self::Header { name, .. } => write!(f, "the header {name}"),
         }
     }
 }

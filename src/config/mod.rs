@@ -7,6 +7,7 @@ mod access;
 mod change;
 mod credentials;
 mod diagnose;
+mod endpoint;
 mod entries;
 mod guards;
 mod load;
@@ -25,6 +26,7 @@ pub use access::{
 pub use change::{Changes, renew};
 pub use credentials::{Aged, Credential, Inject, Pointer, Signal};
 pub use diagnose::{Place, Problem};
+pub use endpoint::Endpoint;
 pub use entries::{EntryError, Word};
 pub use guards::{Breaker, Budget, Budgets, Overlong, Percent, RepeatAction, Repeats, Retry};
 pub use load::{Error, File, load, read};
@@ -106,8 +108,11 @@ pub struct Config {
 pub struct Server {
     /// Letters, digits, `-`, `_`, `.`; from the file, `--name`, or the command.
     pub name: String,
-    /// Program and arguments, as written; a program with a `/` in it is absolute. Never empty.
+    /// Program and arguments, as written; a program with a `/` in it is absolute. Empty only when
+    /// there is an upstream.
     pub command: Vec<String>,
+    /// A server that runs elsewhere, in place of a command.
+    pub upstream: Option<Upstream>,
     pub owner: Option<String>,
     /// A date, `2027-02-01`.
     pub review_by: Option<String>,
@@ -117,6 +122,17 @@ pub struct Server {
     pub replace: Replace,
     /// The kill switch, which must be there; `None`: one in the state directory.
     pub kill_file: Option<PathBuf>,
+}
+
+/// A server that runs elsewhere and is reached over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    pub url: Endpoint,
+    /// Certificates to trust in place of the system's. Absolute.
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the keys of which the server's own certificate must have one. Empty: any.
+    pub pins: Vec<[u8; 32]>,
+    pub min_version: TlsVersion,
 }
 
 /// How a server is replaced while its session goes on.

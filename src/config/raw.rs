@@ -10,7 +10,7 @@ pub(super) use access::{Client, Clients, Group, Groups, Identity, Jwt, ScopesBy,
 
 pub(super) use guards::{Breaker, Budget, Budgets, Repeats, Retry};
 
-use super::access::Effect;
+use super::access::{Effect, TlsVersion};
 use super::guards::Overlong;
 use super::rates::Rate;
 use super::units::{ByteSize, Cores, TimeSpan};
@@ -133,6 +133,10 @@ pub(super) struct Inject {
     pub(super) argument: Option<String>,
     /// With `argument`: tools that get it; default `["*"]`, all that have such an argument.
     pub(super) tools: Option<Vec<String>>,
+    /// A header of each request to the server at `server.url`.
+    pub(super) header: Option<String>,
+    /// What the header says; `{}` is the value. Default `Bearer {}` for Authorization, else `{}`.
+    pub(super) format: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -142,6 +146,17 @@ pub(super) struct Server {
     pub(super) name: Option<At<String>>,
     /// Program and arguments.
     pub(super) command: Option<At<Vec<At<String>>>>,
+    /// A server that runs elsewhere, in place of a command: `https://mcp.example.com/mcp`.
+    pub(super) url: Option<At<String>>,
+    /// File with the certificates that may vouch for the server at `url`; default: the system's.
+    pub(super) ca: Option<At<String>>,
+    /// Keys of which the certificate of the server at `url` must have one: `sha256/` and a SHA-256 in
+    /// base64.
+    pub(super) pins: Vec<At<String>>,
+    /// The oldest version of TLS that is spoken with the server at `url`; default 1.3.
+    pub(super) min_version: Option<At<TlsVersion>>,
+    /// Let `url` be a plain `http` one although others on the network can read along.
+    pub(super) plain_http: Option<At<bool>>,
     /// How the server is spoken to.
     pub(super) transport: Option<At<Transport>>,
     /// Who answers for this server.
@@ -164,6 +179,7 @@ pub(super) struct Server {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Transport {
     Stdio,
+    Http,
 }
 
 /// Stands in for the TOML date, which editors show to a schema as a string.

@@ -4,7 +4,7 @@
 //! An annotation that the specification does not allow counts as none: not a scalar, not a token, a
 //! name twice, or not reachable through `properties` alone.
 
-use crate::mcp::{Raw, members, text};
+use crate::mcp::{Raw, elements, members, text};
 
 /// Annotations of one tool that are kept.
 const MOST: usize = 64;
@@ -52,6 +52,77 @@ impl Mirror {
         written == header
             || matches!((number(written), number(header)), (Some(a), Some(b)) if a == b)
     }
+}
+
+impl Mirror {
+    /// What a header has to say for these arguments; `None`: there must be none.
+    #[must_use]
+    pub fn said(&self, arguments: Option<Raw<'_>>) -> Option<String> {
+        let value = self.path.iter().try_fold(arguments, |value, key| {
+            Some(value?.member(key)).filter(Option::is_some)
+        });
+        let value = value.flatten().filter(|value| value.text != b"null")?;
+        match text(value.text) {
+            Some(text) => Some(text.into_owned()),
+            None => std::str::from_utf8(value.text).ok().map(str::to_owned),
+        }
+    }
+}
+
+/// What a page of a tool list says about headers.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Names of all tools, each with its annotations.
+    pub tools: Vec<(String, Box<[Mirror]>)>,
+    /// Which of them carry an annotation that the specification does not allow: a client on HTTP must
+    /// not offer them. Places in `tools` of the result.
+    pub unfit: Vec<usize>,
+}
+
+/// Reads the result of a `tools/list`.
+#[must_use]
+pub fn listed(result: &[u8]) -> Listed {
+    let mut listed = Listed::default();
+    let tools = members(result).find_map(|(key, value)| (key == "tools").then_some(value));
+    for (place, tool) in tools
+        .iter()
+        .flat_map(|tools| elements(tools.text))
+        .enumerate()
+    {
+        let schema = tool.member("inputSchema");
+        let mirrors = schema
+            .map(|schema| mirrors(schema.text))
+            .unwrap_or_default();
+        let written = schema.map_or(0, |schema| annotations(schema.text));
+        if written != mirrors.len() {
+            listed.unfit.push(place);
+        }
+        if let Some(name) = tool.member("name").and_then(|name| name.as_text()) {
+            listed.tools.push((name.into_owned(), mirrors));
+        }
+    }
+    listed
+}
+
+/// How many annotations there are, wherever they stand.
+fn annotations(schema: &[u8]) -> usize {
+    fn count(raw: &[u8], depth: usize) -> usize {
+        if depth > 4 * DEPTH || memchr::memmem::find(raw, b"x-mcp-header").is_none() {
+            return 0;
+        }
+        match raw.first() {
+            Some(b'{') => members(raw)
+                .map(|(key, value)| {
+                    usize::from(key == "x-mcp-header") + count(value.text, depth + 1)
+                })
+                .sum(),
+            Some(b'[') => elements(raw)
+                .map(|value| count(value.text, depth + 1))
+                .sum(),
+            _ => 0,
+        }
+    }
+    count(schema, 0)
 }
 
 /// Integers compare as numbers: `1`, `1.0` and `1e0` are one.

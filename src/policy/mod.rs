@@ -25,7 +25,7 @@ pub use engine::{Deadlines, Policy};
 pub use guards::{
     Alert, Asking, Circuit, Ending, Guards, News, Party, Pass, RetryBudget, Ruling, Weight,
 };
-pub use mirrors::{Mirror, Scalar};
+pub use mirrors::{Listed, Mirror, Scalar, listed};
 pub(crate) use names::fold;
 pub use problems::{CredentialBreaker, Problem, problem};
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};

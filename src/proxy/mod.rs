@@ -20,8 +20,10 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod upstream;
 
 pub use address::{Address, To};
 pub use exchange::{Duplicate, Exchange, Exchanges, Late, NOBODY, Party};
 pub use open::OpenCall;
 pub use session::{Outbox, Passage, Session};
+pub use upstream::{Trouble, answer_for, pass_error};

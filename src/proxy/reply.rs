@@ -45,6 +45,15 @@ pub(super) fn cancelled(out: &mut Vec<u8>, id: &[u8], reason: &str) {
     out.extend_from_slice(format!(",\"reason\":\"{reason}\"}}}}\n").as_bytes());
 }
 
+/// Appends an error that the server gave without saying to which request: it can only be this one.
+pub(super) fn passed(out: &mut Vec<u8>, id: &[u8], error: &[u8]) {
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id);
+    out.extend_from_slice(b",\"error\":");
+    out.extend_from_slice(error);
+    out.extend_from_slice(b"}\n");
+}
+
 /// A denial carries no `structuredContent`: clients validate it even when `isError` is set, and then
 /// show their own error in place of the denial.
 fn tool_result(refusal: &Refusal, era: Era) -> Value {
@@ -254,7 +263,12 @@ pub(super) mod own {
     }
 
     /// A tool call is refused by a result that the model can read; anything else by an error.
-    fn about(subject: &Subject, rule: &'static str, code: i32, text: String) -> Refusal {
+    pub(in crate::proxy) fn about(
+        subject: &Subject,
+        rule: &'static str,
+        code: i32,
+        text: String,
+    ) -> Refusal {
         let shape = if subject.capability == Capability::Tool {
             Shape::ToolResult
         } else {

@@ -157,7 +157,10 @@ const OWNERS: [(&str, &[&str]); 36] = [
     ("socket2", &["cell/egress"]),
     // Hashes of keys are compared in constant time.
     ("subtle", &["identity/"]),
-    ("tokio", &["admin/", "app/http/", "transport/"]),
+    (
+        "tokio",
+        &["admin/", "app/http/", "app/upstream/", "transport/"],
+    ),
     ("tokio_rustls", &["transport/"]),
     // The cell reads its own data: presets and system call lists.
     ("strsim", &["config/"]),

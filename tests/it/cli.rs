@@ -852,7 +852,7 @@ fn mistakes_as_json() {
           "label": "not a key of [server]",
           "hints": [
             "did you mean `command`?",
-            "[server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`"
+            "[server] takes `name`, `command`, `url`, `ca`, `pins`, `min_version`, `plain_http`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`"
           ],
           "line": 2,
           "column": 1
@@ -895,6 +895,11 @@ fn help_of_run() {
           --log-format <FORMAT>  How log lines on stderr look [default: human] [possible values: human,
                                  json]
       -h, --help                 Print help
+
+    A server that runs elsewhere:
+          --url <URL>  Front the HTTP server at URL instead of running a command
+          --ca <FILE>  Certificates that may vouch for the server at URL [default: the system's]
+          --pin <PIN>  Key that the certificate of the server at URL must have, as in sha256/BASE64
 
     Cell:
           --preset <PRESET>             What the runtime needs [default: chosen by looking at the
@@ -948,6 +953,7 @@ fn help_of_run() {
     Examples:
       cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
       cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
+      cofferdam run --url https://mcp.example.com/mcp
       cofferdam run --config github.toml
 
     With both a file and flags, a flag replaces a value of the file and adds to a list of it.

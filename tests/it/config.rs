@@ -26,7 +26,7 @@ fn unknown_key() {
       | ^^^^^^ not a key of [server]
       |
       = help: did you mean `command`?
-      = help: [server] takes `name`, `command`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`
+      = help: [server] takes `name`, `command`, `url`, `ca`, `pins`, `min_version`, `plain_http`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`
     "#);
 }
 
@@ -82,17 +82,17 @@ fn key_of_a_later_version() {
 
 #[test]
 fn value_of_a_later_version() {
-    insta::assert_snapshot!(check("[server]\ntransport = \"http\"\n"), @r#"
+    insta::assert_snapshot!(check("[cell]\npreset = \"go\"\n"), @r#"
     exit: 78
     --- stderr ---
     cofferdam: error: the configuration server.toml is not valid
-    error: `server.transport = "http"` is not in this version
-     --> server.toml:2:13
+    error: `cell.preset = "go"` is not in this version
+     --> server.toml:2:10
       |
-    2 | transport = "http"
-      |             ^^^^^^
+    2 | preset = "go"
+      |          ^^^^
       |
-      = help: `server.transport` takes `stdio`
+      = help: `cell.preset` takes `node`, `python`, `none`
     "#);
 }
 
@@ -260,7 +260,7 @@ fn no_command() {
     cofferdam: error: the configuration server.toml is not valid
     error: `server.command` is missing
      |
-     = help: write the program and its arguments, as in `command = ["npx", "-y", "SERVER"]`, or put them after `--`
+     = help: write the program and its arguments, as in `command = ["npx", "-y", "SERVER"]`, or put them after `--`; for a server that runs elsewhere, `url = "https://…"`
     "#);
 }
 

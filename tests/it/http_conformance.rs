@@ -21,8 +21,17 @@ fn tools() -> Option<(PathBuf, PathBuf)> {
         .then_some((modules, node?))
 }
 
+/// What the suite speaks to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A stdio server behind our listener.
+    Stdio,
+    /// Another of ours in front of that: HTTP to HTTP.
+    Http,
+}
+
 /// Runs one suite: the scenarios that passed, all of which have to.
-fn run(suite: &str, words: &[&str]) -> Vec<String> {
+fn run(way: Way, suite: &str, words: &[&str]) -> Vec<String> {
     let Some((modules, node)) = tools() else {
         println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
         return Vec::new();
@@ -47,7 +56,14 @@ fn run(suite: &str, words: &[&str]) -> Vec<String> {
         &flags,
         &[node20.to_str().unwrap(), server, &mark],
     );
-    let site = Site::around(wire);
+    let there = Site::around(wire);
+    let front = (way == Way::Http).then(|| {
+        let url = format!("http://{}/mcp", there.address);
+        let name = crate::wire::mark();
+        let flags = ["--url", &url, "--name", &name, "--listen", "127.0.0.1:0"];
+        Site::listening(Wire::start(crate::rig::Rig::new(), &name, &flags, &[]))
+    });
+    let site = front.as_ref().unwrap_or(&there);
     let output = Command::new(node)
         .arg(modules.join(suite).join("dist/index.js"))
         .args(["server", "--url", &format!("http://{}/mcp", site.address)])
@@ -85,7 +101,7 @@ fn which(program: &str) -> PathBuf {
 
 #[test]
 fn all_that_2026_07_28_requires() {
-    let passed = run("suite-0.2", &["--requirements", "2026-07-28"]);
+    let passed = run(Way::Stdio, "suite-0.2", &["--requirements", "2026-07-28"]);
     if tools().is_some() {
         // The 37 that are required, and three that are not.
         assert!(passed.len() >= 40, "{}: {passed:?}", passed.len());
@@ -100,7 +116,7 @@ fn all_that_2026_07_28_requires() {
 
 #[test]
 fn all_that_2025_11_25_requires() {
-    let passed = run("suite-0.2", &["--requirements", "2025-11-25"]);
+    let passed = run(Way::Stdio, "suite-0.2", &["--requirements", "2025-11-25"]);
     if tools().is_some() {
         assert!(passed.len() >= 33, "{}: {passed:?}", passed.len());
         for pending in ["server-session-lifecycle", "server-sse-polling"] {
@@ -110,11 +126,98 @@ fn all_that_2025_11_25_requires() {
 }
 
 #[test]
+fn all_that_is_required_through_two() {
+    let modern = run(Way::Http, "suite-0.2", &["--requirements", "2026-07-28"]);
+    let legacy = run(Way::Http, "suite-0.2", &["--requirements", "2025-11-25"]);
+    if tools().is_some() {
+        assert!(modern.len() >= 40, "{}: {modern:?}", modern.len());
+        assert!(legacy.len() >= 33, "{}: {legacy:?}", legacy.len());
+    }
+}
+
+#[test]
 fn all_that_the_published_suite_has() {
-    let passed = run("suite-0.1", &[]);
+    let passed = run(Way::Stdio, "suite-0.1", &[]);
     if tools().is_some() {
         assert!(passed.len() >= 30, "{}: {passed:?}", passed.len());
     }
+}
+
+/// Runs a scenario that tests a client: an SDK alone, or one on stdio with this program before it.
+fn client(version: &str, scenario: &str, through: &[&str]) -> Option<bool> {
+    let (modules, node) = tools()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/client.mjs");
+    let node = node.to_str().unwrap();
+    let command = [&[node, script.to_str().unwrap()], through]
+        .concat()
+        .join(" ");
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(node)
+        .arg(modules.join("suite-0.2/dist/index.js"))
+        .args(["client", "--spec-version", version, "--scenario", scenario])
+        .args(["--timeout", "20000"])
+        .args(["--command", &command])
+        .env("HOME", home.path())
+        .env("SDK", modules.join("@modelcontextprotocol/sdk"))
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    if !output.status.success() {
+        println!("{scenario} through {through:?}: {text}");
+    }
+    Some(output.status.success() && text.contains("OVERALL: PASSED"))
+}
+
+#[test]
+fn the_scenarios_for_clients_pass_as_they_do_without_us() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    // One of the scenarios calls a tool with a null that its schema does not allow.
+    std::fs::write(&config, "[schema]\narguments = \"off\"\n").unwrap();
+    let bin = env!("CARGO_BIN_EXE_cofferdam");
+    let file = config.to_str().unwrap();
+    let through = [bin, "run", "--quiet", "--config", file, "--url", "{url}"];
+    let legacy = [
+        "initialize",
+        "tools_call",
+        "elicitation-sep1034-client-defaults",
+        "sse-retry",
+        "json-schema-2020-12-preservation",
+    ];
+    for scenario in legacy {
+        let Some(alone) = client("2025-11-25", scenario, &[]) else {
+            println!("SKIPPED: http.conformance: no fixtures, run `cargo xtask setup`");
+            return;
+        };
+        let passed = client("2025-11-25", scenario, &through).unwrap();
+        assert!(
+            alone && passed,
+            "{scenario}: {alone} alone, {passed} through us"
+        );
+    }
+    let modern = [
+        "tools_call",
+        "request-metadata",
+        "sep-2322-client-request-state",
+        "http-standard-headers",
+        "http-custom-headers",
+        "http-invalid-tool-headers",
+        "json-schema-ref-no-deref",
+        "json-schema-2020-12-preservation",
+    ];
+    for scenario in modern {
+        assert_eq!(
+            client("2026-07-28", scenario, &through),
+            Some(true),
+            "{scenario}"
+        );
+    }
+    // A program that says nothing fails them.
+    assert_eq!(
+        client("2026-07-28", "http-standard-headers", &["true"]),
+        Some(false)
+    );
 }
 
 #[test]

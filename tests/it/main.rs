@@ -32,6 +32,7 @@ mod hostile_client;
 mod hostile_server;
 mod http_change;
 mod http_conformance;
+mod http_front;
 mod http_hostile;
 mod http_identity;
 mod http_legacy;

@@ -74,8 +74,13 @@ impl Site {
     }
 
     pub(crate) fn around(wire: Wire) -> Self {
-        wire.until_stderr("MCP on http");
         wire.until_stderr(" runs as ");
+        Self::listening(wire)
+    }
+
+    /// One whose server is there already.
+    pub(crate) fn listening(wire: Wire) -> Self {
+        wire.until_stderr("MCP on http");
         let said = wire.stderr();
         let address = said.split("MCP on http").nth(1).unwrap();
         let address = address.split("://").nth(1).unwrap();

@@ -73,7 +73,7 @@ impl Wire {
         Self::start(rig, &mark, flags, &command)
     }
 
-    /// Any server; the mark must be in its command line.
+    /// Any server; the mark must be in its command line. Without a command the flags say which.
     pub(crate) fn start(rig: Rig, mark: &str, flags: &[&str], command: &[&str]) -> Self {
         Self::start_with(rig, mark, flags, command, &[])
     }
@@ -87,7 +87,8 @@ impl Wire {
         env: &[&str],
     ) -> Self {
         let dir = rig.path().to_str().unwrap().to_owned();
-        let words: Vec<String> = [&["run"], flags, &["--"], command]
+        let dashes: &[&str] = if command.is_empty() { &[] } else { &["--"] };
+        let words: Vec<String> = [&["run"], flags, dashes, command]
             .concat()
             .iter()
             .map(|word| word.replace("{dir}", &dir))

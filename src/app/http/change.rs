@@ -105,6 +105,9 @@ impl State {
             // From here on a server may say them. A spawner that is gone says so by itself.
             drop(spawner.taken());
         }
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().arm(&config, self.known.in_force());
+        }
         let replaced = |state: &CredentialState| {
             state.changed && credentials::replaces(&config.credentials, state)
         };

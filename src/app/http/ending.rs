@@ -130,6 +130,10 @@ impl Gate {
     }
 
     fn started(self: &Rc<Self>, cell: u32, fds: Vec<OwnedFd>, now: Instant) {
+        let fds = match &mut self.state.borrow_mut().bridges {
+            Some(bridges) => bridges.start(fds).unwrap_or_default(),
+            None => fds,
+        };
         let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(fds) else {
             return;
         };

@@ -26,9 +26,12 @@ mod turns;
 mod visit;
 mod who;
 
+pub(super) use tasks::watched;
+
 use super::access::Access;
 use super::reload::Again;
 use super::seldom::Alarm;
+use super::upstream::Bridges;
 use crate::admin::Health;
 use crate::audit::Log;
 use crate::cell::spawn::Spawner;
@@ -66,6 +69,8 @@ pub(super) struct Front {
 #[derive(Debug)]
 pub(super) struct Fittings {
     pub(super) config: Arc<Config>,
+    /// To a server that runs elsewhere.
+    pub(super) bridges: Option<Bridges>,
     pub(super) again: Box<dyn Again>,
     pub(super) policy: Arc<Policy>,
     pub(super) log: Log,
@@ -112,6 +117,7 @@ impl Front {
         let gate = {
             let Fittings {
                 config,
+                bridges,
                 again,
                 policy,
                 log,
@@ -125,6 +131,7 @@ impl Front {
                 log,
                 Arc::clone(&metrics),
                 spawner,
+                bridges,
             );
             let turns = Rc::new(turns::Turns::new(&config));
             Rc::new(Gate {

@@ -10,6 +10,7 @@ use crate::app::credentials::Known;
 use crate::app::farewell::Farewell;
 use crate::app::reload::Again;
 use crate::app::seldom::Alarm;
+use crate::app::upstream::Bridges;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::Spawner;
 use crate::config::{Config, Listen};
@@ -74,6 +75,8 @@ pub(super) struct State {
     log: Log,
     /// `None` at the very end.
     pub(super) spawner: Option<Spawner>,
+    /// To a server that runs elsewhere.
+    pub(super) bridges: Option<Bridges>,
     /// By the number of their cell. Boxed, because each is taken out while it is worked on.
     pub(super) servers: Vec<Option<Box<Server>>>,
     /// Boxed: a table keeps room for as many again.
@@ -122,6 +125,7 @@ impl State {
         log: Log,
         metrics: Arc<Metrics>,
         spawner: Spawner,
+        bridges: Option<Bridges>,
     ) -> Self {
         let challenges = Challenges::new(&config);
         let desk = Session::new(
@@ -137,6 +141,7 @@ impl State {
             desk,
             log,
             spawner: Some(spawner),
+            bridges,
             servers: (0..CELLS).map(|_| None).collect(),
             visits: HashMap::new(),
             by_id: HashMap::new(),

@@ -126,7 +126,7 @@ impl Drop for Slot {
     deprecated,
     reason = "its successor is unsafe because some types change their descriptor; an OwnedFd has one for life"
 )]
-fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(in crate::app) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest)
 }
 

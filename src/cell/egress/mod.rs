@@ -15,6 +15,7 @@
 mod address;
 mod cage;
 mod connection;
+pub mod dial;
 mod greeting;
 mod handover;
 mod inside;

@@ -77,6 +77,17 @@ fn spawn(command: &mut Command) -> io::Result<Pid> {
 pub(super) type Verdict = Result<LayerReport, LaunchFailure>;
 
 impl Launched {
+    /// A process that reports as a launcher does.
+    pub(super) fn new(pid: Pid, status: io::PipeReader) -> Self {
+        Self {
+            pid,
+            status: Some(status),
+            heard: Vec::new(),
+            deadline: Instant::now() + START_LIMIT,
+            refusals: Refusals::none(),
+        }
+    }
+
     /// Starts `cofferdam __cell` on a sealed copy of `spec`; `egress` is where it hands out the
     /// sockets of its network.
     pub(super) fn start(
@@ -265,6 +276,29 @@ impl Cell {
             self.relay = None;
         }
         lost
+    }
+
+    /// One without an enclosure, because what runs in its place is ours.
+    pub(super) fn bare(
+        number: u32,
+        launched: Launched,
+        facts: Facts,
+        ours: Vec<OwnedFd>,
+        directory: TempDir,
+    ) -> Self {
+        Self {
+            relay: None,
+            floor_warnings: Vec::new(),
+            number,
+            launched,
+            verdict: None,
+            exit: None,
+            facts,
+            leaf: None,
+            memory_kills: u64::MAX,
+            ours,
+            directory,
+        }
     }
 
     pub(super) fn start(

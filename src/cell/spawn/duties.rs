@@ -5,7 +5,7 @@ use super::completion::Watch;
 use super::freeze::Frozen;
 use super::protocol::{Event, Facts};
 use crate::cell::CellSpec;
-use crate::config;
+use crate::config::{self, Endpoint};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,8 +14,17 @@ use std::time::Instant;
 /// What a cell will be, made from the configuration that the spawner itself has read.
 #[derive(Debug)]
 pub struct Planned {
-    pub spec: CellSpec,
+    pub work: Work,
     pub facts: Facts,
+}
+
+/// What runs for a cell.
+#[derive(Debug)]
+pub enum Work {
+    /// A server of ours, enclosed.
+    Enclose(Box<CellSpec>),
+    /// Connections to one that runs elsewhere.
+    Dial(Endpoint),
 }
 
 /// What the spawner does from the configuration that it has read by itself: a request only says when.

@@ -16,7 +16,7 @@ pub(super) const HEADER_BYTES: usize = 16;
 /// The largest body of an event, in bytes.
 pub(super) const MAX_BODY: usize = 16 * 1024;
 /// The most descriptors that one event carries.
-pub(super) const MAX_FDS: usize = 3;
+pub(super) const MAX_FDS: usize = 6;
 /// Cells are numbered from 0; this many can live at once.
 pub const MAX_CELLS: u32 = 64;
 
@@ -104,7 +104,8 @@ pub enum Event {
         report: LayerReport,
         facts: Facts,
         /// Mode `Run`: stdin, stdout, stderr of the cell, our ends. Mode `Exec`: the read end of
-        /// stderr, or the master of the cell's terminal.
+        /// stderr, or the master of the cell's terminal. Of a server that runs elsewhere: our ends,
+        /// then the stdin and stdout that it would have, and a [dialer](crate::cell::egress::dial)'s.
         fds: Vec<OwnedFd>,
     },
     /// One line for people, while something takes long.

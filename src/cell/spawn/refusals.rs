@@ -17,6 +17,11 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
+    /// Of a process without a supervisor.
+    pub(super) fn none() -> Self {
+        Self { channel: None }
+    }
+
     /// Our end; and the launcher's, which the spec then names, when there may be a supervisor.
     pub(super) fn of(spec: &mut CellSpec) -> io::Result<(Self, Option<OwnedFd>)> {
         if !spec.supervision {

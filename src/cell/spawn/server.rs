@@ -10,7 +10,7 @@
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
-use super::duties::{Duties, Planned};
+use super::duties::{Duties, Planned, Work};
 use super::freeze;
 use super::housework::Housework;
 use super::protocol::{Event, MAX_CELLS, Mode, ProtocolError};
@@ -366,7 +366,15 @@ impl Server {
         let planned = duties.plan(directory.path(), &mut watch);
         let reaped = std::mem::take(&mut watch.reaped);
         self.note(reaped);
-        let Planned { spec, facts } = planned?;
+        let Planned { work, facts } = planned?;
+        let spec = match work {
+            Work::Enclose(spec) => *spec,
+            Work::Dial(place) => {
+                self.cells
+                    .push(Cell::dial(number, &place, facts, directory)?);
+                return Ok(());
+            }
+        };
         let ends = Ends::new(self.mode, spec.user.as_ref()).map_err(os("make the cell's pipes"))?;
         self.cells
             .push(Cell::start(number, spec, facts, ends, directory)?);

@@ -112,6 +112,31 @@ impl Ends {
         })
     }
 
+    /// For a server that runs elsewhere: both ends of its streams are the message process's, which
+    /// speaks for it. Its stderr is that of whoever makes the connections.
+    pub(super) fn bridged() -> io::Result<Self> {
+        let (stdin, our_stdin) = io::pipe()?;
+        let (our_stdout, stdout) = io::pipe()?;
+        let (our_stderr, stderr) = io::pipe()?;
+        // The message process cannot set any of this by itself.
+        rustix::io::ioctl_fionbio(&our_stdin, true)?;
+        rustix::io::ioctl_fionbio(&stdin, true)?;
+        rustix::io::ioctl_fionbio(&stdout, true)?;
+        Ok(Self {
+            stdin: Stdio::null(),
+            stdout: Stdio::null(),
+            stderr: stderr.into(),
+            ours: vec![
+                our_stdin.into(),
+                our_stdout.into(),
+                our_stderr.into(),
+                stdin.into(),
+                stdout.into(),
+            ],
+            terminal: false,
+        })
+    }
+
     /// A stream that is a terminal becomes the cell's own terminal, the others pass as they are;
     /// only stderr is a pipe, because denials are explained on it.
     fn inherited(are: Terminals, user: Option<&Account>) -> io::Result<Self> {

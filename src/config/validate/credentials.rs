@@ -11,6 +11,54 @@ use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
+const VARIABLE: &str =
+    "write the variable that the server reads, as in `inject = { env = \"GITHUB_TOKEN\" }`";
+const HEADER: &str =
+    "write the header that carries it, as in `inject = { header = \"Authorization\" }`";
+
+/// Headers that say something else, and are ours to write.
+const TAKEN: [&str; 14] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "last-event-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// A header that may carry a credential: a token (RFC 9110 §5.6.2), and none that has another meaning.
+fn header_rule(name: &str, format: Option<&str>) -> Result<(), EntryError> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let lower = name.to_ascii_lowercase();
+    let ours = lower.starts_with("mcp-") || TAKEN.contains(&&*lower);
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(token) || ours {
+        let what = format!("`{}` is no header for a credential", entries::shown(name));
+        return Err(EntryError::new(what, HEADER));
+    }
+    let fits = |format: &str| {
+        let plain = format
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        plain && format.matches("{}").count() == 1
+    };
+    if format.is_some_and(|format| !fits(format)) {
+        let what = "`format` holds `{}` once, where the value goes, and plain ASCII around it";
+        return Err(EntryError::new(
+            what,
+            "write it as in `format = \"Bearer {}\"`",
+        ));
+    }
+    Ok(())
+}
+
 /// How long a replaced value may be in use, when nothing else is said.
 const OVERLAP: Duration = Duration::from_secs(600);
 
@@ -22,13 +70,14 @@ impl Builder<'_> {
         &mut self,
         raw: &BTreeMap<At<String>, raw::Credential>,
         cell: &Cell,
+        elsewhere: bool,
         flags: &Overrides,
     ) -> Vec<Credential> {
         let mut all: Vec<Credential> = Vec::new();
         for (name, written) in raw {
             let place = Place::File(name.span());
             self.note(name::check(name.value()), &place);
-            let Some(credential) = self.credential(name, written) else {
+            let Some(credential) = self.credential(name, written, elsewhere) else {
                 continue;
             };
             self.alone(&credential, &all, cell, &place);
@@ -42,6 +91,11 @@ impl Builder<'_> {
         }
         for CredentialRule { variable, file } in &flags.credentials {
             let place = Place::Flag("--credential");
+            if elsewhere {
+                let what = "a server that runs elsewhere has no variables";
+                self.problems.push(Problem::new(place, what).hint(HEADER));
+                continue;
+            }
             let directory = self.around.directory.clone();
             match self.absolute(file, &directory) {
                 Ok(path) => {
@@ -67,7 +121,12 @@ impl Builder<'_> {
         all
     }
 
-    fn credential(&mut self, name: &At<String>, raw: &raw::Credential) -> Option<Credential> {
+    fn credential(
+        &mut self,
+        name: &At<String>,
+        raw: &raw::Credential,
+        elsewhere: bool,
+    ) -> Option<Credential> {
         let key = |field: &str| format!("credentials.{}.{field}", name.value());
         let missing = |field: &str, hint: &str| {
             let what = format!("`{}` is missing", key(field));
@@ -81,11 +140,13 @@ impl Builder<'_> {
         }
         let file = self.file_path(&key("file"), raw.file.as_ref());
         let inject = match &raw.inject {
-            Some(inject) => self.inject(name, inject),
+            Some(inject) => self.inject(name, inject, elsewhere),
             None => {
-                let hint =
-                    "say where the server finds it, as in `inject = { env = \"GITHUB_TOKEN\" }`";
-                self.problems.push(missing("inject", hint));
+                let (field, hint) = match elsewhere {
+                    true => ("inject.header", HEADER),
+                    false => ("inject", VARIABLE),
+                };
+                self.problems.push(missing(field, hint));
                 None
             }
         };
@@ -113,8 +174,14 @@ impl Builder<'_> {
         })
     }
 
-    /// Exactly one way, with nothing that belongs to another.
-    fn inject(&mut self, name: &At<String>, raw: &At<raw::Inject>) -> Option<Inject> {
+    /// Exactly one way, with nothing that belongs to another. A server that we start has variables and
+    /// files, one that runs `elsewhere` gets headers.
+    fn inject(
+        &mut self,
+        name: &At<String>,
+        raw: &At<raw::Inject>,
+        elsewhere: bool,
+    ) -> Option<Inject> {
         let key = format!("credentials.{}.inject", name.value());
         let place = Place::File(raw.span());
         let origin = self.line(raw.span());
@@ -134,7 +201,9 @@ impl Builder<'_> {
                 signal: None,
                 argument: None,
                 tools: None,
-            } => {
+                header: None,
+                format: None,
+            } if !elsewhere => {
                 self.origins.set(format!("{key}.env"), origin);
                 Some(Inject::Env { variable })
             }
@@ -144,7 +213,9 @@ impl Builder<'_> {
                 signal,
                 argument: None,
                 tools: None,
-            } => {
+                header: None,
+                format: None,
+            } if !elsewhere => {
                 self.origins.set(format!("{key}.file"), origin);
                 let path = PathBuf::from(path);
                 let plain = |part| matches!(part, Component::Normal(_));
@@ -165,6 +236,8 @@ impl Builder<'_> {
                 signal: None,
                 argument: Some(pointer),
                 tools,
+                header: None,
+                format: None,
             } => {
                 self.origins.set(format!("{key}.argument"), origin);
                 let tools = tools.unwrap_or_else(|| vec!["*".to_owned()]);
@@ -179,9 +252,34 @@ impl Builder<'_> {
                     }
                 }
             }
+            raw::Inject {
+                env: None,
+                file: None,
+                signal: None,
+                argument: None,
+                tools: None,
+                header: Some(header),
+                format,
+            } if elsewhere => {
+                self.origins.set(format!("{key}.header"), origin);
+                self.note(header_rule(&header, format.as_deref()), &place);
+                let bearer = header.eq_ignore_ascii_case("authorization");
+                let usual = if bearer { "Bearer {}" } else { "{}" };
+                Some(Inject::Header {
+                    name: header.to_ascii_lowercase(),
+                    format: format.unwrap_or_else(|| usual.to_owned()),
+                })
+            }
             _ => {
-                let what = format!("`{key}` says no way, or more than one");
-                let hint = "write one of `env`, `file` (with `env` and `signal`) and `argument` (with `tools`)";
+                let what = format!("`{key}` says no way that there is, or more than one");
+                let hint = match elsewhere {
+                    true => {
+                        "write one of `header` (with `format`) and `argument` (with `tools`): the server runs elsewhere"
+                    }
+                    false => {
+                        "write one of `env`, `file` (with `env` and `signal`) and `argument` (with `tools`)"
+                    }
+                };
                 wrong(self, what, hint)
             }
         }
@@ -222,6 +320,9 @@ impl Builder<'_> {
                         tools: theirs,
                     },
                 ) => one.overlaps(other) && may_share(mine, theirs),
+                (Inject::Header { name: one, .. }, Inject::Header { name: other, .. }) => {
+                    one == other
+                }
                 _ => false,
             });
         if let Some(other) = collides {

@@ -13,6 +13,7 @@ mod outside;
 mod pieces;
 mod rules;
 mod server;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use super::load::{Error, File};
 use super::origin::Origins;
 use super::raw::{At, Raw};
 use super::{
-    AdminAddr, ByteSize, Check, Config, Cores, EgressRule, EnvRule, Preset, SchemaChecks,
+    AdminAddr, ByteSize, Check, Config, Cores, EgressRule, Endpoint, EnvRule, Preset, SchemaChecks,
     SecretsMode, TimeSpan,
 };
 use std::path::PathBuf;
@@ -33,6 +34,10 @@ use std::path::PathBuf;
 pub struct Overrides {
     pub name: Option<String>,
     pub command: Vec<String>,
+    /// In place of a command.
+    pub url: Option<Endpoint>,
+    pub ca: Option<String>,
+    pub pins: Vec<String>,
     pub read: Vec<String>,
     pub write: Vec<String>,
     pub execute: Vec<String>,
@@ -197,7 +202,8 @@ impl Builder<'_> {
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
-        let credentials = self.credentials(&raw.credentials, &cell, flags);
+        let credentials =
+            self.credentials(&raw.credentials, &cell, server.upstream.is_some(), flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,

@@ -9,7 +9,10 @@ use std::path::Path;
 impl Builder<'_> {
     pub(super) fn server(&mut self, raw: &raw::Server, flags: &Overrides) -> Server {
         let mut command = Vec::new();
-        if !flags.command.is_empty() {
+        let upstream = self.upstream(raw, flags);
+        if upstream.is_some() {
+            // There is nothing to run.
+        } else if !flags.command.is_empty() {
             self.origins.set("server.command", Origin::Command);
             command = flags.command.clone();
             let directory = self.around.directory.clone();
@@ -28,7 +31,7 @@ impl Builder<'_> {
             self.problems.push(
                 Problem::new(Place::Absent, "`server.command` is missing").hint(
                     "write the program and its arguments, as in `command = [\"npx\", \"-y\", \"SERVER\"]`, \
-                     or put them after `--`",
+                     or put them after `--`; for a server that runs elsewhere, `url = \"https://…\"`",
                 ),
             );
         }
@@ -44,13 +47,12 @@ impl Builder<'_> {
             written.value().clone()
         } else {
             self.origins.set("server.name", Origin::Command);
-            name::derive(&command)
+            match &upstream {
+                Some(upstream) => name::derive(std::slice::from_ref(&upstream.url.host)),
+                None => name::derive(&command),
+            }
         };
-
-        // One transport exists; the match makes a second one a compile error here.
-        match self.only("server.transport", raw.transport.as_ref()) {
-            None | Some(raw::Transport::Stdio) => {}
-        }
+        self.transport(raw.transport.as_ref(), upstream.is_some());
         let review_by = raw.review_by.as_ref().and_then(|written| {
             let date = written.value();
             if date.time.is_some() || date.date.is_none() {
@@ -80,6 +82,7 @@ impl Builder<'_> {
         Server {
             name,
             command,
+            upstream,
             owner,
             review_by,
             cwd: self.file_path("server.cwd", raw.cwd.as_ref()),

@@ -229,3 +229,89 @@ fn a_mistake_of_the_flags_is_not_blamed_on_the_file() {
     };
     assert!(build(Some(&file), &right, &around()).is_ok());
 }
+
+const ELSEWHERE: &str = "server.url = 'https://Mcp.Example.com/mcp?k=secret'\n";
+
+#[test]
+fn a_server_elsewhere_has_a_url_in_place_of_a_command() {
+    let effective = both(ELSEWHERE, &Overrides::default());
+    let server = effective.config.server;
+    let upstream = server.upstream.unwrap();
+    assert!(server.command.is_empty());
+    assert_eq!(server.name, "mcp.example.com");
+    assert_eq!(upstream.url.to_string(), "https://mcp.example.com/mcp?…");
+    assert_eq!((upstream.ca, upstream.pins.len()), (None, 0));
+    // The words after `--` win, as a flag does.
+    let run = both(ELSEWHERE, &flags(&["prog"])).config.server;
+    assert_eq!((run.command.len(), run.upstream), (1, None));
+    let url = Overrides {
+        url: Some("http://127.0.0.1:1/x".parse().unwrap()),
+        ..Overrides::default()
+    };
+    let server = both(COMMAND, &url).config.server;
+    assert!(server.command.is_empty() && server.upstream.is_some());
+}
+
+#[test]
+fn a_server_elsewhere_gets_headers_and_one_of_ours_gets_variables() {
+    let credential = |server: &str, inject: &str| {
+        let text = format!("{server}[credentials.a]\nfile = 'f'\ninject = {{ {inject} }}\n");
+        let file = File::parse("/etc/x.toml", &text).unwrap();
+        build(Some(&file), &Overrides::default(), &around())
+    };
+    let header = credential(ELSEWHERE, "header = 'Authorization'").unwrap();
+    assert_eq!(
+        header.config.credentials[0].inject,
+        crate::config::Inject::Header {
+            name: "authorization".into(),
+            format: "Bearer {}".into()
+        }
+    );
+    assert!(credential(ELSEWHERE, "header = 'X-Key', format = 'k={};v=1'").is_ok());
+    assert!(credential(COMMAND, "env = 'KEY'").is_ok());
+    for (server, inject) in [
+        (ELSEWHERE, "env = 'KEY'"),
+        (COMMAND, "header = 'X-Key'"),
+        (ELSEWHERE, "header = 'X-Key', env = 'KEY'"),
+        (ELSEWHERE, "header = 'Host'"),
+        (ELSEWHERE, "header = 'Mcp-Session-Id'"),
+        (ELSEWHERE, "header = 'X Key'"),
+        (ELSEWHERE, "header = 'X-Key', format = 'no place'"),
+        (ELSEWHERE, "header = 'X-Key', format = \"{}\\r\\nX: y\""),
+        (COMMAND, "env = 'KEY', format = '{}'"),
+        (ELSEWHERE, ""),
+    ] {
+        assert!(credential(server, inject).is_err(), "{inject}");
+    }
+}
+
+#[test]
+fn what_others_could_read_is_not_sent_in_the_clear() {
+    let server = |text: &str| {
+        let file = File::parse("/etc/x.toml", format!("[server]\n{text}")).unwrap();
+        build(Some(&file), &Overrides::default(), &around())
+    };
+    for (text, fits) in [
+        ("url = 'http://localhost:80/mcp'", true),
+        ("url = 'http://[::1]/mcp'", true),
+        ("url = 'http://10.0.0.1/mcp'", false),
+        ("url = 'http://example.com/mcp'", false),
+        ("url = 'http://example.com/mcp'\nplain_http = true", true),
+        ("url = 'https://example.com/mcp'\ntransport = 'http'", true),
+        (
+            "url = 'https://example.com/mcp'\ntransport = 'stdio'",
+            false,
+        ),
+        ("command = ['x']\ntransport = 'http'", false),
+        ("url = 'https://example.com/mcp'\ncommand = ['x']", false),
+        ("url = 'nonsense'", false),
+        ("url = 'https://example.com/'\npins = ['sha256/no']", false),
+        (
+            "url = 'https://example.com/'\npins = ['sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=']",
+            true,
+        ),
+    ] {
+        let built = server(text);
+        assert_eq!(built.is_ok(), fits, "{text}: {built:?}");
+    }
+}

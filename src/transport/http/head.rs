@@ -1,6 +1,6 @@
 //! What the header of a request says.
 
-use super::{HeaderMap, HeaderName, header};
+use super::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
@@ -28,6 +28,28 @@ pub fn decoded(value: &str) -> Option<Cow<'_, str>> {
     };
     let bytes = STANDARD.decode(coded).ok()?;
     String::from_utf8(bytes).ok().map(Cow::Owned)
+}
+
+/// A text as the value of a header: itself where that is safe, else coded (the reverse of [`decoded`]).
+#[must_use]
+pub fn coded(text: &str) -> HeaderValue {
+    let plain = text.bytes().all(|byte| (0x20..0x7F).contains(&byte));
+    let bare = plain && text.trim() == text && !text.starts_with("=?base64?");
+    let value = match bare {
+        true => HeaderValue::from_str(text),
+        false => HeaderValue::from_str(&format!("=?base64?{}?=", STANDARD.encode(text))),
+    };
+    // Either has nothing but printable ASCII.
+    value.unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// True when the body is a stream of events.
+#[must_use]
+pub fn carries_events(headers: &HeaderMap) -> bool {
+    value(headers, &header::CONTENT_TYPE).is_some_and(|kind| {
+        let name = kind.split(';').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("text/event-stream")
+    })
 }
 
 /// True when the body is JSON.
@@ -91,7 +113,6 @@ fn accepts(headers: &HeaderMap, kind: &str, subtype: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::HeaderValue;
     use super::*;
 
     fn headers(name: HeaderName, text: &str) -> HeaderMap {
@@ -147,6 +168,27 @@ mod tests {
             decoded("=?BASE64?w7w=?=").as_deref(),
             Some("=?BASE64?w7w=?=")
         );
+    }
+
+    #[test]
+    fn what_is_coded_is_decoded_to_the_same() {
+        for text in [
+            "plain",
+            "",
+            " a",
+            "a ",
+            "\u{fc}",
+            "=?base64?w7w=?=",
+            "a\r\nb: c",
+            "a\tb",
+        ] {
+            let value = coded(text);
+            let bytes = value.to_str().unwrap();
+            assert!(bytes.bytes().all(|byte| (0x20..0x7F).contains(&byte)));
+            assert_eq!(bytes.trim(), bytes, "{text:?}");
+            assert_eq!(decoded(bytes).as_deref(), Some(text), "{text:?}");
+        }
+        assert_eq!(coded("a b"), "a b");
     }
 
     #[test]

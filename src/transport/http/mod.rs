@@ -1,7 +1,9 @@
-//! HTTP towards clients, by hyper: connections that are bounded in every direction, bodies, event
-//! streams, and what a header says. What a request means is decided elsewhere.
+//! HTTP by hyper, towards clients and towards one server: connections that are bounded in every
+//! direction, bodies, event streams, and what a header says. What a request means is decided elsewhere.
 
 mod body;
+mod client;
+mod events;
 mod head;
 mod io;
 mod listener;
@@ -9,7 +11,9 @@ mod serve;
 mod sse;
 
 pub use body::{BodyError, Outgoing, Source, discard, read_body};
-pub use head::{accepts_events, accepts_json, carries_json, decoded, value};
+pub use client::{Answer, Client, ClientError, Dial};
+pub use events::{Event, Events, News};
+pub use head::{accepts_events, accepts_json, carries_events, carries_json, coded, decoded, value};
 pub use hyper::body::{Bytes, Incoming};
 pub use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub use hyper::http::request::Parts;

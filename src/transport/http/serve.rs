@@ -137,7 +137,7 @@ pub async fn refuse(mut stream: impl AsyncWrite + Unpin) {
 
 /// Tasks of HTTP/2 streams stay on this thread.
 #[derive(Debug, Clone, Copy)]
-struct Local;
+pub(super) struct Local;
 
 impl<F: Future + 'static> Executor<F> for Local
 where

@@ -9,10 +9,16 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// SHA-256 of a `SubjectPublicKeyInfo` in DER, written as `sha256/BASE64` (RFC 7469 §2.4). A second one
 /// is the key that will come next.
@@ -48,6 +54,83 @@ impl fmt::Display for Pin {
     }
 }
 
+impl From<[u8; SHA256_OUTPUT_LEN]> for Pin {
+    fn from(digest: [u8; SHA256_OUTPUT_LEN]) -> Self {
+        Self(digest)
+    }
+}
+
+/// Whom to trust with certificates, as PEM text.
+#[derive(Debug, Clone, Copy)]
+pub enum Roots<'a> {
+    /// What the operator wrote: all of it must be usable.
+    Given(&'a [u8]),
+    /// The system's: what cannot be used is left out.
+    System(&'a [u8]),
+}
+
+/// How an upstream proves that it is the one.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientSettings<'a> {
+    pub host: &'a str,
+    pub roots: Roots<'a>,
+    pub pins: &'a [[u8; SHA256_OUTPUT_LEN]],
+    pub oldest: TlsVersion,
+}
+
+/// TLS towards one upstream.
+#[derive(Clone)]
+pub struct ClientTls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl ClientTls {
+    /// HTTP/2 or HTTP/1.1, whatever the upstream prefers.
+    ///
+    /// # Errors
+    /// No usable certificate to trust, or a host that no certificate can name.
+    pub fn new(settings: &ClientSettings<'_>) -> Result<Self, TlsError> {
+        let name = ServerName::try_from(settings.host.to_owned()).map_err(|_| TlsError::Name {
+            host: settings.host.to_owned(),
+        })?;
+        let roots = match settings.roots {
+            Roots::Given(text) => pem::anchors("the upstream's CA", text)?,
+            Roots::System(text) => {
+                let what = "the system's list of certificates";
+                let mut store = RootCertStore::empty();
+                store.add_parsable_certificates(pem::certificates(what, text)?);
+                store
+            }
+        };
+        let pins: Vec<Pin> = settings.pins.iter().map(|pin| Pin(*pin)).collect();
+        let config = config_for(settings.oldest, roots, &pins, &[b"h2", b"http/1.1"])?;
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+        })
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// Those of the connection, and that the upstream is not who it should be.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
+        self.connector.connect(self.name.clone(), stream).await
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls")
+            .field("name", &self.name)
+            .finish()
+    }
+}
+
 impl Pin {
     /// The pin of a certificate in DER.
     ///
@@ -73,7 +156,21 @@ pub fn client_config(
     pins: &[Pin],
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TlsError> {
-    let roots = Arc::new(pem::anchors("the upstream's CA", roots)?);
+    config_for(
+        oldest,
+        pem::anchors("the upstream's CA", roots)?,
+        pins,
+        alpn,
+    )
+}
+
+fn config_for(
+    oldest: TlsVersion,
+    roots: RootCertStore,
+    pins: &[Pin],
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
+    let roots = Arc::new(roots);
     let provider = provider(oldest);
     let proved = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
         .build()

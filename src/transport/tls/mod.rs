@@ -11,7 +11,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Pin, PinError, client_config};
+pub use client::{ClientSettings, ClientTls, Pin, PinError, Roots, client_config};
 pub use pem::{certificates, private_key};
 pub use server::{ServerPem, ServerSettings, ServerTls};
 
@@ -49,6 +49,8 @@ pub enum TlsError {
     ClientAuth {
         source: rustls::server::VerifierBuilderError,
     },
+    #[error("`{host}` cannot be the name in a certificate")]
+    Name { host: String },
     #[error("server certificates cannot be checked: {source}")]
     ServerAuth {
         source: rustls::server::VerifierBuilderError,

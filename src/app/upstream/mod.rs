@@ -1,0 +1,273 @@
+//! A server that runs elsewhere, made to look like one on stdio: lines come in over one pipe, become
+//! HTTP requests, and what comes back leaves as lines over another.
+//!
+//! ```text
+//! policy ── lines ──▶ bridge ── POST ──▶ the server at `server.url`
+//!        ◀── lines ──        ◀── JSON, events (of the request, of the GET) ──
+//! ```
+//! Everything before the pipe is what it is for any server: policy, ids, deadlines, sessions of a
+//! listener (each has a bridge of its own). The bridge trusts the server no more than policy does. Its
+//! connections come from `__dial`, connected; credentials are the spawner's, as of this moment.
+
+mod ask;
+mod bridge;
+mod exchange;
+mod listen;
+mod out;
+mod phone;
+mod renew;
+
+use crate::admin::Health;
+use crate::config::{Config, Endpoint, Inject, Upstream};
+use crate::proxy::Trouble;
+use crate::secret::Secret;
+use crate::transport::http::{HeaderMap, HeaderName, HeaderValue};
+use crate::transport::tls::{ClientSettings, ClientTls, Roots, TlsError};
+use bridge::Bridge;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::{LocalSet, spawn_local};
+
+/// Where distributions keep the certificates that they trust; `SSL_CERT_FILE` comes first.
+const SYSTEM: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs/ca-bundle.crt",
+];
+/// The largest file of certificates, in bytes.
+const LARGEST: u64 = 8 << 20;
+
+/// Why a server elsewhere cannot be fronted.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("cannot read the certificates of {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("this host has no list of certificates to trust: name one with --ca or `server.ca`")]
+    NoRoots,
+    #[error(transparent)]
+    Tls { source: TlsError },
+    #[error("no event loop for the connections: {source}")]
+    Runtime { source: io::Error },
+}
+
+/// What all bridges share.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) place: Endpoint,
+    tls: Option<ClientTls>,
+    /// Largest message of the client and of the server, in bytes.
+    request: usize,
+    response: usize,
+    credentials: Mutex<HeaderMap>,
+    health: Arc<Health>,
+}
+
+impl Settings {
+    /// Reads certificates: after that no file is opened.
+    pub(super) fn open(
+        config: &Config,
+        upstream: &Upstream,
+        health: &Arc<Health>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        let cap = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let tls = upstream.url.tls.then(|| tls(upstream)).transpose()?;
+        let shown = upstream.url.to_string();
+        health.update(|facts| facts.upstream = Some(crate::admin::Fronted::new(shown)));
+        Ok(Arc::new(Self {
+            place: upstream.url.clone(),
+            tls,
+            request: cap(config.limits.request.0),
+            response: cap(config.limits.response.0),
+            credentials: Mutex::default(),
+            health: Arc::clone(health),
+        }))
+    }
+
+    /// From here on requests carry these values.
+    pub(super) fn arm<'s>(&self, config: &Config, secrets: impl Iterator<Item = &'s Secret>) {
+        let mut headers = HeaderMap::new();
+        for secret in secrets {
+            let mut sources = config.credentials.iter();
+            let source = sources.find(|source| source.name == secret.name());
+            let Some(Inject::Header { name, format }) = source.map(|source| &source.inject) else {
+                continue;
+            };
+            let (before, after) = format.split_once("{}").unwrap_or((format, ""));
+            let value = [before.as_bytes(), secret.expose(), after.as_bytes()].concat();
+            match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                (Ok(name), Ok(mut value)) => {
+                    value.set_sensitive(true);
+                    headers.insert(name, value);
+                }
+                _ => tracing::error!(
+                    "credential {}: its value cannot be part of a header, and is not sent",
+                    secret.name()
+                ),
+            }
+        }
+        *self
+            .credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = headers;
+    }
+
+    /// The headers that every request carries.
+    fn headers(&self) -> HeaderMap {
+        let credentials = self.credentials.lock();
+        credentials.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An exchange went well.
+    fn went_well(&self) {
+        self.note(None);
+    }
+
+    /// Tells the operator, once for each new kind of trouble.
+    fn went_wrong(&self, trouble: &Trouble) {
+        self.note(Some(trouble.to_string()));
+    }
+
+    fn note(&self, problem: Option<String>) {
+        let mut news = false;
+        self.health.update(|facts| {
+            if let Some(upstream) = &mut facts.upstream {
+                news = upstream.note(problem.clone());
+            }
+        });
+        match problem {
+            Some(problem) if news => tracing::warn!("{}: {problem}", self.place),
+            None if news => tracing::info!("{} answers", self.place),
+            _ => {}
+        }
+    }
+}
+
+fn tls(upstream: &Upstream) -> Result<ClientTls, UpstreamError> {
+    let given = upstream.ca.as_deref().map(read).transpose()?;
+    let system = match &given {
+        Some(_) => None,
+        None => Some(system()?),
+    };
+    let roots = match (&given, &system) {
+        (Some(text), _) => Roots::Given(text),
+        (None, Some(text)) => Roots::System(text),
+        (None, None) => return Err(UpstreamError::NoRoots),
+    };
+    let settings = ClientSettings {
+        host: &upstream.url.host,
+        roots,
+        pins: &upstream.pins,
+        oldest: upstream.min_version,
+    };
+    ClientTls::new(&settings).map_err(|source| UpstreamError::Tls { source })
+}
+
+fn system() -> Result<Vec<u8>, UpstreamError> {
+    if let Some(named) = std::env::var_os("SSL_CERT_FILE") {
+        return read(Path::new(&named));
+    }
+    let there = SYSTEM.iter().map(Path::new).find(|path| path.is_file());
+    there.map_or(Err(UpstreamError::NoRoots), read)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, UpstreamError> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LARGEST).read_to_end(&mut text))
+        .map_err(|source| UpstreamError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(text)
+}
+
+/// Where bridges run.
+#[derive(Debug)]
+pub(super) enum Bridges {
+    /// On a thread of their own, beside a loop that is no runtime.
+    Beside {
+        settings: Arc<Settings>,
+        runtime: Option<Runtime>,
+        sender: Option<UnboundedSender<[OwnedFd; 3]>>,
+    },
+    /// On the runtime that asks for them.
+    Here(Arc<Settings>),
+}
+
+impl Bridges {
+    /// For a loop that is no runtime. What a runtime needs is opened now; its thread starts with the
+    /// first bridge.
+    pub(super) fn beside(settings: Arc<Settings>) -> Result<Self, UpstreamError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| UpstreamError::Runtime { source })?;
+        Ok(Self::Beside {
+            settings,
+            runtime: Some(runtime),
+            sender: None,
+        })
+    }
+
+    pub(super) fn settings(&self) -> &Arc<Settings> {
+        match self {
+            Self::Beside { settings, .. } | Self::Here(settings) => settings,
+        }
+    }
+
+    /// Starts a bridge on what the spawner gave for a server elsewhere, and returns the ends that are
+    /// ours of any server.
+    pub(super) fn start(&mut self, mut fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+        let wrong = || io::Error::from(io::ErrorKind::InvalidData);
+        if fds.len() != 6 {
+            return Err(wrong());
+        }
+        let theirs = <[OwnedFd; 3]>::try_from(fds.split_off(3)).map_err(|_| wrong())?;
+        match self {
+            Self::Here(settings) => {
+                drop(spawn_local(serve(Arc::clone(settings), theirs)));
+            }
+            Self::Beside {
+                settings,
+                runtime,
+                sender,
+            } => {
+                if let Some(runtime) = runtime.take() {
+                    *sender = Some(thread(runtime, Arc::clone(settings))?);
+                }
+                let sent = sender.as_ref().map(|sender| sender.send(theirs));
+                sent.and_then(Result::ok).ok_or_else(wrong)?;
+            }
+        }
+        Ok(fds)
+    }
+}
+
+fn thread(runtime: Runtime, settings: Arc<Settings>) -> io::Result<UnboundedSender<[OwnedFd; 3]>> {
+    let (sender, mut bridges) = unbounded_channel();
+    std::thread::Builder::new()
+        .name("upstream".to_owned())
+        .spawn(move || {
+            LocalSet::new().block_on(&runtime, async move {
+                while let Some(theirs) = bridges.recv().await {
+                    drop(spawn_local(serve(Arc::clone(&settings), theirs)));
+                }
+            });
+        })?;
+    Ok(sender)
+}
+
+async fn serve(settings: Arc<Settings>, theirs: [OwnedFd; 3]) {
+    match Bridge::new(settings, theirs) {
+        Ok((bridge, stdin)) => Rc::new(bridge).run(stdin).await,
+        Err(error) => tracing::error!("no bridge to the server: {error}"),
+    }
+}

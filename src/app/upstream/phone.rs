@@ -1,0 +1,90 @@
+//! Connections from `__dial`, which answers in any order: whoever asked first gets the first.
+
+use crate::app::http::watched;
+use crate::cell::egress::dial::{Dialed, Dialer};
+use crate::transport::http::Dial;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::sync::oneshot;
+
+/// Time for a name, all its addresses and a connection.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+type Waiting = oneshot::Sender<Result<TcpStream, String>>;
+
+/// The way to the one server.
+#[derive(Debug, Clone)]
+pub(super) struct Phone(Rc<Line>);
+
+#[derive(Debug)]
+struct Line {
+    dialer: Dialer,
+    waiting: RefCell<VecDeque<Waiting>>,
+    gone: Cell<bool>,
+}
+
+impl Phone {
+    pub(super) fn new(dialer: Dialer) -> Self {
+        Self(Rc::new(Line {
+            dialer,
+            waiting: RefCell::default(),
+            gone: Cell::new(false),
+        }))
+    }
+
+    /// Hands on what comes, until nothing more will.
+    pub(super) async fn attend(&self) {
+        if let Err(error) = self.hand_on().await
+            && error.kind() != io::ErrorKind::UnexpectedEof
+        {
+            tracing::error!("the process that makes connections: {error}");
+        }
+        self.0.gone.set(true);
+        self.0.waiting.borrow_mut().clear();
+    }
+
+    async fn hand_on(&self) -> io::Result<()> {
+        let socket: OwnedFd = self.0.dialer.as_fd().try_clone_to_owned()?;
+        let socket = watched(socket, Interest::READABLE)?;
+        loop {
+            let mut guard = socket.readable().await?;
+            let mut made = match self.0.dialer.take()? {
+                Dialed::Stream(stream) => Ok(stream),
+                Dialed::Failed(why) => Err(why),
+                Dialed::Nothing => {
+                    guard.clear_ready();
+                    continue;
+                }
+            };
+            // Who has given up meanwhile leaves his to the next.
+            while let Some(waiting) = self.0.waiting.borrow_mut().pop_front() {
+                match waiting.send(made) {
+                    Ok(()) => break,
+                    Err(back) => made = back,
+                }
+            }
+        }
+    }
+}
+
+impl Dial for Phone {
+    async fn dial(&self) -> Result<TcpStream, String> {
+        let gone = || "the process that makes connections has ended".to_owned();
+        if self.0.gone.get() {
+            return Err(gone());
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.0.dialer.ask().map_err(|error| error.to_string())?;
+        self.0.waiting.borrow_mut().push_back(sender);
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(made) => made.map_err(|_| gone())?,
+            Err(_) => Err("it took too long".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! A server that runs elsewhere.
+
+use super::Rows;
+use crate::config::{Upstream, Word};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+impl Rows<'_> {
+    pub(super) fn upstream(&mut self, upstream: &Upstream) {
+        let url = upstream.url.to_string();
+        self.one("server.url", &url, url.as_str());
+        if upstream.url.tls {
+            match &upstream.ca {
+                Some(path) => {
+                    let path = path.display().to_string();
+                    self.one("server.ca", &path, path.as_str());
+                }
+                None => self.one("server.ca", "the system's", Value::Null),
+            }
+            let pins = upstream
+                .pins
+                .iter()
+                .map(|pin| format!("sha256/{}", STANDARD.encode(pin)));
+            let pins: Vec<String> = pins.collect();
+            self.list("server.pins", &pins, "none");
+            let version = upstream.min_version.as_str();
+            self.one("server.min_version", version, version);
+        }
+    }
+}

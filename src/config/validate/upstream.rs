@@ -1,0 +1,115 @@
+//! A server that runs elsewhere: where it is, and how it proves that it is the one.
+
+use super::{Builder, Overrides, place_of};
+use crate::config::diagnose::{Place, Problem};
+use crate::config::entries::{EntryError, shown};
+use crate::config::origin::Origin;
+use crate::config::raw::{self, At};
+use crate::config::{Endpoint, Upstream};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::path::PathBuf;
+
+impl Builder<'_> {
+    pub(super) fn upstream(&mut self, raw: &raw::Server, flags: &Overrides) -> Option<Upstream> {
+        let (url, place) = self.endpoint(raw, flags)?;
+        let written = raw.command.as_ref().filter(|_| flags.url.is_none());
+        if !flags.command.is_empty() || written.is_some() {
+            let what = "there are both a command to run and the URL of a server";
+            self.problems
+                .push(Problem::new(place.clone(), what).hint("keep one of them"));
+        }
+        let plain = self.only("server.plain_http", raw.plain_http.as_ref());
+        if !url.tls && !url.is_loopback() && plain != Some(true) {
+            let what = format!("others on the network can read what goes to `{url}`");
+            self.problems.push(
+                Problem::new(place, what)
+                    .hint("use https, or say that it may be so: `server.plain_http = true`"),
+            );
+        }
+        let min_version = self.only("server.min_version", raw.min_version.as_ref());
+        Some(Upstream {
+            url,
+            ca: self.ca(raw, flags),
+            pins: self.pins(&raw.pins, &flags.pins),
+            min_version: min_version.unwrap_or_default(),
+        })
+    }
+
+    /// `server.transport` says nothing that the command or the URL does not say.
+    pub(super) fn transport(&mut self, raw: Option<&At<raw::Transport>>, elsewhere: bool) {
+        let (Some(at), Some(transport)) = (raw, self.only("server.transport", raw)) else {
+            return;
+        };
+        let fits = match transport {
+            raw::Transport::Stdio => !elsewhere,
+            raw::Transport::Http => elsewhere,
+        };
+        if !fits {
+            let place = Place::File(at.span());
+            let what = "`server.transport` is not how this server is spoken to";
+            let hint = "`stdio` goes with a command, `http` with a `url`";
+            self.problems.push(Problem::new(place, what).hint(hint));
+        }
+    }
+
+    fn endpoint(&mut self, raw: &raw::Server, flags: &Overrides) -> Option<(Endpoint, Place)> {
+        let place = place_of(raw.url.as_ref(), flags.url.as_ref(), "--url");
+        if let Some(url) = &flags.url {
+            self.origins.set("server.url", Origin::Flag("--url"));
+            return Some((url.clone(), place));
+        }
+        // The words after `--` win over the file.
+        let at = raw.url.as_ref().filter(|_| flags.command.is_empty())?;
+        let origin = self.line(at.span());
+        self.origins.set("server.url", origin);
+        match at.value().parse() {
+            Ok(url) => Some((url, place)),
+            Err(error) => {
+                self.note(Err(error), &place);
+                // A complaint about a missing command would be one too many.
+                let nowhere = "https://invalid/".parse().ok()?;
+                Some((nowhere, place))
+            }
+        }
+    }
+
+    fn ca(&mut self, raw: &raw::Server, flags: &Overrides) -> Option<PathBuf> {
+        let Some(text) = &flags.ca else {
+            return self.file_path("server.ca", raw.ca.as_ref());
+        };
+        self.origins.set("server.ca", Origin::Flag("--ca"));
+        match self.absolute(text, &self.around.directory) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                self.note(Err(error), &Place::Flag("--ca"));
+                None
+            }
+        }
+    }
+
+    fn pins(&mut self, file: &[At<String>], flags: &[String]) -> Vec<[u8; 32]> {
+        let read = |text: &str| {
+            // curl writes two slashes.
+            let digest = text
+                .strip_prefix("sha256//")
+                .or_else(|| text.strip_prefix("sha256/"));
+            let digest = digest.and_then(|text| STANDARD.decode(text).ok()?.try_into().ok());
+            digest.ok_or_else(|| {
+                let what = format!("`{}` is not a pin", shown(text));
+                EntryError::new(what, "write `sha256/` and the SHA-256 of a key in base64")
+            })
+        };
+        let flags: Vec<[u8; 32]> = flags
+            .iter()
+            .filter_map(|text| match read(text) {
+                Ok(pin) => Some(pin),
+                Err(error) => {
+                    self.note(Err(error), &Place::Flag("--pin"));
+                    None
+                }
+            })
+            .collect();
+        self.list("server.pins", file, &flags, "--pin", read)
+    }
+}
