@@ -181,3 +181,54 @@ fn each_tenant_is_served_with_its_own_credential() {
     assert_eq!(said(&ask(&zeta, 0)), print("tok-zeta-Zq7vLm2Xw9"));
     assert!(!site.wire.stderr().contains("Zq7vLm2Xw9"));
 }
+
+#[test]
+fn a_session_that_holds_a_revoked_value_is_ended_and_others_go_on() {
+    let site = mortal(
+        &[
+            "--credential",
+            "TOKEN={dir}/token",
+            "--admin",
+            "unix:{dir}/admin.sock",
+        ],
+        &[],
+    );
+    let print = |token: &str| crate::rotation::fingerprint(token);
+    let session = site.initialize("2025-06-18");
+    let ask = |id: u32| {
+        let params = json!({"name": "token", "arguments": {}});
+        let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+        site.post(&session, &call)
+    };
+    let first = "tok-0-Zq7vLm2Xw9";
+    assert!(ask(1).body.contains(&print(first)));
+    let new = site.wire.path().join("new");
+    std::fs::write(&new, "tok-1-Zq7vLm2Xw9").unwrap();
+    std::fs::rename(new, site.wire.path().join("token")).unwrap();
+    let modern = || said(&site.call(&json!(1), "token", &json!({})).json()).to_owned();
+    assert!(eventually(|| modern() == print("tok-1-Zq7vLm2Xw9")));
+    assert!(
+        ask(2).body.contains(&print(first)),
+        "a session keeps its process"
+    );
+
+    let words = [
+        "credentials",
+        "revoke",
+        "token",
+        "--previous",
+        "--server",
+        "many",
+    ];
+    let output = site.wire.rig().command(&words).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    assert!(told.contains("none of them uses it"), "{told}");
+    assert!(!ask(3).body.contains(&print(first)), "its process is gone");
+    assert_eq!(modern(), print("tok-1-Zq7vLm2Xw9"));
+    let health = site.wire.admin("/health");
+    assert!(
+        !health.contains("Zq7vLm2Xw9") && health.contains("\"generation\": 2"),
+        "{health}"
+    );
+}
