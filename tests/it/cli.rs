@@ -92,8 +92,7 @@ fn no_command() {
       status       Show what runs, and how it is
       reload       Read the configuration again, and say what came of it
       drain        Take no new requests, answer those that are open, and end
-      freeze       Stop the processes of a server where they are, and write down what is known; `resume`
-                   lets them go on
+      freeze       Stop a server where it stands, until `resume`, and write down what is known
       kill         Switch a server off, or some of its tools: at once, and until `resume`
       resume       Switch on again what `kill` has switched off
       credentials  List the credentials of a server, rehearse a rotation, or revoke a value
