@@ -85,9 +85,10 @@ impl Loop {
                 }
                 Event::Denied { what, text, .. } => self.session.denied(&what, text.as_bytes()),
                 Event::Network { news, .. } => {
+                    let policy = self.session.policy();
                     network::note(
                         &news,
-                        &self.config,
+                        (&self.config, &policy),
                         &self.metrics,
                         self.session.audit(),
                         now,

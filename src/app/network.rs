@@ -3,6 +3,7 @@
 use crate::audit::{Log, Outbound};
 use crate::cell::egress::{self, News};
 use crate::config::Config;
+use crate::policy::Policy;
 use crate::telemetry::Metrics;
 use crate::transport::terminal::sanitize;
 use std::time::Instant;
@@ -10,7 +11,22 @@ use std::time::Instant;
 /// The label of what belongs to no allowed host.
 const OTHER: &str = "other";
 
-pub(super) fn note(news: &News, config: &Config, metrics: &Metrics, audit: &mut Log, now: Instant) {
+pub(super) fn note(
+    news: &News,
+    (config, policy): (&Config, &Policy),
+    metrics: &Metrics,
+    audit: &mut Log,
+    now: Instant,
+) {
+    // Names of hosts are of the server's choice, as its stderr is: no secrets, no control sequences.
+    let clean = |text: &str| {
+        let (mut found, text) = (Vec::new(), text.as_bytes());
+        policy.scrubber().text(text, &mut found);
+        for finding in &found {
+            metrics.redaction(finding.detector, 1);
+        }
+        sanitize(&policy.scrubber().redact(text, &found))
+    };
     // Labels are those of the configuration and no others, whoever sends the news.
     let known = |rule: &str| {
         let mut hosts = config
@@ -37,13 +53,14 @@ pub(super) fn note(news: &News, config: &Config, metrics: &Metrics, audit: &mut 
             if refused.text.is_empty() {
                 return;
             }
-            tracing::warn!("{}", sanitize(refused.text.as_bytes()));
+            let text = clean(&refused.text);
+            tracing::warn!("{text}");
             audit.outbound(
                 &Outbound {
-                    host: &refused.host,
+                    host: &clean(&refused.host),
                     reason: reason.name(),
                     denied: reason.is_denial(),
-                    text: &refused.text,
+                    text: &text,
                 },
                 now,
             );

@@ -58,6 +58,9 @@ pub(super) fn kernel_abi() -> u8 {
     sys::landlock_abi().unwrap_or(0)
 }
 
+/// Leads whoever opens it to entries of its own.
+const OWN: &str = "/proc/self";
+
 /// A rule to be.
 #[derive(Debug)]
 struct Grant {
@@ -75,7 +78,8 @@ enum Purpose {
     Terminal,
 }
 
-/// What a spec grants, held open for two rulesets: opening is most of what one costs.
+/// What a spec grants, held open for two rulesets: opening is most of what one costs. Without what is
+/// another thing for the process that will be restricted.
 #[derive(Debug)]
 pub(super) struct Granted {
     grants: Vec<Grant>,
@@ -100,7 +104,7 @@ impl Granted {
         if count > HELD || u64::try_from(count).is_ok_and(|count| count > room) {
             return Ok(None);
         }
-        let grants: Result<_, _> = opened(spec, abi).collect();
+        let grants: Result<_, _> = opened(spec, abi, |path| !path.starts_with(OWN)).collect();
         grants.map(|grants| Some(Self { grants }))
     }
 
@@ -156,7 +160,11 @@ pub(super) fn restrict_around(
 }
 
 /// What the spec grants, one by one.
-fn opened(spec: &CellSpec, abi: u8) -> impl Iterator<Item = Result<Grant, LandlockError>> {
+fn opened(
+    spec: &CellSpec,
+    abi: u8,
+    wanted: impl Fn(&Path) -> bool + Copy,
+) -> impl Iterator<Item = Result<Grant, LandlockError>> {
     let level = ABI::from(i32::from(abi));
     let device = AccessFs::from_all(level) & (READ | AccessFs::WriteFile | AccessFs::IoctlDev);
     let grants = [
@@ -169,7 +177,7 @@ fn opened(spec: &CellSpec, abi: u8) -> impl Iterator<Item = Result<Grant, Landlo
         .into_iter()
         .flat_map(move |(paths, access, purpose)| {
             let open = move |path: &PathBuf| open(path, access, purpose, level);
-            paths.iter().map(open)
+            paths.iter().filter(move |path| wanted(path)).map(open)
         })
 }
 
@@ -231,17 +239,14 @@ fn enforce(
             .set_compatibility(CompatLevel::HardRequirement);
         (&mut created).add_rule(rule).map_err(kernel).map(drop)
     };
-    match held {
-        Some(held) => {
-            for grant in &held.grants {
-                allow(grant)?;
-            }
-        }
-        None => {
-            for grant in opened(spec, abi) {
-                allow(&grant?)?;
-            }
-        }
+    for grant in held.iter().flat_map(|held| &held.grants) {
+        allow(grant)?;
+    }
+    // All of `/proc` holds what is our own.
+    let own = readable.is_empty();
+    let rest = |path: &Path| held.is_none() || own && path.starts_with(OWN);
+    for grant in opened(spec, abi, rest) {
+        allow(&grant?)?;
     }
     for path in readable {
         allow(&open(path, READ, Purpose::Read, level)?)?;

@@ -110,12 +110,13 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
         Err(failure) => return give_up(&mut status, failure),
     };
     variables::set_aside(&mut spec.env);
+    let mut egress = egress.filter(|_| !spec.egress.is_empty());
     let mut beside = Beside::Nobody("switched off".to_owned());
     let mut inside = Err("switched off".to_owned());
     let mut heard = Vec::new();
     if spec.namespaces {
-        spec.relayed = egress.is_some() && !spec.egress.is_empty();
-        match namespaces::enter(&spec, status, egress) {
+        spec.relayed = egress.is_some();
+        match namespaces::enter(&spec, status, egress.take()) {
             Entry::Watched(code) => return code,
             Entry::Inside {
                 status: ours,
@@ -133,19 +134,23 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
             } => return give_up(&mut ours, failure(UNENFORCEABLE, &reason)),
             Entry::Floor {
                 status: ours,
+                egress: back,
                 reason,
             } => {
-                status = ours;
+                (status, egress) = (ours, back);
                 inside = Err(reason);
                 spec.relayed = false;
             }
         }
     }
     if spec.supervision && inside.is_err() {
-        match supervise::stand_by(&spec, status) {
+        match supervise::stand_by(&spec, status, egress.take()) {
             Side::Watched(code) => return code,
             Side::Server { status: ours, link } => {
                 (status, spec.parent) = (ours, link.parent);
+                if link.by_name {
+                    stay(&mut spec);
+                }
                 beside = Beside::Supervisor(link);
             }
             Side::Alone {
@@ -196,6 +201,18 @@ fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
         // Shows the cell's own processes and an empty network, so that children can read theirs.
         // With the host's network, `/proc/PID/net` would tell of the host.
         spec.read.push(namespaces::PROCESSES.into());
+    }
+}
+
+/// What is different on the floor where the supervisor makes the connections.
+fn stay(spec: &mut CellSpec) {
+    spec.by_name = true;
+    spec.connect_ports.clear();
+    spec.datagrams = false;
+    for (name, value) in std::mem::take(&mut spec.floor_env) {
+        if spec.env.iter().all(|(known, _)| *known != name) {
+            spec.env.push((name, value));
+        }
     }
 }
 
@@ -263,12 +280,14 @@ impl<'a> Cell<'a> {
     fn new(spec: &'a CellSpec, status: RawFd) -> Self {
         let network = match (spec.connect_ports.is_empty(), spec.datagrams) {
             _ if spec.relayed => Network::Own,
+            _ if spec.by_name => Network::Tcp,
             (true, _) => Network::Off,
             (false, false) => Network::Tcp,
             (false, true) => Network::TcpAndUdp,
         };
         let report = LayerReport {
             landlock_abi: landlock::kernel_abi(),
+            by_name: spec.by_name,
             ..LayerReport::default()
         };
         Self {
@@ -334,7 +353,18 @@ impl<'a> Cell<'a> {
     fn hand_over(&mut self) -> Result<(), LaunchFailure> {
         let done = match std::mem::replace(&mut self.beside, Beside::Unneeded) {
             Beside::Unneeded => return Ok(()),
-            Beside::Supervisor(mut link) => supervise::hand_over(&mut link.stream),
+            Beside::Supervisor(mut link) => {
+                let done = supervise::hand_over(&mut link.stream, link.by_name);
+                if let (Err(reason), true) = (&done, link.by_name) {
+                    // Nothing would connect, or everything: neither was asked for.
+                    let text = format!(
+                        "hosts by name need the supervisor: {reason}; with --off supervision ports are \
+                         checked and no names"
+                    );
+                    return Err(failure(UNENFORCEABLE, &text));
+                }
+                done
+            }
             // The operator's own choice needs no further permission.
             Beside::Nobody(reason) if !self.spec.supervision => {
                 let missing = LayerState::Missing(reason);

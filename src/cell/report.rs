@@ -102,6 +102,9 @@ pub struct LayerReport {
     /// The server's uid; `None` where there is no server.
     #[serde(default)]
     pub user: Option<u32>,
+    /// Whether hosts are allowed by name in the host's network, by the supervisor.
+    #[serde(default)]
+    pub by_name: bool,
     /// What the operator should hear of how the cell came out.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -187,6 +190,7 @@ mod tests {
     fn messages_survive_the_descriptor() {
         let entered = LaunchMessage::Entered(LayerReport {
             landlock_abi: 7,
+            by_name: true,
             layers: vec![
                 (Layer::Seccomp, LayerState::Enforced),
                 (Layer::LandlockNet, LayerState::Missing("kernel 6.1".into())),

@@ -118,6 +118,13 @@ pub struct CellSpec {
     /// it in.
     #[serde(skip)]
     pub relayed: bool,
+    /// Variables for a cell with the host's network, where hosts are allowed by name all the same; one that
+    /// `env` names already stays as it is.
+    #[serde(default)]
+    pub floor_env: Vec<(String, String)>,
+    /// Whether a supervisor makes the connections, in the host's network. The launcher fills it in.
+    #[serde(skip)]
+    pub by_name: bool,
     /// What the operator should hear when the cell has the host's network.
     #[serde(skip)]
     pub floor_warnings: Vec<String>,

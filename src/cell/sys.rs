@@ -293,13 +293,15 @@ pub(super) fn load_with_listener(
 
 /// One request on a listener (`seccomp_unotify(2)`), with the structure that its number stands for.
 pub(super) fn listen(listener: BorrowedFd<'_>, request: &mut Unotify) -> Result<(), Errno> {
-    // `SECCOMP_IOCTL_NOTIF_RECV`, `_SEND`, `_ID_VALID` and `_ADDFD` (`linux/seccomp.h`); the size of the
-    // structure is a part of each number.
+    // `SECCOMP_IOCTL_NOTIF_RECV`, `_SEND`, `_ID_VALID`, `_ADDFD` and `_SET_FLAGS` (`linux/seccomp.h`); the
+    // size of the structure is a part of each number.
     let (number, argument): (libc::c_ulong, *mut libc::c_void) = match request {
         Unotify::Receive(notice) => (0xc050_2100, (&raw mut *notice).cast()),
         Unotify::Send(answer) => (0xc018_2101, (&raw mut *answer).cast()),
         Unotify::IsValid(id) => (0x4008_2102, (&raw mut *id).cast()),
         Unotify::Add(addition) => (0x4018_2103, (&raw mut *addition).cast()),
+        // `_SET_FLAGS` takes the flags themselves where the others have an address.
+        Unotify::StayNear => (0x4008_2104, std::ptr::without_provenance_mut(1)),
     };
     ioctl(listener, number, argument)
 }
@@ -314,6 +316,9 @@ pub(super) enum Unotify {
     IsValid(u64),
     /// A descriptor of ours also becomes the caller's.
     Add(libc::seccomp_notif_addfd),
+    /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` (Linux 6.6): one of the two always waits for the other, so
+    /// both may as well run on one processor.
+    StayNear,
 }
 
 #[expect(
@@ -326,7 +331,8 @@ fn ioctl(
     argument: *mut libc::c_void,
 ) -> Result<(), Errno> {
     // SAFETY: private to this file; the one caller passes a live structure of exactly the size that
-    // is a part of the number, and the kernel touches no more than that.
+    // is a part of the number, and the kernel touches no more than that; or a number that is no address,
+    // with a request that takes none.
     let result = unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), number, argument) };
     Errno::result(result).map(drop)
 }

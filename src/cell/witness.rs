@@ -1,5 +1,6 @@
 //! Tries a few forbidden acts just before the server runs: claims become facts.
 
+use super::egress::TRIED;
 use super::report::{Layer, LayerReport, LayerState};
 use super::seccomp::Network;
 use super::{CellSpec, sys};
@@ -63,8 +64,10 @@ pub(super) fn testify(
         supervised(spec)?;
     }
     // Port 1 of loopback; landlock answers before a packet is sent.
-    if enforced(Layer::LandlockNet) && network != Network::Off && !spec.connect_ports.contains(&1) {
-        let connected = std::net::TcpStream::connect(("127.0.0.1", 1)).map(drop);
+    // Where connections are made for the server, whoever makes them answers.
+    let checked = enforced(Layer::LandlockNet) || spec.by_name;
+    if checked && network != Network::Off && !spec.connect_ports.contains(&TRIED.port()) {
+        let connected = std::net::TcpStream::connect(TRIED).map(drop);
         let connected = connected.map_err(|error| errno(&error));
         refused(
             "a connection to a port that is not granted",

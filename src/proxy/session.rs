@@ -440,6 +440,12 @@ impl Session {
         }
     }
 
+    /// What decides now.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
+    }
+
     /// Text of the server for a person's eyes: no secrets, no control sequences.
     pub(super) fn clean(&mut self, text: &[u8]) -> String {
         let scrubber = self.policy.scrubber();
@@ -476,7 +482,8 @@ impl Session {
     }
 
     fn note_denial(&mut self, what: &'static str, status: &'static str, text: &[u8]) {
-        let text = &sanitize(text).replace('\n', " ");
+        // It quotes what the server has chosen.
+        let text = &self.clean(text).replace('\n', " ");
         self.metrics.denial(what);
         let denial = Denial { what, status, text };
         self.audit.denial(&denial, Instant::now());

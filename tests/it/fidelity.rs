@@ -1,10 +1,12 @@
-//! Through cofferdam a session is the session: real servers, real SDK clients, every era, compared
-//! byte for byte with the direct run.
+//! Through cofferdam a session is the session: real servers, real SDK clients, every era, both cells
+//! (with namespaces, and the floor with its supervisor), compared byte for byte with the direct run;
+//! and the cell refuses nothing in it but what `tests/fidelity/harmless.json` names with a reason.
 //!
-//! The quick set takes every server, every client and every era once; `COFFERDAM_FULL=1` takes
-//! their whole product. `COFFERDAM_WRAPPER='CMD ARGS'` judges another wrapper. The sessions
+//! The quick set takes every server in both cells, and every client and every era once;
+//! `COFFERDAM_FULL=1` takes their whole product. `COFFERDAM_WRAPPER='CMD ARGS'` judges another wrapper. The sessions
 //! themselves are in `tests/fidelity/`; they need what `cargo xtask setup` installs.
 
+use crate::support::{namespaces_work, skip};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -27,35 +29,83 @@ const CLIENTS: [&str; 7] = [
 /// They refuse 2026-07-28, so a client pinned to it has no session to compare.
 const LEGACY_ONLY: [&str; 4] = ["everything", "filesystem", "memory", "sequential-thinking"];
 
-/// One cell of the matrix: a client (or the raw driver in an era) and a server.
-fn check(server: &str, quick: &[(&str, &str)]) {
+/// One place in the matrix.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    server: &'a str,
+    /// An SDK, or `raw` for the driver that speaks any era.
+    client: &'a str,
+    era: &'a str,
+    /// `a`: with namespaces. `b`: the floor. `any`: what the machine has.
+    tier: &'a str,
+    /// Whether strace looks on, and what the kernel refuses counts too.
+    traced: bool,
+}
+
+/// The places of a server: of the whole matrix, or of the quick set.
+fn cases<'a>(server: &'a str, quick: &[(&'a str, &'a str)]) -> Vec<Case<'a>> {
     let full = std::env::var_os("COFFERDAM_FULL").is_some();
-    let mut cells: Vec<(&str, &str)> = quick.to_vec();
+    let mut sessions: Vec<(&str, &str)> = quick.to_vec();
     if full {
-        cells = ERAS.map(|era| ("raw", era)).to_vec();
+        sessions = ERAS.map(|era| ("raw", era)).to_vec();
         for client in CLIENTS {
             if !(client.ends_with("-pin") && LEGACY_ONLY.contains(&server)) {
-                cells.push((client, "2025-11-25"));
+                sessions.push((client, "2025-11-25"));
             }
         }
     }
+    let case = |tier, (client, era), traced| Case {
+        server,
+        client,
+        era,
+        tier,
+        traced,
+    };
+    let mut cases = Vec::new();
+    if namespaces_work() {
+        cases.extend(sessions.iter().map(|session| case("a", *session, false)));
+    }
+    // Another session than the first with namespaces: two of them show more than one twice.
+    let floor = match full {
+        true => &sessions[..],
+        false => &sessions[sessions.len() - 1..],
+    };
+    cases.extend(floor.iter().map(|session| case("b", *session, false)));
+    if !strace_works() {
+        skip("fidelity.strace", "no strace, or it may trace nobody");
+        return cases;
+    }
+    let tiers = match full && namespaces_work() {
+        true => &["a", "b"][..],
+        false => &["b"],
+    };
+    cases.extend(tiers.iter().map(|tier| case(*tier, sessions[0], true)));
+    cases
+}
+
+fn strace_works() -> bool {
+    let tried = Command::new("strace")
+        .args(["-qq", "--pidns-translation", "-o", "/dev/null", "true"])
+        .output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
+fn check(server: &str, quick: &[(&str, &str)]) {
     let Some(fixtures) = fixtures() else {
         println!("SKIPPED: fidelity.{server}: no fixtures, run `cargo xtask setup`");
         return;
     };
     let wrapper = std::env::var("COFFERDAM_WRAPPER").ok();
     let mut failed = Vec::new();
-    for (client, era) in cells {
-        let output = run(
-            &fixtures,
-            "cells",
-            (server, client, era),
-            wrapper.as_deref(),
-        );
+    for case in cases(server, quick) {
+        let output = run(&fixtures, "cells", case, wrapper.as_deref());
         let text = String::from_utf8_lossy(&output.stdout);
         print!("{text}{}", String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
-            failed.push(format!("{client} {era}"));
+            let Case {
+                client, era, tier, ..
+            } = case;
+            failed.push(format!("{client} {era} in tier {tier}"));
         }
     }
     assert!(
@@ -65,8 +115,14 @@ fn check(server: &str, quick: &[(&str, &str)]) {
 }
 
 /// `work` keeps cells that run at once out of each other's directories.
-fn run(fixtures: &Path, work: &str, cell: (&str, &str, &str), wrapper: Option<&str>) -> Output {
-    let (server, client, era) = cell;
+fn run(fixtures: &Path, work: &str, case: Case<'_>, wrapper: Option<&str>) -> Output {
+    let Case {
+        server,
+        client,
+        era,
+        tier,
+        traced,
+    } = case;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new("python3");
     command.arg("-B").arg(root.join("tests/fidelity/matrix.py"));
@@ -79,6 +135,10 @@ fn run(fixtures: &Path, work: &str, cell: (&str, &str, &str), wrapper: Option<&s
         .arg("--work")
         .arg(target().join("fidelity").join(work));
     command.args(["--server", server, "--client", client, "--era", era]);
+    command.args(["--tier", tier]);
+    if traced {
+        command.arg("--traced");
+    }
     if work == "defects" {
         // A lost answer is the point there; nobody needs half a minute to see it.
         command.args(["--patience", "3"]);
@@ -167,6 +227,42 @@ fn fixture() {
     );
 }
 
+/// Where defects are planted.
+const PLANTED: Case<'_> = Case {
+    server: "fixture",
+    client: "raw",
+    era: "2025-11-25",
+    tier: "any",
+    traced: false,
+};
+
+/// A server that swallows what was refused to it: the session is the same, and the judge sees it.
+#[test]
+fn planted_denials_are_seen() {
+    let Some(fixtures) = fixtures() else {
+        println!("SKIPPED: fidelity.defects: no fixtures, run `cargo xtask setup`");
+        return;
+    };
+    for traced in [false, true] {
+        if traced && !strace_works() {
+            skip("fidelity.strace", "no strace, or it may trace nobody");
+            continue;
+        }
+        let case = Case {
+            server: "nosy",
+            tier: "b",
+            traced,
+            ..PLANTED
+        };
+        let output = run(&fixtures, "denials", case, None);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("denied: change the mode of /"), "{text}");
+        let seen = text.contains("chmod(\"") && text.contains("-1 EPERM");
+        assert_eq!(seen, traced, "{text}");
+    }
+}
+
 /// The comparison itself, on wrappers with one planted defect each.
 #[test]
 fn planted_defects_are_seen() {
@@ -179,12 +275,7 @@ fn planted_defects_are_seen() {
         "none", "reorder", "number", "drop", "twice", "swap", "late", "exit",
     ] {
         let wrapper = format!("{} {defect} --", examples().join("crooked").display());
-        let output = run(
-            &fixtures,
-            "defects",
-            ("fixture", "raw", "2025-11-25"),
-            Some(&wrapper),
-        );
+        let output = run(&fixtures, "defects", PLANTED, Some(&wrapper));
         let expected = i32::from(defect != "none");
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(

@@ -1,21 +1,19 @@
 //! kill -9 of any one of our processes, again and again: what the server detached, and what ignores
 //! every request to end, is gone in a moment. 20 times in each cell; `COFFERDAM_FULL=1` makes it
-//! 1,000. A turn that took long while the machine let everybody wait is counted and not judged.
+//! 1,000. Time in which somebody waited for a processor is the machine's: a turn that took long for it is
+//! taken again.
 //! `COFFERDAM_SEED` repeats an order of victims.
 
 use crate::spawn_tree::{BEST, FLOOR, Run, is_launcher, kill, pids, words};
 use crate::support::namespaces_work;
 use crate::wire::eventually;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Nothing may be left after this.
 const MOMENT: Duration = Duration::from_millis(100);
-/// A machine that lets somebody wait this long for a processor says nothing about us: three have to
-/// be run one after the other until the last is gone.
-const STARVED: Duration = Duration::from_millis(15);
+/// Turns that are taken for each that must be judged, at most.
+const AGAIN: usize = 3;
 /// How long a failure is watched, to tell slow from never.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -49,45 +47,22 @@ impl Dice {
     }
 }
 
-/// Sleeps again and again: how much too late it wakes is what the machine does to everybody.
-struct Sleeper {
-    latest: Arc<AtomicU64>,
-    end: Arc<AtomicBool>,
-}
-
-impl Sleeper {
-    fn start() -> Self {
-        let (latest, end) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (late, over) = (latest.clone(), end.clone());
-        std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                let begin = Instant::now();
-                std::thread::sleep(Duration::from_millis(1));
-                let micros = u64::try_from(begin.elapsed().as_micros()).unwrap();
-                late.fetch_max(micros, Ordering::Relaxed);
-            }
-        });
-        Self { latest, end }
-    }
-
-    /// The worst since the last question.
-    fn latest(&self) -> Duration {
-        Duration::from_micros(self.latest.swap(0, Ordering::Relaxed))
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-    }
+/// For how long at least one task had waited for a processor since the machine was started
+/// (`/proc/pressure/cpu`, `some`); without that nothing is the machine's. A killed process needs a processor
+/// to end, and on a busy machine each of seven waits for a slice of its own.
+fn waited() -> Duration {
+    let text = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let total = text
+        .lines()
+        .next()
+        .and_then(|line| line.rsplit_once("total="));
+    let micros = total.and_then(|(_, micros)| micros.parse().ok());
+    Duration::from_micros(micros.unwrap_or(0))
 }
 
 /// Starts a server with three double-forked, TERM-deaf children, kills one of ours, and measures
 /// until nothing is left.
-fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Duration, Duration) {
+fn turn(cell: &[&str], dice: &mut Dice) -> (&'static str, Duration, Duration) {
     let mut run = Run::start_in(cell, "daemons", "0");
     // Message process, guardian, spawner, main, three helpers.
     assert!(eventually(|| pids(&run.marker).len() == 7));
@@ -105,7 +80,7 @@ fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Dur
     ours.extend(names.iter().copied().zip(between.clone()));
     let (name, victim) = ours[dice.below(ours.len())];
     let all = pids(&run.marker);
-    sleeper.latest();
+    let before = waited();
     kill(victim);
     let begin = Instant::now();
     // Ours have another name, and zombies have none.
@@ -137,7 +112,7 @@ fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Dur
         );
         std::thread::sleep(Duration::from_millis(1));
     }
-    let (took, late) = (begin.elapsed(), sleeper.latest());
+    let (took, late) = (begin.elapsed(), waited().saturating_sub(before));
     if took > MOMENT {
         println!("killed the {name}; gone were: {}", order.join(", "));
     }
@@ -147,19 +122,23 @@ fn turn(cell: &[&str], dice: &mut Dice, sleeper: &Sleeper) -> (&'static str, Dur
 }
 
 fn all_turns(cell: &[&str]) {
-    let (mut dice, sleeper) = (Dice::new(), Sleeper::start());
+    let mut dice = Dice::new();
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    let (mut slow, mut starved) = (Vec::new(), Vec::new());
-    for _ in 0..turns() {
-        let (name, took, late) = turn(cell, &mut dice, &sleeper);
+    let (mut slow, mut starved, mut judged) = (Vec::new(), Vec::new(), 0);
+    let turns = turns();
+    for _ in 0..turns * AGAIN {
+        if judged == turns {
+            break;
+        }
+        let (name, took, late) = turn(cell, &mut dice);
+        if took > MOMENT && took.saturating_sub(late) <= MOMENT {
+            starved.push((name, took, late));
+            continue;
+        }
+        judged += 1;
         times.entry(name).or_default().push(took);
         if took > MOMENT {
-            let list = if late > STARVED {
-                &mut starved
-            } else {
-                &mut slow
-            };
-            list.push((name, took, late));
+            slow.push((name, took, late));
         }
     }
     for (name, times) in &mut times {
@@ -175,14 +154,13 @@ fn all_turns(cell: &[&str]) {
         );
     }
     // Everything was gone in the end; only how fast is not known of these.
-    println!("not judged, because the machine was late by more than {STARVED:?}: {starved:?}");
-    let turns = turns();
+    println!("not judged, because somebody waited for a processor meanwhile: {starved:?}");
     assert!(
         slow.is_empty(),
         "of {turns} turns these took longer than {MOMENT:?}: {slow:?}"
     );
     assert!(
-        starved.len() * 10 <= turns,
+        judged * 2 >= turns,
         "a machine too busy to judge: {starved:?}"
     );
 }

@@ -15,6 +15,7 @@ use crate::transport::writer::Outlet;
 use nix::sys::signal::Signal;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::spawn_local;
 
@@ -84,8 +85,11 @@ impl Gate {
                 }
                 Ok(Some(Event::Network { news, .. })) => {
                     let mut state = self.state.borrow_mut();
+                    let policy = Arc::clone(&state.policy);
                     let audit = state.desk.audit();
-                    network::note(&news, &self.config(), &self.metrics, audit, now);
+                    let config = self.config();
+                    let settings = (&*config, &*policy);
+                    network::note(&news, settings, &self.metrics, audit, now);
                 }
                 Ok(Some(Event::Credentials { states, values })) => {
                     let taken = self.work(|state| state.take_credentials(&states, values, now));

@@ -4,6 +4,7 @@ use super::address::special;
 use super::inspect::{Decision, Inspector};
 use super::lookup::{self, Family};
 use super::news::Reason;
+use super::proxy;
 use super::refusals::Refusal;
 use super::relay::Shared;
 use super::rules::Target;
@@ -29,14 +30,61 @@ impl Shared {
         let Ok(meant) = client.local_addr() else {
             return;
         };
-        let (address, port) = (meant.ip().to_canonical(), meant.port());
-        let Ok(target) = self.book.lock().map(|book| book.target(address)) else {
-            return;
+        self.connect_to(
+            client,
+            SocketAddr::new(meant.ip().to_canonical(), meant.port()),
+        );
+    }
+
+    /// The same, when the client's socket does not say what it meant.
+    pub(super) fn connect_to(&self, client: &TcpStream, meant: SocketAddr) {
+        let port = meant.port();
+        let (Ok(target) | Err(target)) = self.allows(meant);
+        self.pass(client, &target, port);
+    }
+
+    /// What an address stands for, as an error when it is not allowed.
+    pub(super) fn allows(&self, meant: SocketAddr) -> Result<Target, Target> {
+        let (address, port) = (meant.ip(), meant.port());
+        let target = match self.book.lock() {
+            Ok(book) => book.target(address),
+            Err(_) => return Err(Target::Address(address)),
         };
-        if let Err(refused) = self.relay(client, &target, port) {
+        match self.rules.allow(&target, port) {
+            true => Ok(target),
+            // Names that the host has for addresses; in a network of its own a cell does not see them.
+            false => match self
+                .rules
+                .names(port)
+                .find(|name| lookup::is_at(name, address))
+            {
+                Some(name) => Ok(Target::Name(name.to_owned())),
+                None => Err(target),
+            },
+        }
+    }
+
+    /// Whether the supervisor of a cell may connect it to us; if not, that is told.
+    pub(super) fn expects(&self, meant: SocketAddr) -> bool {
+        // Any name server is ours, and so is the proxy.
+        if meant.port() == lookup::PORT || meant == proxy::PLACE {
+            return true;
+        }
+        match self.allows(meant) {
+            Ok(_) => true,
+            Err(target) => {
+                self.tell(&not_listed(&target, meant.port()), &target, meant.port());
+                false
+            }
+        }
+    }
+
+    /// From the first byte to the last, and a refusal is told.
+    pub(super) fn pass(&self, client: &TcpStream, target: &Target, port: u16) {
+        if let Err(refused) = self.relay(client, target, port) {
             reset(client);
             if let Some(refused) = refused {
-                self.tell(&refused, &target, port);
+                self.tell(&refused, target, port);
             }
         }
     }
@@ -91,7 +139,7 @@ impl Shared {
     }
 
     /// Looks up, checks, and connects to what was checked.
-    fn reach(&self, target: &Target, port: u16) -> Result<TcpStream, Refusal> {
+    pub(super) fn reach(&self, target: &Target, port: u16) -> Result<TcpStream, Refusal> {
         let host = shown(target, port);
         let deadline = Instant::now() + CONNECT;
         let name = match target {

@@ -2,6 +2,7 @@
 //!
 //! A datagram is one byte for each descriptor that comes with it; the end of file ends the handover.
 
+use super::floor;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -66,8 +67,17 @@ pub(super) fn send(control: BorrowedFd<'_>, sockets: &[(Kind, OwnedFd)]) -> io::
     Ok(())
 }
 
-/// Waits for all of them; none when whoever should have sent them has gone without.
-pub(super) fn receive(control: BorrowedFd<'_>) -> io::Result<Vec<(Kind, OwnedFd)>> {
+/// What came.
+#[derive(Debug)]
+pub(super) enum Handed {
+    /// All sockets of a network; none when whoever should have sent them has gone without.
+    Sockets(Vec<(Kind, OwnedFd)>),
+    /// There is no such network: connections come one by one ([`floor`]).
+    Floor,
+}
+
+/// Waits for all of them.
+pub(super) fn receive(control: BorrowedFd<'_>) -> io::Result<Handed> {
     let mut all = Vec::new();
     loop {
         let mut words = [0; CHUNK];
@@ -87,7 +97,11 @@ pub(super) fn receive(control: BorrowedFd<'_>) -> io::Result<Vec<(Kind, OwnedFd)
             }
         }
         if message.bytes == 0 {
-            return Ok(all);
+            return Ok(Handed::Sockets(all));
+        }
+        if words.get(..message.bytes) == Some(&[floor::HELLO]) && fds.is_empty() {
+            // What a network gave that did not come about is nobody's.
+            return Ok(Handed::Floor);
         }
         let kinds = words.get(..message.bytes).unwrap_or_default();
         let kinds: Option<Vec<Kind>> = kinds.iter().map(|byte| Kind::of(*byte)).collect();
@@ -129,7 +143,9 @@ mod tests {
             .collect();
         send(ours.as_fd(), &sockets).unwrap();
         drop(ours);
-        let got = receive(theirs.as_fd()).unwrap();
+        let Handed::Sockets(got) = receive(theirs.as_fd()).unwrap() else {
+            panic!("no sockets");
+        };
         assert_eq!(got.len(), 70);
         assert_eq!((got[0].0, got[69].0), (Kind::Questions, Kind::Connections));
     }

@@ -74,6 +74,11 @@ pub(super) fn resolve(name: &str, family: Family) -> io::Result<Vec<IpAddr>> {
     last.map_or(Ok(Vec::new()), Err)
 }
 
+/// Whether the host's own file says that a name is at that address.
+pub(super) fn is_at(name: &str, address: IpAddr) -> bool {
+    in_hosts(&read(HOSTS), name).contains(&address)
+}
+
 fn read(path: &str) -> String {
     let mut text = Vec::new();
     if let Ok(file) = std::fs::File::open(path) {

@@ -8,6 +8,9 @@
 //! outside: __egress ── accept, name and port, TLS or HTTP name ── look up, check ──▶ the host
 //! ```
 //!
+//! On the floor, where the cell has the host's network, the same comes to the relay by the supervisor
+//! (`floor.rs`).
+//!
 //! Nothing that the server asks of the name server leaves the cell: it is answered from the rules.
 //! The relay resolves a name only when a connection to it is made, and connects to the very address
 //! that it has checked.
@@ -16,6 +19,7 @@ mod address;
 mod cage;
 mod connection;
 pub mod dial;
+mod floor;
 mod greeting;
 mod handover;
 mod inside;
@@ -23,6 +27,7 @@ mod inspect;
 mod lookup;
 mod news;
 pub mod parsers;
+mod proxy;
 mod refusals;
 mod relay;
 mod rules;
@@ -30,6 +35,7 @@ mod splice;
 mod stub;
 mod watch;
 
+pub(in crate::cell) use floor::{TRIED, Way};
 pub(in crate::cell) use inside::open;
 pub(in crate::cell) use news::LONGEST;
 pub use news::{Carried, News, Reason, Refused, label};

@@ -5,11 +5,12 @@
 //! small stack, and ends with it. The process dies with the spawner.
 
 use super::connection::{not_listed, reset, shown};
-use super::handover::{self, Kind};
+use super::floor::{Floor, Word};
+use super::handover::{self, Handed, Kind};
 use super::news::Reason;
 use super::refusals::{Refusal, Refusals};
 use super::rules::{Book, Rules};
-use super::{cage, stub, watch};
+use super::{cage, lookup, proxy, stub, watch};
 use crate::cell::sys;
 use crate::config::{AddressRange, EgressRule};
 use nix::sys::prctl;
@@ -35,6 +36,8 @@ const EACH: u64 = 7;
 const STACK: usize = 128 * 1024;
 /// Between two reports of what was counted.
 const TELL: Duration = Duration::from_millis(500);
+/// Words of a supervisor that are heard at once.
+const AT_ONCE: usize = 32;
 /// For one question to the name server over TCP.
 const QUESTION: Duration = Duration::from_secs(5);
 
@@ -73,11 +76,12 @@ fn start(
     let most = room();
     // The cell takes its time: what can be done before it is, is.
     let cage = cage::confine(&rules.ports())?;
-    let sockets = handover::receive(control.as_fd()).map_err(|error| said(&error))?;
-    drop(control);
-    if sockets.is_empty() {
-        return Ok(None);
-    }
+    let (sockets, floor) = match handover::receive(control.as_fd()) {
+        Ok(Handed::Sockets(sockets)) if sockets.is_empty() => return Ok(None),
+        Ok(Handed::Sockets(sockets)) => (sockets, None),
+        Ok(Handed::Floor) => (Vec::new(), Some(Floor(control))),
+        Err(error) => return Err(said(&error)),
+    };
     cage.close()?;
     let shared = Shared {
         book: Mutex::new(Book::new(rules.clone())),
@@ -89,7 +93,11 @@ fn start(
         most,
     };
     let shared = Arc::new(shared);
-    Ok(Some(Relay { sockets, shared }))
+    Ok(Some(Relay {
+        sockets,
+        floor,
+        shared,
+    }))
 }
 
 fn read_words(words: &[String]) -> Result<(Vec<EgressRule>, Vec<AddressRange>), String> {
@@ -120,6 +128,8 @@ fn room() -> usize {
 /// The sockets of one cell.
 struct Relay {
     sockets: Vec<(Kind, OwnedFd)>,
+    /// The way to the supervisor, where it makes the connections.
+    floor: Option<Floor>,
     shared: Arc<Shared>,
 }
 
@@ -136,15 +146,17 @@ pub(super) struct Shared {
 }
 
 impl Relay {
-    fn run(self) -> ExitCode {
+    fn run(mut self) -> ExitCode {
         for (_, socket) in &self.sockets {
             rustix::io::ioctl_fionbio(socket, true).ok();
         }
         let mut told = Instant::now();
         loop {
             let sockets = self.sockets.iter().map(|(_, socket)| socket.as_fd());
+            let floor = self.floor.iter().map(Floor::as_fd);
             let mut fds: Vec<PollFd<'_>> = sockets
                 .chain([self.shared.refusals.channel()])
+                .chain(floor)
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
                 .collect();
             // What is only counted is told from time to time, and there is no time without it.
@@ -167,9 +179,12 @@ impl Relay {
                     }
                 }
             }
+            if self.sockets.len() + 2 == ready.len() && ready.last() == Some(&true) {
+                self.attend();
+            }
             // The spawner has nothing to say but that the cell has ended; what it had tried until
             // then has been told in this round.
-            let ended = ready.last() == Some(&true);
+            let ended = ready.get(self.sockets.len()) == Some(&true);
             if ended || told.elapsed() >= TELL {
                 self.shared.refusals.flush();
                 told = Instant::now();
@@ -190,6 +205,37 @@ impl Relay {
                 return;
             }
         };
+        self.take(stream, move |shared, stream| match kind {
+            Kind::Names => shared.answer_stream(stream).unwrap_or(()),
+            _ => shared.connect(&stream),
+        });
+    }
+
+    /// What the supervisor of a cell on the floor has to say.
+    fn attend(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some(floor) = &self.floor else { return };
+            match floor.next() {
+                Ok(None) => return,
+                Ok(Some(Word::Ask(meant))) => floor.answer(self.shared.expects(meant)),
+                Ok(Some(Word::Take(meant, stream))) => {
+                    self.take(stream, move |shared, stream| {
+                        let allowed = shared.allows(meant).is_ok();
+                        match meant.port() {
+                            _ if meant == proxy::PLACE => shared.proxy(&stream),
+                            lookup::PORT if !allowed => shared.answer_stream(stream).unwrap_or(()),
+                            _ => shared.connect_to(&stream, meant),
+                        }
+                    });
+                }
+                // The server has ended, or its supervisor has.
+                Err(_) => self.floor = None,
+            }
+        }
+    }
+
+    /// Gives a connection a thread, if there is room for one.
+    fn take(&self, stream: TcpStream, job: impl FnOnce(&Shared, TcpStream) + Send + 'static) {
         let shared = Arc::clone(&self.shared);
         if shared.connections.fetch_add(1, Ordering::Relaxed) >= shared.most {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -202,11 +248,7 @@ impl Relay {
         let place = Place(shared);
         let thread = std::thread::Builder::new().stack_size(STACK);
         // Without a thread the connection is closed by what the closure drops.
-        let spawned = thread.spawn(move || match kind {
-            Kind::Names => place.0.answer_stream(stream).unwrap_or(()),
-            _ => place.0.connect(&stream),
-        });
-        drop(spawned);
+        drop(thread.spawn(move || job(&place.0, stream)));
     }
 }
 

@@ -85,6 +85,28 @@ impl Rules {
         self.rules.iter().any(|(host, _)| host.is_name(name))
     }
 
+    /// The names that are allowed on that port and known beforehand.
+    pub(super) fn names(&self, port: u16) -> impl Iterator<Item = &str> {
+        let rules = self.rules.iter().filter(move |(_, known)| *known == port);
+        rules.filter_map(|(host, _)| match host {
+            Host::Name(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// What somebody who speaks of a host by its name or address means.
+    pub(super) fn spoken(&self, host: &str) -> Target {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        match bare.unwrap_or(&host).parse::<IpAddr>() {
+            Ok(address) => Target::Address(address.to_canonical()),
+            Err(_) if host == "localhost" => Target::Address(Ipv4Addr::LOCALHOST.into()),
+            Err(_) => Target::Name(host),
+        }
+    }
+
     /// Whether that is allowed on that port.
     pub(super) fn allow(&self, target: &Target, port: u16) -> bool {
         self.rules

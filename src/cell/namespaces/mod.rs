@@ -51,7 +51,11 @@ const SIGNALED: u8 = b'S';
 #[derive(Debug)]
 pub(super) enum Entry {
     /// The process that was started; nothing about it changed, and this is why.
-    Floor { status: File, reason: String },
+    Floor {
+        status: File,
+        egress: Option<OwnedFd>,
+        reason: String,
+    },
     /// The same, and no cell can give this user what the policy lists.
     Refused { status: File, reason: String },
     /// A child of pid 1 inside, on its way to become the server.
@@ -94,13 +98,13 @@ pub(super) fn own_network(spec: &CellSpec) -> bool {
 pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> Entry {
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
-        Err(error) => return floor(status, format!("socketpair: {error}")),
+        Err(error) => return floor((status, egress), format!("socketpair: {error}")),
     };
     let signals = signals::relayed();
     let before = signals.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
     let before = match before {
         Ok(before) => before,
-        Err(error) => return floor(status, format!("signal mask: {error}")),
+        Err(error) => return floor((status, egress), format!("signal mask: {error}")),
     };
     let mut plan = Plan {
         layout: Layout::of(spec),
@@ -114,7 +118,7 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
     };
     // An ignored SIGCHLD is inherited, and then nothing can be waited for (wait(2)).
     if let Err(error) = sys::default_action(libc::SIGCHLD) {
-        return floor(status, format!("SIGCHLD: {error}"));
+        return floor((status, egress), format!("SIGCHLD: {error}"));
     }
     let trees = match plan.account {
         Some(account) => mapped::trees(&plan.layout, account, &mut plan.notes),
@@ -125,7 +129,7 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
         Err(failure) => {
             before.thread_set_mask().ok();
             return match failure {
-                Failure::Floor(reason) => floor(status, reason),
+                Failure::Floor(reason) => floor((status, egress), reason),
                 Failure::Refused(reason) => Entry::Refused { status, reason },
             };
         }
@@ -142,8 +146,8 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
             return init::run(&plan, trees, theirs, status, egress);
         }
         Ok(Some(init)) => {
-            drop((theirs, trees, egress));
-            match watch(init, ours, status, &signals, &plan) {
+            drop((theirs, trees));
+            match watch(init, ours, (status, egress), &signals, &plan) {
                 Ok(entry) => return entry,
                 Err((back, reason)) => {
                     before.thread_set_mask().ok();
@@ -158,28 +162,35 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
         }
     };
     before.thread_set_mask().ok();
-    floor(status, reason)
+    floor((status, egress), reason)
 }
 
-fn floor(status: File, reason: String) -> Entry {
-    Entry::Floor { status, reason }
+/// What goes on with whoever becomes the server.
+type Kept = (File, Option<OwnedFd>);
+
+fn floor((status, egress): Kept, reason: String) -> Entry {
+    Entry::Floor {
+        status,
+        egress,
+        reason,
+    }
 }
 
 /// The launcher's part: waits for pid 1 to be ready, then for its end.
 fn watch(
     init: Pid,
     mut link: UnixStream,
-    status: File,
+    kept: Kept,
     signals: &SigSet,
     plan: &Plan<'_>,
-) -> Result<Entry, (File, String)> {
+) -> Result<Entry, (Kept, String)> {
     if let Some(account) = plan.account
         && let Err(reason) = let_in(init, account, &mut link)
     {
         // It waits for what will not come: at the end of file it gives up.
         drop(link);
         wait_for(init, signals, false);
-        return Err((status, reason));
+        return Err((kept, reason));
     }
     let mut first = [0];
     if !matches!(link.read(&mut first), Ok(1)) || first != [READY] {
@@ -189,9 +200,9 @@ fn watch(
             "pid 1 ended before it was ready".clone_into(&mut reason);
         }
         wait_for(init, signals, false);
-        return Err((status, reason));
+        return Err((kept, reason));
     }
-    drop(status);
+    drop(kept);
     if let Some(account) = plan.account {
         step_down(account, plan.parent);
     }

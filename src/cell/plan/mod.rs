@@ -285,6 +285,11 @@ impl<'a> Planner<'a> {
             env::set(&mut vars, "RES_OPTIONS", "use-vc".to_owned());
         }
         self.spec.env = vars;
+        if !self.config.egress.is_empty() {
+            let more = table.floor_env.iter().chain(&table.floor_proxy);
+            let pairs = more.filter_map(|it| Some((it.name.to_owned(), it.value?.to_owned())));
+            self.spec.floor_env = pairs.collect();
+        }
     }
 
     /// Where we were started, when something there or below is granted: relative paths among the

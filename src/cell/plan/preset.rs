@@ -17,6 +17,10 @@ pub(super) struct Table<'a> {
     pub(super) write: Vec<Grant<'a>>,
     pub(super) network: Vec<Grant<'a>>,
     pub(super) env: Vec<Variable<'a>>,
+    /// Where hosts are allowed by name in the host's network.
+    pub(super) floor_env: Vec<Variable<'a>>,
+    /// The same for programs that may look names up by themselves.
+    pub(super) floor_proxy: Vec<Variable<'a>>,
     pub(super) loader_variables: Vec<LoaderVariable<'a>>,
     pub(super) limits: Limits,
 }
@@ -118,6 +122,8 @@ pub(super) fn table(preset: Preset) -> Result<Table<'static>, String> {
     table.write.extend(more.write);
     table.network.extend(more.network);
     table.env.extend(more.env);
+    // These look names up as the C library does.
+    table.floor_proxy.clear();
     Ok(table)
 }
 

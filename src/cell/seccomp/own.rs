@@ -8,6 +8,7 @@ use seccompiler::{BpfProgram, SeccompAction, TargetArch};
 const OWN: &str = include_str!("../../../policy/seccomp/own.toml");
 
 const SUPERVISOR: &str = include_str!("../../../policy/seccomp/supervisor.toml");
+const SUPERVISOR_NET: &str = include_str!("../../../policy/seccomp/supervisor-net.toml");
 const RELAY: &str = include_str!("../../../policy/seccomp/relay.toml");
 
 /// Compiles and installs the filter of the message process, for this thread and those that it starts;
@@ -17,17 +18,19 @@ const RELAY: &str = include_str!("../../../policy/seccomp/relay.toml");
 /// When the table does not compile or the kernel refuses.
 pub(in crate::cell) fn install() -> Result<(), SeccompError> {
     let own = std::process::id().to_string();
-    load(&compile(OWN, host_arch()?, &[("SELF", &own)])?)
+    load(&compile(&[OWN], host_arch()?, &[("SELF", &own)])?)
 }
 
 /// The same for the supervisor, whose child the server is.
 ///
 /// # Errors
 /// When the table does not compile or the kernel refuses.
-pub(in crate::cell) fn install_supervisor(child: u32) -> Result<(), SeccompError> {
+pub(in crate::cell) fn install_supervisor(child: u32, connects: bool) -> Result<(), SeccompError> {
     let (own, child) = (std::process::id().to_string(), child.to_string());
     let numbers = [("SELF", own.as_str()), ("CHILD", child.as_str())];
-    load(&compile(SUPERVISOR, host_arch()?, &numbers)?)
+    let tables = [SUPERVISOR, SUPERVISOR_NET];
+    let tables = if connects { &tables[..] } else { &tables[..1] };
+    load(&compile(tables, host_arch()?, &numbers)?)
 }
 
 /// The same for the process that makes the connections of a cell, in two steps: what it compiles while
@@ -40,7 +43,7 @@ impl RelayFilter {
     /// When the table does not compile.
     pub(in crate::cell) fn compile() -> Result<Self, SeccompError> {
         let own = std::process::id().to_string();
-        compile(RELAY, host_arch()?, &[("SELF", &own)]).map(Self)
+        compile(&[RELAY], host_arch()?, &[("SELF", &own)]).map(Self)
     }
 
     /// # Errors
@@ -53,12 +56,12 @@ impl RelayFilter {
 /// The filter of a table, in which words stand for numbers. What is allowed without conditions needs
 /// no look at the arguments, so the kernel remembers it.
 fn compile(
-    text: &str,
+    texts: &[&str],
     arch: TargetArch,
     numbers: &[(&str, &str)],
 ) -> Result<BpfProgram, SeccompError> {
     let refused = SeccompAction::Errno(Errno::EPERM as u32);
-    let calls = gather(&[text], arch, |entry| {
+    let calls = gather(texts, arch, |entry| {
         let verdict = verdict(entry.errno).ok_or("unknown errno")?;
         if !entry.when.is_empty() && verdict != SeccompAction::Allow {
             return Err("conditions are for what is allowed".to_owned());
@@ -100,12 +103,12 @@ mod tests {
     const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
     fn message(arch: TargetArch) -> BpfProgram {
-        compile(OWN, arch, &[("SELF", &SELF.to_string())]).unwrap()
+        compile(&[OWN], arch, &[("SELF", &SELF.to_string())]).unwrap()
     }
 
     fn supervisor(arch: TargetArch) -> BpfProgram {
         let numbers = [("SELF", "4711"), ("CHILD", "4712")];
-        compile(SUPERVISOR, arch, &numbers).unwrap()
+        compile(&[SUPERVISOR], arch, &numbers).unwrap()
     }
 
     fn x86(number: libc::c_long, args: &[u64]) -> u32 {
@@ -236,7 +239,7 @@ mod tests {
             when: Vec<String>,
             why: String,
         }
-        for text in [OWN, SUPERVISOR, RELAY] {
+        for text in [OWN, SUPERVISOR, SUPERVISOR_NET, RELAY] {
             let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
             let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
             let fast = table::parse(text).unwrap();
@@ -298,8 +301,10 @@ mod tests {
         let kill = |pid| ask(libc::SYS_kill, [pid, 15, 0, 0, 0, 0]);
         assert_eq!((kill(4711), kill(4712), kill(1)), (ALLOW, ALLOW, EPERM));
         let request = |number| ask(libc::SYS_ioctl, [3, number, 0, 0, 0, 0]);
-        assert_eq!((request(0xc050_2100), request(0x4018_2103)), (ALLOW, ALLOW));
-        assert_eq!(request(0x4008_2104), EPERM, "SECCOMP_IOCTL_NOTIF_SET_FLAGS");
+        for known in [0xc050_2100, 0x4018_2103, 0x4008_2104] {
+            assert_eq!(request(known), ALLOW, "{known:x}");
+        }
+        assert_eq!(request(0x4008_2105), EPERM, "none that there is");
         assert_eq!(request(0x5412), EPERM, "TIOCSTI");
         assert_eq!(ask(libc::SYS_mmap, [0, 4096, 7, 0, 0, 0]), EPERM);
         assert!(supervisor(TargetArch::aarch64).len() < 4096);
@@ -307,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_relay_connects_and_does_nothing_else() {
-        let filter = compile(RELAY, TargetArch::x86_64, &[("SELF", "4711")]).unwrap();
+        let filter = compile(&[RELAY], TargetArch::x86_64, &[("SELF", "4711")]).unwrap();
         let asks = |number: libc::c_long, args: [u64; 3]| {
             let [a, b, c] = args;
             let number = u32::try_from(number).unwrap();

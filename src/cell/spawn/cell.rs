@@ -252,10 +252,11 @@ impl Cell {
         self.directory.path() == directory
     }
 
-    /// Whether its network is its own.
+    /// Whether its connections are made for it, so that hosts are allowed by name.
     fn is_apart(&self) -> bool {
         let apart = (Layer::NamespaceNet, LayerState::Enforced);
-        matches!(&self.verdict, Some(Ok(report)) if report.layers.contains(&apart))
+        let by_name = |report: &LayerReport| report.by_name || report.layers.contains(&apart);
+        matches!(&self.verdict, Some(Ok(report)) if by_name(report))
     }
 
     /// What the operator should hear about the network that it has come to have.

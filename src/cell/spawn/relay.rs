@@ -28,9 +28,9 @@ pub(super) struct Relay {
 }
 
 /// The way by which the sockets of a cell get out, its two ends; `None` when no host is allowed, or
-/// the cell will have the host's network.
+/// nobody will use it.
 pub(super) fn way_out(spec: &CellSpec) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if spec.egress.is_empty() || !spec.namespaces {
+    if spec.egress.is_empty() || !(spec.namespaces || spec.supervision) {
         return Ok(None);
     }
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, readlinkat,
 };
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -14,27 +15,64 @@ use std::path::{Path, PathBuf};
 /// The granted files and directories, held since before the server ran.
 #[derive(Debug)]
 pub(super) struct Grants {
-    write: Vec<OwnedFd>,
-    read: Vec<OwnedFd>,
+    write: Vec<Root>,
+    read: Vec<Root>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Root {
+    held: OwnedFd,
+    /// What it is, and where it lay when that was asked for first: a hint that spares asking again for most
+    /// files.
+    known: OnceCell<(Option<Identity>, Option<PathBuf>)>,
+}
+
+impl Root {
+    fn new(held: OwnedFd) -> Self {
+        let known = OnceCell::new();
+        Self { held, known }
+    }
+
+    fn known(&self) -> &(Option<Identity>, Option<PathBuf>) {
+        let held = self.held.as_fd();
+        let ask = || (identity(held).ok(), location(held).ok());
+        self.known.get_or_init(ask)
+    }
+
+    /// Whether going down from it to what of `name` lies below `above` ends at that file.
+    fn leads_to(&self, wanted: Identity, name: &Path, above: Option<&Path>) -> bool {
+        let Some(rest) = above.and_then(|above| below(name, above)) else {
+            return false;
+        };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        openat2(&self.held, rest, flags, Mode::empty(), how)
+            .is_ok_and(|found| identity(found.as_fd()) == Ok(wanted))
+    }
 }
 
 impl Grants {
     /// Those of a spec, from what is held open already or by their names. What cannot be opened
     /// grants nothing; landlock refuses such a spec.
     pub(super) fn new(spec: &CellSpec, held: Option<Granted>) -> Self {
+        let roots = |held: Vec<OwnedFd>| held.into_iter().map(Root::new).collect();
         match held.map(Granted::files) {
-            Some(Files { read, write }) => Self { write, read },
+            Some(Files { read, write }) => Self {
+                write: roots(write),
+                read: roots(read),
+            },
             None => Self::open(spec),
         }
     }
 
     fn open(spec: &CellSpec) -> Self {
-        let hold = |paths: &[PathBuf]| -> Vec<OwnedFd> {
+        let hold = |paths: &[PathBuf]| -> Vec<Root> {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let held = paths
                 .iter()
                 .map(|path| openat(CWD, path, flags, Mode::empty()));
-            held.flatten().collect()
+            held.flatten().map(Root::new).collect()
         };
         Self {
             write: hold(&spec.write),
@@ -69,25 +107,24 @@ fn is_open_to_us(file: &OwnedFd) -> bool {
 
 /// The name of the file is only a hint where to look: what counts is that going down from the granted
 /// descriptor, through no link, ends at the very same file. Whoever swaps names meanwhile is refused.
-fn covers(roots: &[OwnedFd], file: &OwnedFd) -> bool {
+fn covers(roots: &[Root], file: &OwnedFd) -> bool {
     let Ok(wanted) = identity(file.as_fd()) else {
         return false;
     };
-    let name = location(file.as_fd());
+    if roots.iter().any(|root| root.known().0 == Some(wanted)) {
+        return true;
+    }
+    let Ok(name) = location(file.as_fd()) else {
+        return false;
+    };
+    let mut at_first = roots.iter();
+    if at_first.any(|root| root.leads_to(wanted, &name, root.known().1.as_deref())) {
+        return true;
+    }
+    // It may lie below one that was moved meanwhile.
     roots.iter().any(|root| {
-        if identity(root.as_fd()) == Ok(wanted) {
-            return true;
-        }
-        let (Ok(name), Ok(above)) = (&name, location(root.as_fd())) else {
-            return false;
-        };
-        let Some(rest) = below(name, &above) else {
-            return false;
-        };
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        openat2(root, rest, flags, Mode::empty(), how)
-            .is_ok_and(|found| identity(found.as_fd()) == Ok(wanted))
+        let now = location(root.held.as_fd()).ok();
+        now != root.known().1 && root.leads_to(wanted, &name, now.as_deref())
     })
 }
 
@@ -98,7 +135,9 @@ fn below<'a>(name: &'a Path, above: &Path) -> Option<&'a Path> {
 }
 
 /// Device and inode.
-fn identity(file: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+type Identity = (u64, u64);
+
+fn identity(file: BorrowedFd<'_>) -> Result<Identity, Errno> {
     let facts = fstat(file).map_err(of_rustix)?;
     Ok((facts.st_dev, facts.st_ino))
 }

@@ -16,18 +16,22 @@
 //! server's memory. It is in a landlock domain that grants what the spec grants and `/proc`; the
 //! server's own domain lies inside, so landlock lets the supervisor look into processes of
 //! the cell and no others, and them not into the supervisor. It has no capability, and a filter that names what it
-//! calls (`policy/seccomp/supervisor.toml`). It also passes signals on, and ends as the server ended;
+//! calls (`policy/seccomp/supervisor.toml`). Where hosts are allowed it makes the connections as well
+//! (`sockets.rs`, `cell/egress/floor.rs`). It also passes signals on, and ends as the server ended;
 //! when it dies, the server is killed by its parent-death signal, and a call that waits gets ENOSYS.
 
 mod grants;
 pub mod notice;
 pub(super) mod refusals;
 mod serve;
+mod sockets;
 mod watchers;
 
+use super::egress::Way;
 use super::landlock::{Granted, LandlockError};
 use super::launcher::bind_to_parent;
 use super::report::Layer;
+use super::sys::Unotify;
 use super::{CellSpec, caps, landlock, seccomp, signals, sys, variables};
 use grants::Grants;
 use nix::sched::CloneFlags;
@@ -43,6 +47,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid as Child, WaitOptions, WaitStatus, waitpid};
 use serve::{Memory, Supervisor};
+use sockets::Sockets;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -90,11 +95,14 @@ pub(super) struct Link {
     pub(super) parent: i32,
     /// What the launcher's own domain will grant, if it is open since the one around it was made.
     pub(super) granted: Option<Granted>,
+    /// Whether the supervisor makes the connections, and so hosts are allowed by name.
+    pub(super) by_name: bool,
 }
 
 /// Divides this process in two. `status` stays open in the process that becomes the server and nowhere
-/// else, because the spawner takes its closing for the execution of the server.
-pub(super) fn stand_by(spec: &CellSpec, status: File) -> Side {
+/// else, because the spawner takes its closing for the execution of the server. `egress` leads to the relay,
+/// where hosts are allowed.
+pub(super) fn stand_by(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> Side {
     let signals = signals::relayed();
     let before = match signals.thread_swap_mask(SigmaskHow::SIG_BLOCK) {
         Ok(before) => before,
@@ -104,26 +112,35 @@ pub(super) fn stand_by(spec: &CellSpec, status: File) -> Side {
         before.thread_set_mask().ok();
         alone(status, reason)
     };
-    let (ours, theirs, null, granted) = match prepare(spec) {
+    let prepared = match prepare(spec, egress) {
         Ok(prepared) => prepared,
         Err(reason) => return give_up(status, reason),
     };
+    let Prepared {
+        ours,
+        theirs,
+        null,
+        granted,
+        way,
+    } = prepared;
     let parent = getpid().as_raw();
     match sys::fork_into(CloneFlags::empty()) {
         Ok(None) => {
-            drop(ours);
+            let by_name = way.is_some();
+            drop((ours, way));
             before.thread_set_mask().ok();
             let stream = theirs;
             let link = Link {
                 stream,
                 parent,
                 granted,
+                by_name,
             };
             Side::Server { status, link }
         }
         Ok(Some(child)) => {
             drop((theirs, status));
-            Side::Watched(watch(spec, granted, child, ours, &null, &signals))
+            Side::Watched(watch(spec, (granted, way), (child, ours), &null, &signals))
         }
         Err(error) => give_up(status, format!("fork: {error}")),
     }
@@ -133,9 +150,18 @@ fn alone(status: File, reason: String) -> Side {
     Side::Alone { status, reason }
 }
 
+/// What both processes need.
+struct Prepared {
+    ours: UnixStream,
+    theirs: UnixStream,
+    null: File,
+    granted: Option<Granted>,
+    way: Option<Way>,
+}
+
 /// Everything that may fail, and the domain that both processes share. What is given to the server's
 /// user is given here, because the domain does not reach it.
-fn prepare(spec: &CellSpec) -> Result<(UnixStream, UnixStream, File, Option<Granted>), String> {
+fn prepare(spec: &CellSpec, egress: Option<OwnedFd>) -> Result<Prepared, String> {
     let abi = landlock::kernel_abi();
     let missing = landlock::missing(abi);
     if let Some((_, reason)) = missing.iter().find(|(layer, _)| *layer == Layer::Landlock) {
@@ -152,15 +178,28 @@ fn prepare(spec: &CellSpec) -> Result<(UnixStream, UnixStream, File, Option<Gran
     prctl::set_no_new_privs().map_err(|error| format!("no_new_privs: {error}"))?;
     let refused = |error: LandlockError| error.to_string();
     let granted = Granted::open(spec, abi).map_err(refused)?;
-    landlock::restrict_around(spec, granted.as_ref(), abi).map_err(refused)?;
-    Ok((ours, theirs, null, granted))
+    let way = egress.map(Way::open).transpose();
+    let way = way.map_err(|error| format!("the way to the relay: {error}"))?;
+    let around = way.as_ref().map(|way| CellSpec {
+        connect_ports: vec![way.port()],
+        ..spec.clone()
+    });
+    let around = around.as_ref().unwrap_or(spec);
+    landlock::restrict_around(around, granted.as_ref(), abi).map_err(refused)?;
+    Ok(Prepared {
+        ours,
+        theirs,
+        null,
+        granted,
+        way,
+    })
 }
 
 /// The launcher's part, when the main filter is in force: gives the listener to the supervisor.
 ///
 /// # Errors
 /// There is no supervision; no call waits for an answer.
-pub(super) fn hand_over(link: &mut UnixStream) -> Result<(), String> {
+pub(super) fn hand_over(link: &mut UnixStream, by_name: bool) -> Result<(), String> {
     let broken = |error: std::io::Error| format!("the supervisor does not answer: {error}");
     // Whoever changed its user hides from everybody until it executes; the supervisor must see it now.
     prctl::set_dumpable(true).map_err(|error| format!("dumpable: {error}"))?;
@@ -172,7 +211,8 @@ pub(super) fn hand_over(link: &mut UnixStream) -> Result<(), String> {
         Some((&BLIND, reason)) => return Err(String::from_utf8_lossy(reason).into_owned()),
         _ => return Err("the supervisor ended before it was ready".to_owned()),
     };
-    let listener = seccomp::notify::install(watchers).map_err(|error| error.to_string())?;
+    let listener =
+        seccomp::notify::install(watchers, by_name).map_err(|error| error.to_string())?;
     let fds = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -191,9 +231,8 @@ pub(super) fn hand_over(link: &mut UnixStream) -> Result<(), String> {
 /// The supervisor's part: until the server has ended.
 fn watch(
     spec: &CellSpec,
-    granted: Option<Granted>,
-    server: Pid,
-    link: UnixStream,
+    held: (Option<Granted>, Option<Way>),
+    (server, link): (Pid, UnixStream),
     null: &File,
     signals: &SigSet,
 ) -> ExitCode {
@@ -213,7 +252,7 @@ fn watch(
         return ExitCode::from(70);
     };
     // While the launcher does its own part; it waits for this at the end of it.
-    let ready = confine(spec, granted, child);
+    let ready = confine(spec, held, child);
     let mut watch = Watch {
         child,
         heard,
@@ -231,7 +270,11 @@ fn watch(
 }
 
 /// Gives up what it does not need. What is left: looking at the server, and doing what is granted.
-fn confine(spec: &CellSpec, granted: Option<Granted>, child: Child) -> Result<Ready, String> {
+fn confine(
+    spec: &CellSpec,
+    (granted, way): (Option<Granted>, Option<Way>),
+    child: Child,
+) -> Result<Ready, String> {
     let channel = spec.refusals.map(|fd| sys::adopt(&[fd])).transpose();
     let channel = channel.map_err(|error| format!("the way to the spawner: {error}"))?;
     if let Some(user) = spec.account() {
@@ -247,9 +290,11 @@ fn confine(spec: &CellSpec, granted: Option<Granted>, child: Child) -> Result<Re
             channel.and_then(|mut fds| fds.pop()),
             tried.and_then(|path| path.canonicalize().ok()),
         ),
+        way,
     };
     let number = child.as_raw_nonzero().get().unsigned_abs();
-    seccomp::own::install_supervisor(number).map_err(|error| error.to_string())?;
+    let connects = ready.way.is_some();
+    seccomp::own::install_supervisor(number, connects).map_err(|error| error.to_string())?;
     Ok(ready)
 }
 
@@ -258,6 +303,7 @@ fn confine(spec: &CellSpec, granted: Option<Granted>, child: Child) -> Result<Re
 struct Ready {
     grants: Grants,
     refusals: Refusals,
+    way: Option<Way>,
 }
 
 /// How far the handing over is.
@@ -286,12 +332,18 @@ impl Watch {
         let mut fds = vec![PollFd::from_borrowed_fd(self.heard.as_fd(), PollFlags::IN)];
         fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         poll(&mut fds, None).ok();
-        let said = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
+        let mut all = fds.iter().map(PollFd::revents);
+        let heard = all.next().unwrap_or(PollFlags::empty());
+        let said = all.next().unwrap_or(PollFlags::empty());
         drop(fds);
         if said.contains(PollFlags::IN) {
             self.attend();
         } else if !said.is_empty() {
             self.state = State::Idle;
+        }
+        if heard.is_empty() {
+            // Each call of the server that waits comes by here: no more than it takes.
+            return None;
         }
         while let Ok(Some(signal)) = self.heard.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
@@ -315,13 +367,22 @@ impl Watch {
             State::Waiting(link, ready) => self.look(link, ready),
             State::Confined(link, ready, (memory, watchers)) => match receive(&link) {
                 Some((LISTENER, Some(listener))) => {
-                    let Ready { grants, refusals } = ready;
+                    // Before Linux 6.6 a call takes longer, and no more.
+                    sys::listen(listener.as_fd(), &mut Unotify::StayNear).ok();
+                    let Ready {
+                        grants,
+                        refusals,
+                        way,
+                    } = ready;
+                    let borrowed = matches!(watchers, Watchers::Borrowed);
+                    let sockets = way.map(|way| Sockets::new(way, borrowed));
                     State::Serving(Supervisor {
                         listener,
                         grants,
                         memory,
                         watchers,
                         refusals,
+                        sockets,
                     })
                 }
                 _ => State::Idle,

@@ -4,9 +4,12 @@
 //! the error that the kernel would give.
 
 use nix::errno::Errno;
+use std::net::{IpAddr, SocketAddr};
 
 /// `PATH_MAX` (`linux/limits.h`), the terminating zero included.
 pub const PATH_BYTES: usize = 4096;
+/// `struct sockaddr_storage`: the most that the kernel takes.
+pub const ADDRESS_BYTES: usize = 128;
 /// `AT_FDCWD`: relative to the working directory.
 pub const WORKING_DIRECTORY: i32 = libc::AT_FDCWD;
 /// Set-user-id and set-group-id.
@@ -45,6 +48,14 @@ pub enum Act {
     Watch { inotify: i32, mask: u32 },
     /// An inotify descriptor, where watches cannot be put on the caller's own.
     Watcher { flags: i32 },
+    /// A connection of the caller's socket to an address in its memory.
+    Connect { socket: i32, at: u64, length: usize },
+    /// A socket, where the caller's own cannot be borrowed.
+    Socket {
+        family: i32,
+        kind: i32,
+        protocol: i32,
+    },
 }
 
 /// A call that was judged by its arguments alone.
@@ -105,6 +116,12 @@ impl Request {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_inotify_init => Self::watcher(0),
             libc::SYS_inotify_init1 => Self::watcher(word(a)),
+            libc::SYS_connect => Self::connection(word(a), b, word(c)),
+            libc::SYS_socket => Ok(Self::bare(Act::Socket {
+                family: word(a),
+                kind: word(b),
+                protocol: word(c),
+            })),
             libc::SYS_inotify_add_watch => {
                 let (inotify, mask) = (word(a), word(c).cast_unsigned());
                 let nofollow = libc::IN_DONT_FOLLOW & mask != 0;
@@ -137,13 +154,26 @@ impl Request {
         if flags & !(libc::IN_CLOEXEC | libc::IN_NONBLOCK) != 0 {
             return Err(Errno::EINVAL);
         }
-        Ok(Self {
-            act: Act::Watcher { flags },
+        Ok(Self::bare(Act::Watcher { flags }))
+    }
+
+    fn connection(socket: i32, at: u64, length: i32) -> Result<Self, Errno> {
+        let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
+        if length > ADDRESS_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Self::bare(Act::Connect { socket, at, length }))
+    }
+
+    /// Without a path.
+    fn bare(act: Act) -> Self {
+        Self {
+            act,
             base: WORKING_DIRECTORY,
             path: None,
             follow: true,
             empty: true,
-        })
+        }
     }
 
     /// `base` names a descriptor that must be open.
@@ -246,6 +276,34 @@ pub fn times(form: Form, memory: &[u8]) -> Result<Times, Errno> {
             whole.map(|(seconds, micros)| (seconds, micros * 1000))
         }
     })
+}
+
+/// Reads a `struct sockaddr_in` or `sockaddr_in6`; an IPv4 address in the form of IPv6 is itself.
+///
+/// # Errors
+/// `EINVAL` when bytes are missing, `EACCES` for other families: the filter makes no sockets of them.
+pub fn address(memory: &[u8]) -> Result<SocketAddr, Errno> {
+    let part = |from: usize, to: usize| memory.get(from..to).ok_or(Errno::EINVAL);
+    let (family, port) = match part(0, 4)? {
+        [f0, f1, p0, p1] => (
+            u16::from_ne_bytes([*f0, *f1]),
+            u16::from_be_bytes([*p0, *p1]),
+        ),
+        _ => return Err(Errno::EINVAL),
+    };
+    // The kernel looks at the whole structure of IPv4, and for IPv6 does without the scope.
+    let address = match libc::c_int::from(family) {
+        libc::AF_INET => {
+            let bytes: [u8; 4] = *part(0, 16)?[4..].first_chunk().ok_or(Errno::EINVAL)?;
+            IpAddr::from(bytes)
+        }
+        libc::AF_INET6 => {
+            let bytes: [u8; 16] = *part(8, 24)?.first_chunk().ok_or(Errno::EINVAL)?;
+            IpAddr::from(bytes).to_canonical()
+        }
+        _ => return Err(Errno::EACCES),
+    };
+    Ok(SocketAddr::new(address, port))
 }
 
 /// The status flags of an open file, from `/proc/PID/fdinfo/N` (`proc_pid_fdinfo(5)`): the same for
@@ -371,6 +429,30 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_read_and_nothing_else_is() {
+        let call = call(libc::SYS_connect, &[7, 77, 0xffff_ffff_0000_0010]).unwrap();
+        let (socket, at, length) = (7, 77, 16);
+        assert_eq!(call.act, Act::Connect { socket, at, length });
+        for length in [0x8000_0000, 129] {
+            assert_eq!(
+                self::call(libc::SYS_connect, &[7, 77, length]),
+                Err(Errno::EINVAL)
+            );
+        }
+        let mut four = vec![2, 0, 1, 187, 198, 18, 0, 1];
+        assert_eq!(address(&four), Err(Errno::EINVAL));
+        four.extend([0; 8]);
+        assert_eq!(address(&four), Ok("198.18.0.1:443".parse().unwrap()));
+        let mut six = vec![10, 0, 0, 80, 0, 0, 0, 0];
+        six.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0]);
+        assert_eq!(address(&six), Err(Errno::EINVAL));
+        six.push(9);
+        assert_eq!(address(&six), Ok("10.0.0.9:80".parse().unwrap()));
+        assert_eq!(address(&[0; 16]), Err(Errno::EACCES));
+        assert_eq!(address(&[]), Err(Errno::EINVAL));
+    }
+
+    #[test]
     fn facts_of_proc_are_read_or_missing() {
         let text = b"pos:\t0\nflags:\t02100001\nmnt_id:\t30\nino:\t77\n";
         assert_eq!(status_flags(text), Some(0o2_100_001));
@@ -398,6 +480,7 @@ mod tests {
                 assert!(read || memory.len() < form.bytes() || form == Form::Micros);
             }
             assert!(process(&memory).is_none_or(|pid| pid > 0));
+            assert!(address(&memory).is_err() || memory.len() >= 16);
             assert!(status_flags(&memory).is_none() || memory.len() > 6);
         }
     }

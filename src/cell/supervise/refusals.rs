@@ -96,6 +96,8 @@ fn words(act: Act) -> (&'static str, &'static str) {
         Act::Times(..) => ("change the times of", "--write"),
         Act::Watch { .. } => ("watch", "--read"),
         Act::Watcher { .. } => ("make a watcher", "--read"),
+        // The relay tells of those, which knows the names.
+        Act::Connect { .. } | Act::Socket { .. } => ("connect", "--allow-host"),
     }
 }
 

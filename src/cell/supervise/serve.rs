@@ -8,6 +8,7 @@ use super::grants::{Grants, handle, of_rustix};
 use super::notice::times;
 use super::notice::{Act, Form, PATH_BYTES, Place, Request, Times, WORKING_DIRECTORY};
 use super::refusals::Refusals;
+use super::sockets::Sockets;
 use super::watchers::Watchers;
 use crate::cell::sys::{self, Unotify};
 use nix::errno::Errno;
@@ -110,6 +111,8 @@ pub(super) struct Supervisor {
     pub(super) memory: Memory,
     pub(super) watchers: Watchers,
     pub(super) refusals: Refusals,
+    /// Where it makes the connections too.
+    pub(super) sockets: Option<Sockets>,
 }
 
 impl Supervisor {
@@ -151,6 +154,29 @@ impl Supervisor {
             self.watchers.give(self.listener.as_fd(), call.id, flags)?;
             return Ok(Answer::Given);
         }
+        if let (Act::Connect { .. } | Act::Socket { .. }, sockets) =
+            (request.act, &mut self.sockets)
+        {
+            let sockets = sockets.as_mut().ok_or(Errno::ENOSYS)?;
+            return match request.act {
+                Act::Socket {
+                    family,
+                    kind,
+                    protocol,
+                } => {
+                    sockets.make(self.listener.as_fd(), call.id, (family, kind, protocol))?;
+                    Ok(Answer::Given)
+                }
+                Act::Connect { socket, at, length } => {
+                    let memory = caller.copy(at, length)?;
+                    let listener = self.listener.as_fd();
+                    let still = || sys::listen(listener, &mut Unotify::IsValid(call.id));
+                    let place = (caller.thread, socket);
+                    sockets.connect(place, &memory, still).map(Answer::Value)
+                }
+                _ => Err(Errno::ENOSYS),
+            };
+        }
         let memory;
         let place = match request.path {
             Some(at) => {
@@ -185,7 +211,7 @@ impl Supervisor {
         let (granted, error) = match act {
             Act::Mode(_) | Act::Times(..) => (self.grants.may_write(file), Errno::EPERM),
             Act::Watch { .. } => (self.grants.may_read(file), Errno::EACCES),
-            Act::Watcher { .. } => (true, Errno::EPERM),
+            Act::Watcher { .. } | Act::Connect { .. } | Act::Socket { .. } => (true, Errno::EPERM),
         };
         (!granted).then_some(error)
     }

@@ -49,14 +49,7 @@ impl Watchers {
             | (inotify::CreateFlags::from_bits_retain(flags.cast_unsigned())
                 & inotify::CreateFlags::NONBLOCK);
         let made = inotify::init(open).map_err(of_rustix)?;
-        let addition = libc::seccomp_notif_addfd {
-            id: call,
-            flags: ANSWERS,
-            srcfd: made.as_raw_fd().cast_unsigned(),
-            newfd: 0,
-            newfd_flags: (flags & libc::IN_CLOEXEC).cast_unsigned(),
-        };
-        sys::listen(listener, &mut Unotify::Add(addition))?;
+        give(listener, call, &made, flags & libc::IN_CLOEXEC != 0)?;
         kept.push_front(made);
         kept.truncate(KEPT);
         Ok(())
@@ -68,11 +61,7 @@ impl Watchers {
             return Err(Errno::EBADF);
         }
         let kept = match self {
-            Self::Borrowed => {
-                let status = read(format!("/proc/{thread}/status"))?;
-                let process = process(&status).and_then(Pid::from_raw);
-                return borrow(process.ok_or(Errno::ESRCH)?, number);
-            }
+            Self::Borrowed => return borrow_of(thread, number),
             Self::Made(kept) => kept,
         };
         let theirs = format!("/proc/{thread}/fdinfo/{number}");
@@ -106,6 +95,37 @@ fn is_seen(ours: &OwnedFd, appends: &dyn Fn() -> Option<bool>) -> bool {
     let seen = follows(true) && follows(false);
     fcntl_setfl(ours, before).ok();
     seen
+}
+
+/// Answers a call with a descriptor of ours.
+pub(super) fn give(
+    listener: BorrowedFd<'_>,
+    call: u64,
+    ours: &OwnedFd,
+    closes: bool,
+) -> Result<(), Errno> {
+    let addition = libc::seccomp_notif_addfd {
+        id: call,
+        flags: ANSWERS,
+        srcfd: ours.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: if closes {
+            libc::O_CLOEXEC.cast_unsigned()
+        } else {
+            0
+        },
+    };
+    sys::listen(listener, &mut Unotify::Add(addition))
+}
+
+/// What a thread calls by that number, here.
+pub(super) fn borrow_of(thread: i32, number: i32) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::EBADF);
+    }
+    let status = read(format!("/proc/{thread}/status"))?;
+    let process = process(&status).and_then(Pid::from_raw);
+    borrow(process.ok_or(Errno::ESRCH)?, number)
 }
 
 /// A descriptor of that process, here.

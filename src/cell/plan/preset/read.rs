@@ -49,8 +49,13 @@ fn entry<'a>(table: &mut Table<'a>, list: &str, fields: &'a str) -> Option<()> {
         value.strip_suffix('"').filter(|text| !text.contains('"'))
     };
     let grants = match list {
-        "env" => {
-            table.env.push(variable(fields, why)?);
+        "env" | "floor_env" | "floor_proxy" => {
+            let list = match list {
+                "env" => &mut table.env,
+                "floor_env" => &mut table.floor_env,
+                _ => &mut table.floor_proxy,
+            };
+            list.push(variable(fields, why)?);
             return Some(());
         }
         "loader_variables" => {

@@ -1,34 +1,18 @@
 //! What a cell's way to a host costs: bytes in a second and connections, direct, through a plain TCP relay
-//! that only copies, and out of a cell. `cargo bench --bench egress [MIB] [ROUNDS]`.
-//!
-//! The client is this program again, in a cell of its own for the last column; the host is a thread here.
-//! The three take turns in each round, and each figure is the median of the rounds.
+//! that only copies, and out of a cell. The client is this program again; the host is a thread here.
 
-#![expect(clippy::print_stdout, reason = "a bench reports on stdout")]
-
+use super::{Failure, median};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-type Failure = Box<dyn std::error::Error>;
-
 const PIECE: usize = 64 * 1024;
 /// Connections of one round, one after the other.
 const CONNECTIONS: u32 = 200;
 
-fn main() -> Result<(), Failure> {
-    let words: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with("--"))
-        .collect();
-    if let [role, to, mib] = &*words
-        && role == "client"
-    {
-        return client(to.parse()?, mib.parse()?);
-    }
-    let number = |at: usize, usual: u64| words.get(at).map_or(Ok(usual), |word| word.parse());
-    let (mib, rounds) = (number(0, 512)?, number(1, 7)?);
+/// Prints the table.
+pub(super) fn report(mib: u64, rounds: u64) -> Result<(), Failure> {
     let host = serve(answer)?;
     let relay = serve(move |client| copy(client, host))?;
     let mut all: [Vec<[f64; 3]>; 3] = Default::default();
@@ -41,31 +25,21 @@ fn main() -> Result<(), Failure> {
             });
         }
     }
-    println!("{mib} MiB each way, {CONNECTIONS} connections, the median of {rounds} rounds\n");
-    println!("| | direct | plain relay | out of a cell |\n|---|---|---|---|");
+    println!("{mib} MiB each way, {CONNECTIONS} connections, medians of {rounds} rounds.\n");
+    println!("| | direct | plain relay | out of a cell | to the relay |\n|---|---|---|---|---|");
     let names = [
         "to the host, MiB/s",
         "from the host, MiB/s",
         "a connection with one byte each way, µs",
     ];
     for (row, name) in names.iter().enumerate() {
-        let cells: Vec<String> = all
-            .iter()
-            .map(|it| format!("{:.0}", median(it, row)))
-            .collect();
-        println!("| {name} | {} |", cells.join(" | "));
+        let [direct, relay, cell] =
+            [0, 1, 2].map(|at: usize| median(all[at].iter().map(|figures| figures[row])));
+        let ratio = cell / relay;
+        println!("| {name} | {direct:.0} | {relay:.0} | {cell:.0} | {ratio:.2} |");
     }
+    println!();
     Ok(())
-}
-
-fn median(rounds: &[[f64; 3]], row: usize) -> f64 {
-    let mut values: Vec<f64> = rounds
-        .iter()
-        .filter_map(|round| round.get(row))
-        .copied()
-        .collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Accepts on a port of the kernel's choice, with a thread for each connection.
@@ -142,7 +116,7 @@ fn enclosed(host: SocketAddr) -> Vec<String> {
 fn run(before: &[String], to: SocketAddr, mib: u64) -> Result<[f64; 3], Failure> {
     let own = std::env::current_exe()?;
     let own = own.to_string_lossy().into_owned();
-    let client = [own, "client".to_owned(), to.to_string(), mib.to_string()];
+    let client = [own, "__client".to_owned(), to.to_string(), mib.to_string()];
     let words: Vec<&String> = before.iter().chain(&client).collect();
     let (program, rest) = words.split_first().ok_or("no words")?;
     let output = Command::new(program)
@@ -161,7 +135,7 @@ fn run(before: &[String], to: SocketAddr, mib: u64) -> Result<[f64; 3], Failure>
 }
 
 /// Prints the three figures.
-fn client(to: SocketAddr, mib: u64) -> Result<(), Failure> {
+pub(super) fn client(to: SocketAddr, mib: u64) -> Result<(), Failure> {
     let order = |kind: u8, count: u64| -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
