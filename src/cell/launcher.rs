@@ -148,9 +148,7 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
             Side::Watched(code) => return code,
             Side::Server { status: ours, link } => {
                 (status, spec.parent) = (ours, link.parent);
-                if link.by_name {
-                    stay(&mut spec);
-                }
+                spec.by_name = link.by_name;
                 beside = Beside::Supervisor(link);
             }
             Side::Alone {
@@ -160,6 +158,9 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
         }
     }
     spec.env = variables::take_back();
+    if spec.by_name {
+        stay(&mut spec);
+    }
     match launch(&spec, inside, (beside, heard), &mut status) {
         Ok(never) => match never {},
         Err(failure) => give_up(&mut status, failure),
@@ -206,7 +207,6 @@ fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
 
 /// What is different on the floor where the supervisor makes the connections.
 fn stay(spec: &mut CellSpec) {
-    spec.by_name = true;
     spec.connect_ports.clear();
     spec.datagrams = false;
     for (name, value) in std::mem::take(&mut spec.floor_env) {

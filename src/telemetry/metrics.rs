@@ -4,6 +4,12 @@
 //! tools that the server listed) become label values, at most [`LABEL_CAP`] of them; the rest is
 //! `_other`. Names follow the OpenTelemetry MCP conventions where they have one.
 
+mod credentials;
+mod figures;
+
+pub use credentials::CredentialGauges;
+pub use figures::Figures;
+
 use crate::mcp::Direction;
 use prometheus::core::Collector;
 use prometheus::{
@@ -96,18 +102,6 @@ pub struct Metrics {
     egress_connections: IntCounterVec,
     egress_bytes: IntCounterVec,
     egress_refused: IntCounterVec,
-}
-
-/// What is shown of one credential. Times are in seconds since 1970.
-#[derive(Debug)]
-pub struct CredentialGauges<'a> {
-    pub name: &'a str,
-    pub generation: u32,
-    pub broken: bool,
-    pub revoked: bool,
-    pub loaded: u64,
-    pub expires: Option<u64>,
-    pub rotate_by: Option<u64>,
 }
 
 impl Metrics {
@@ -463,44 +457,6 @@ impl Metrics {
         }
     }
 
-    /// Shows one credential; names are those of the configuration.
-    pub fn credential(&self, it: &CredentialGauges<'_>) {
-        let time = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
-        let label = &[it.name];
-        for (gauges, value) in [
-            (&self.credential_generation, it.generation.into()),
-            (&self.credential_broken, it.broken.into()),
-            (&self.credential_revoked, it.revoked.into()),
-            (&self.credential_loaded, time(it.loaded)),
-        ] {
-            gauges.with_label_values(label).set(value);
-        }
-        for (gauges, end) in [
-            (&self.credential_expiry, it.expires),
-            (&self.credential_rotate_by, it.rotate_by),
-        ] {
-            match end {
-                Some(end) => gauges.with_label_values(label).set(time(end)),
-                // It was never there, or is not any more.
-                None => drop(gauges.remove_label_values(label)),
-            }
-        }
-    }
-
-    /// Counts what has become of a credential's file: `changed`, `broken`, `revoked`.
-    pub fn credential_read(&self, name: &str, outcome: &str) {
-        self.credential_reads
-            .with_label_values(&[name, outcome])
-            .inc();
-    }
-
-    /// Counts a call that failed because of a credential (`failed`), or was not made (`refused`).
-    pub fn credential_problem(&self, name: &str, outcome: &str) {
-        self.credential_problems
-            .with_label_values(&[name, outcome])
-            .inc();
-    }
-
     /// Counts an end of the server: `code`, `signal`, `seccomp`, `memory`, `limit`, `end_of_input`.
     pub fn child_exit(&self, cause: &str) {
         self.child_exits.with_label_values(&[cause]).inc();
@@ -553,28 +509,6 @@ impl Metrics {
         self.policy.with_label_values(&[digest]).set(1);
     }
 
-    /// The numbers that an operator looks at first.
-    #[must_use]
-    pub fn figures(&self) -> Figures {
-        let requests = self.messages.get(..OUTCOMES.len()).unwrap_or_default();
-        Figures {
-            in_flight: self.in_flight.get(),
-            requests: requests.iter().map(IntCounter::get).sum(),
-            refused: sum(&self.refusals),
-            redacted: sum(&self.redactions),
-            timeouts: self.timeouts.get(),
-            retries: self.retries.get(),
-            starts: self.child_starts.get(),
-            exits: sum(&self.child_exits),
-            replacements: self.replacements.get(),
-            denials: sum(&self.denials),
-            audit_records: self.audit_records.get(),
-            audit_lost: self.audit_lost.get(),
-            sessions: self.http_sessions.get(),
-            connections: self.http_connections.get(),
-        }
-    }
-
     /// The text exposition format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
@@ -583,38 +517,6 @@ impl Metrics {
         drop(TextEncoder::new().encode(&self.registry.gather(), &mut text));
         text
     }
-}
-
-/// What [`Metrics::figures`] shows: counts since the start, but for what is in flight or open now.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Figures {
-    pub in_flight: i64,
-    pub requests: u64,
-    pub refused: u64,
-    pub redacted: u64,
-    pub timeouts: u64,
-    pub retries: u64,
-    pub starts: u64,
-    pub exits: u64,
-    pub replacements: u64,
-    pub denials: u64,
-    pub audit_records: u64,
-    pub audit_lost: u64,
-    pub sessions: i64,
-    pub connections: i64,
-}
-
-/// Of all label values.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts are whole, never negative, and far below 2^53"
-)]
-fn sum(counters: &IntCounterVec) -> u64 {
-    let families = counters.collect();
-    let metrics = families.iter().flat_map(|family| family.get_metric());
-    let counts = metrics.map(|metric| metric.get_counter().get_value());
-    counts.map(|count| count as u64).sum()
 }
 
 fn register<C>(

@@ -393,7 +393,7 @@ fn descendants(pid: u32) -> Vec<u32> {
 }
 
 #[test]
-fn a_credential_of_systemd_is_found_and_its_mount_may_be_swapped() {
+fn a_credential_of_systemd_is_found() {
     let rig = Rig::new().file(
         "c.toml",
         "[credentials.github]\nfile = \"$CREDENTIALS_DIRECTORY/token\"\ninject = { env = \"TOKEN\" }\n\
@@ -418,5 +418,5 @@ fn a_credential_of_systemd_is_found_and_its_mount_may_be_swapped() {
     );
     let (code, text) = check(Some(&credentials));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("/run/token, as $TOKEN"), "{text}");
+    assert!(text.contains("/systemd/token, as $TOKEN"), "{text}");
 }

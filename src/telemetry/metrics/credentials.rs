@@ -1,0 +1,55 @@
+//! What is counted and shown of credentials; no value is.
+
+use super::Metrics;
+
+/// What is shown of one credential. Times are in seconds since 1970.
+#[derive(Debug)]
+pub struct CredentialGauges<'a> {
+    pub name: &'a str,
+    pub generation: u32,
+    pub broken: bool,
+    pub revoked: bool,
+    pub loaded: u64,
+    pub expires: Option<u64>,
+    pub rotate_by: Option<u64>,
+}
+
+impl Metrics {
+    /// Shows one credential; names are those of the configuration.
+    pub fn credential(&self, it: &CredentialGauges<'_>) {
+        let time = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        let label = &[it.name];
+        for (gauges, value) in [
+            (&self.credential_generation, it.generation.into()),
+            (&self.credential_broken, it.broken.into()),
+            (&self.credential_revoked, it.revoked.into()),
+            (&self.credential_loaded, time(it.loaded)),
+        ] {
+            gauges.with_label_values(label).set(value);
+        }
+        for (gauges, end) in [
+            (&self.credential_expiry, it.expires),
+            (&self.credential_rotate_by, it.rotate_by),
+        ] {
+            match end {
+                Some(end) => gauges.with_label_values(label).set(time(end)),
+                // It was never there, or is not any more.
+                None => drop(gauges.remove_label_values(label)),
+            }
+        }
+    }
+
+    /// Counts what has become of a credential's file: `changed`, `broken`, `revoked`.
+    pub fn credential_read(&self, name: &str, outcome: &str) {
+        self.credential_reads
+            .with_label_values(&[name, outcome])
+            .inc();
+    }
+
+    /// Counts a call that failed because of a credential (`failed`), or was not made (`refused`).
+    pub fn credential_problem(&self, name: &str, outcome: &str) {
+        self.credential_problems
+            .with_label_values(&[name, outcome])
+            .inc();
+    }
+}
