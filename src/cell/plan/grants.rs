@@ -203,7 +203,7 @@ impl Planner<'_> {
     fn there(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
         let known = paths.into_iter().filter_map(|path| {
             let inode = inode(&path)?;
-            self.seen.insert(path.clone(), inode);
+            self.seen.insert(path.clone().into(), inode);
             Some(path)
         });
         known.collect()

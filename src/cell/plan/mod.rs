@@ -58,7 +58,7 @@ struct Planner<'a> {
     /// Names are allowed, and the name server answers over TCP.
     names_by_tcp: bool,
     /// Grants that were looked at: each look is a walk through the path.
-    seen: BTreeMap<PathBuf, Inode>,
+    seen: BTreeMap<OsString, Inode>,
 }
 
 /// Device and inode.
@@ -342,7 +342,7 @@ impl<'a> Planner<'a> {
         let above: Vec<Inode> = canary.ancestors().filter_map(inode).collect();
         let grants = [&self.spec.read, &self.spec.write, &self.spec.execute];
         let covered = grants.into_iter().flatten().any(|path| {
-            let seen = self.seen.get(path).copied().or_else(|| inode(path));
+            let seen = self.seen.get(path.as_os_str()).copied().or_else(|| inode(path));
             seen.is_some_and(|it| above.contains(&it))
         });
         self.spec.canary = (!covered).then(|| private.canary.clone());

@@ -26,14 +26,12 @@ impl Piece {
     fn new(set: u128, min: u16, max: u16) -> Self {
         let low = u64::try_from(set & u128::from(u64::MAX)).unwrap_or(0);
         let high = u64::try_from(set >> 64).unwrap_or(0);
-        let mut piece = Self {
+        Self {
             set: [low, high],
-            word: false,
+            word: set == WORD,
             min,
             max,
-        };
-        piece.word = (0..=255).all(|b| piece.has(b) == is_token(b));
-        piece
+        }
     }
 
     pub(super) fn has(&self, byte: u8) -> bool {
@@ -175,6 +173,18 @@ fn parse_count(text: &[u8]) -> Option<(u16, u16, &[u8])> {
     };
     Some((min, max, rest))
 }
+
+/// The bytes of word runs, as a class.
+const WORD: u128 = {
+    let (mut set, mut byte) = (0, 0);
+    while byte < 128 {
+        if is_token(byte) {
+            set |= 1 << byte;
+        }
+        byte += 1;
+    }
+    set
+};
 
 /// A byte of a word run: what most credentials are made of.
 pub(super) const fn is_token(byte: u8) -> bool {

@@ -6,6 +6,7 @@
 use super::check::Check;
 use super::runs::RUN;
 use super::shape::{Shape, is_token};
+use memchr::memchr;
 use memchr::memmem::Finder;
 use std::sync::OnceLock;
 
@@ -324,7 +325,14 @@ impl Entry {
 
 /// Walks the tables of `file`.
 fn entries(file: &'static str) -> impl Iterator<Item = Entry> {
-    let mut lines = file.lines().peekable();
+    let mut rest = file;
+    let lines = std::iter::from_fn(move || {
+        let end = memchr(b'\n', rest.as_bytes())?;
+        let (line, after) = rest.split_at_checked(end)?;
+        rest = after.get(1..)?;
+        Some(line)
+    });
+    let mut lines = lines.peekable();
     std::iter::from_fn(move || {
         lines.find(|line| line.starts_with("[["))?;
         let mut entry = Entry::default();
