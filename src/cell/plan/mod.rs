@@ -342,7 +342,11 @@ impl<'a> Planner<'a> {
         let above: Vec<Inode> = canary.ancestors().filter_map(inode).collect();
         let grants = [&self.spec.read, &self.spec.write, &self.spec.execute];
         let covered = grants.into_iter().flatten().any(|path| {
-            let seen = self.seen.get(path.as_os_str()).copied().or_else(|| inode(path));
+            let seen = self
+                .seen
+                .get(path.as_os_str())
+                .copied()
+                .or_else(|| inode(path));
             seen.is_some_and(|it| above.contains(&it))
         });
         self.spec.canary = (!covered).then(|| private.canary.clone());
