@@ -387,7 +387,9 @@ impl Session {
                 let kind = MessageKind::Response;
                 self.tally
                     .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
-                self.next_turn(open, now, out);
+                // With it its place is free.
+                drop(open);
+                self.advance(now, out);
                 return Passage::Stop;
             }
             // An answer is never dropped and needs no list: it closes a request that waits.
@@ -401,7 +403,9 @@ impl Session {
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
-        self.next_turn(open, now, out);
+        // With it its place is free.
+        drop(open);
+        self.advance(now, out);
         passage
     }
 
@@ -547,7 +551,9 @@ impl Session {
                 let why = malformed.fault.to_string();
                 let refused = own::broken_answer(&open.origin.subject, &why);
                 self.answer_for_server(&open, &refused, "malformed", now, out);
-                self.next_turn(open, now, out);
+                // With it its place is free.
+                drop(open);
+                self.advance(now, out);
                 self.noise(line);
             }
             None => self.noise(line),

@@ -330,7 +330,9 @@ impl Session {
                 let refused =
                     own::response_too_large(&open.origin.subject, bytes, self.caps.response);
                 self.answer_for_server(&open, &refused, "refused", now, out);
-                self.next_turn(open, now, out);
+                // With it its place is free.
+                drop(open);
+                self.advance(now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
         }

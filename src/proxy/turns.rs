@@ -11,7 +11,7 @@
 //! A request that waits is open like any other; only its line has not been sent. While the server is away
 //! nobody's turn comes.
 
-use super::pending::{Open, State};
+use super::pending::State;
 use super::reply::own;
 use super::session::{Outbox, Session};
 use crate::config::Config;
@@ -167,14 +167,6 @@ impl Session {
         }
         self.show_waiting();
         Ok(Turn::Later)
-    }
-
-    /// A request is over, and with it its place.
-    pub(super) fn next_turn(&mut self, over: Open, now: Instant, out: &mut Outbox) {
-        drop(over);
-        if self.turns.is_some() {
-            self.advance(now, out);
-        }
     }
 
     /// Gives the places that came free to those who wait.
