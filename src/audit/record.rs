@@ -94,6 +94,10 @@ pub(super) struct Context {
     /// All up to the direction, at the time `at`: lines that were read together share it.
     start: Vec<u8>,
     at: Option<Instant>,
+    /// Direction and subject of the line before, and how they are spelt.
+    direction: Option<Direction>,
+    subject: Option<Subject>,
+    about: Vec<u8>,
     /// From after the arguments to the LF.
     tail: Vec<u8>,
     clock: Clock,
@@ -101,27 +105,24 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(server: &str, policy: &str) -> Self {
-        let tail = ending(policy);
+        Self::of(server, ending(policy))
+    }
+
+    /// The same without the name of a client.
+    pub(super) fn anonymous(&self) -> Self {
+        Self::of(&self.server, self.tail.clone())
+    }
+
+    fn of(server: &str, tail: Vec<u8>) -> Self {
         let mut context = Self {
             server: server.to_owned(),
             head: Vec::new(),
             start: Vec::new(),
             at: None,
+            direction: None,
+            subject: None,
+            about: Vec::new(),
             tail,
-            clock: Clock::new(Instant::now(), jiff::Timestamp::now()),
-        };
-        context.name_client("");
-        context
-    }
-
-    /// The same without the name of a client.
-    pub(super) fn anonymous(&self) -> Self {
-        let mut context = Self {
-            server: self.server.clone(),
-            head: Vec::new(),
-            start: Vec::new(),
-            at: None,
-            tail: self.tail.clone(),
             clock: Clock::new(Instant::now(), jiff::Timestamp::now()),
         };
         context.name_client("");
@@ -149,6 +150,17 @@ impl Context {
         self.clock.set();
     }
 
+    /// Direction and subject, which are those of the line before in a busy moment.
+    fn about(&mut self, line: &mut Vec<u8>, direction: Direction, subject: Option<&Subject>) {
+        if self.direction != Some(direction) || self.subject.as_ref() != subject {
+            self.direction = Some(direction);
+            self.subject = subject.cloned();
+            self.about.clear();
+            about(&mut self.about, direction, subject);
+        }
+        line.extend_from_slice(&self.about);
+    }
+
     fn start(&mut self, line: &mut Vec<u8>, now: Instant) {
         if self.at != Some(now) {
             self.at = Some(now);
@@ -157,6 +169,29 @@ impl Context {
             self.start.extend_from_slice(&self.head);
         }
         line.extend_from_slice(&self.start);
+    }
+}
+
+fn about(line: &mut Vec<u8>, direction: Direction, subject: Option<&Subject>) {
+    line.extend_from_slice(match direction {
+        Direction::ToServer => b"to_server\"",
+        Direction::ToClient => b"to_client\"",
+    });
+    let Some(subject) = subject else { return };
+    line.extend_from_slice(match subject.capability {
+        Capability::Tool => br#","type":"tool","method":"#,
+        Capability::Resource => br#","type":"resource","method":"#,
+        Capability::Prompt => br#","type":"prompt","method":"#,
+        Capability::Method => br#","type":"method","method":"#,
+    });
+    match &subject.method {
+        // Of the protocol: no letter of it needs an escape.
+        Cow::Borrowed(known) => quoted(line, known),
+        Cow::Owned(other) => string(line, other),
+    }
+    if let Some(name) = &subject.name {
+        line.extend_from_slice(br#","target":"#);
+        string(line, name);
     }
 }
 
@@ -222,27 +257,7 @@ impl Record<'_> {
     /// Appends the line, LF included.
     pub(super) fn write(&self, line: &mut Vec<u8>, now: Instant, context: &mut Context) {
         context.start(line, now);
-        line.extend_from_slice(match self.direction {
-            Direction::ToServer => b"to_server\"",
-            Direction::ToClient => b"to_client\"",
-        });
-        if let Some(subject) = self.subject {
-            line.extend_from_slice(match subject.capability {
-                Capability::Tool => br#","type":"tool","method":"#,
-                Capability::Resource => br#","type":"resource","method":"#,
-                Capability::Prompt => br#","type":"prompt","method":"#,
-                Capability::Method => br#","type":"method","method":"#,
-            });
-            match &subject.method {
-                // Of the protocol: no letter of it needs an escape.
-                Cow::Borrowed(known) => quoted(line, known),
-                Cow::Owned(other) => string(line, other),
-            }
-            if let Some(name) = &subject.name {
-                line.extend_from_slice(br#","target":"#);
-                string(line, name);
-            }
-        }
+        context.about(line, self.direction, self.subject);
         if let Some(id) = self.id {
             // A proved token: a JSON number or string already.
             line.extend_from_slice(br#","id":"#);

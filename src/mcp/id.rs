@@ -1,6 +1,7 @@
 //! Request ids: the raw token travels, the key is what tables compare.
 
 use super::{Fault, MAX_ID_BYTES, Raw, json};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 /// An id as it stands on the wire: `7`, `"7"`.
@@ -22,7 +23,7 @@ enum Form {
 }
 
 /// An id as tables know it: the number 7 and the string "7" differ, `"7"` and `"\u0037"` do not.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestId {
     /// An integer that fits.
     Number(i64),
@@ -30,6 +31,17 @@ pub enum RequestId {
     Wide(Box<str>),
     /// A string, unescaped.
     Text(Box<str>),
+}
+
+/// What differs may hash alike: that is rare, and almost every id is a number.
+impl Hash for RequestId {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Number(number) => state.write_i64(*number),
+            Self::Wide(text) | Self::Text(text) => text.hash(state),
+        }
+    }
 }
 
 impl RequestId {

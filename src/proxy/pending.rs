@@ -67,6 +67,8 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// Inline, so that it is built where it will stay.
+    #[inline(always)]
     pub(super) fn new(
         raw_id: &[u8],
         origin: Origin,
@@ -153,6 +155,7 @@ impl Pending {
         self.requests.len() - self.graves.len()
     }
 
+    #[inline(always)]
     pub(super) fn insert(&mut self, id: RequestId, mut open: Open) {
         self.arrivals += 1;
         open.order = self.arrivals;
