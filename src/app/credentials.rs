@@ -212,9 +212,7 @@ impl Keeper {
                 revoked: held.revoked,
                 since: held.since,
                 expires: held.expires,
-                rotate_by: source
-                    .rotate_every
-                    .map(|every| held.since + every.as_secs()),
+                rotate_by: source.rotate_by(held.since),
                 aged: held.aged,
                 previous: held.previous.as_ref().map(|it| PreviousState {
                     generation: it.generation,

@@ -15,7 +15,6 @@ use crate::config::Replace;
 use crate::proxy::Outbox;
 use crate::supervise::Life;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
@@ -65,9 +64,8 @@ impl Loop {
         values: OwnedFd,
         now: Instant,
     ) -> Result<(), LoopError> {
-        let config = Arc::clone(&self.config);
         // A server whose words cannot be searched for what it was given must not speak.
-        let around = (&*config, &*self.metrics);
+        let around = (&*self.config, &*self.metrics);
         let policy = self
             .known
             .renew(states, values, around, (now, self.server_since))
@@ -89,7 +87,7 @@ impl Loop {
         let changed: Vec<String> = states
             .iter()
             .filter(|state| {
-                state.changed && super::credentials::replaces(&config.credentials, state)
+                state.changed && super::credentials::replaces(&self.config.credentials, state)
             })
             .map(|state| {
                 format!(

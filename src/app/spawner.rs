@@ -427,9 +427,7 @@ impl Office<'_> {
             fingerprint: held.fingerprint.clone(),
             since: held.since,
             expires: held.expires,
-            rotate_by: source
-                .rotate_every
-                .map(|every| held.since + every.as_secs()),
+            rotate_by: source.rotate_by(held.since),
             aged: held.aged,
             revoked: held.revoked,
             previous: held.previous.as_ref().map(|it| it.fingerprint.clone()),
