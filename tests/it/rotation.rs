@@ -334,6 +334,58 @@ fn an_argument_is_filled_in_and_never_seen() {
     }
 }
 
+#[test]
+fn a_call_that_waits_for_its_turn_goes_out_with_what_is_in_force_then() {
+    let rig = Rig::new().file("token", value(0)).file(
+        "c.toml",
+        "[server]\nname = \"m\"\n[credentials.github]\nfile = \"token\"\ninject = { argument = \"/token\" }\n\
+         [limits]\nconcurrency = 1\nwait = \"20s\"\n",
+    );
+    let mut wire = start(rig, &["--config", "{dir}/c.toml"], &[]);
+    let file = wire.path().join("token");
+    wire.ask("1", "tools/list", &json!({}));
+    wire.begin("2", "ask", &json!({}));
+    let asked = wire.next().unwrap();
+    assert_eq!(asked["method"], "roots/list", "{asked}");
+    for id in ["3", "4"] {
+        wire.begin(id, "given", &json!({"key": 0}));
+    }
+    assert!(eventually(
+        || wire.metric("cofferdam_requests_waiting") == 2.0
+    ));
+    replace(&file, &value(1));
+    assert!(eventually(|| credential(&wire)["generation"] == 2));
+    wire.send(format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":{{"roots":[]}}}}"#,
+        asked["id"]
+    ));
+    wire.answer("2");
+    for id in ["3", "4"] {
+        assert_eq!(said(&wire.answer(id)), fingerprint(&value(1)));
+    }
+    // One that has none any more is answered, and its place is free for the next.
+    wire.begin("5", "ask", &json!({}));
+    let asked = wire.next().unwrap();
+    wire.begin("6", "given", &json!({"key": 0}));
+    wire.begin("7", "work", &json!({"key": 7}));
+    assert!(eventually(
+        || wire.metric("cofferdam_requests_waiting") == 2.0
+    ));
+    let revoke = ["credentials", "revoke", "github", "--server", "m"];
+    let revoked = wire.rig().command(&revoke).output().unwrap();
+    assert!(revoked.status.success(), "{revoked:?}");
+    wire.send(format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":{{"roots":[]}}}}"#,
+        asked["id"]
+    ));
+    refused_by(&wire.answer("6"), "credentials.missing");
+    assert_eq!(said(&wire.answer("7")), "7");
+    let log = std::fs::read_to_string(wire.path().join("notes/log")).unwrap();
+    assert_eq!(log.matches(&value(1)).count(), 2, "{log}");
+    assert!(!log.contains(&value(0)), "{log}");
+    assert_eq!(wire.finish().code, 0);
+}
+
 fn simple(flags: &[&str]) -> (Wire, PathBuf) {
     let rig = Rig::new();
     let file = rig.path().join("token");

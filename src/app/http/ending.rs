@@ -331,6 +331,11 @@ impl State {
             self.close_visit(party);
         }
         server.session.audit().flush();
+        let mut others = self.servers.iter().flatten();
+        if server.retired && !others.any(|other| other.retired) {
+            self.known.placed(Ok(()), self.desk.audit(), now);
+            self.rest_soon();
+        }
     }
 
     /// What policy did not know of, or what the client had cancelled.
