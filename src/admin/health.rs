@@ -50,6 +50,8 @@ pub struct Facts {
     pub own: LayerReport,
     pub pid: Option<i32>,
     pub credentials: Vec<CredentialState>,
+    /// Names and generations that a server elsewhere does not take, its status, and how often.
+    pub refused: Option<(Vec<(String, u32)>, u16, u64)>,
     /// Circuit breakers that are not closed: the tool (`None`: the server), and `open` or `half-open`.
     pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
@@ -282,7 +284,7 @@ impl Health {
             "policy": facts.policy,
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
-            "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
+            "credentials": facts.credentials.iter().map(|it| credential(it, &facts)).collect::<Vec<_>>(),
             "breakers": facts.breakers.iter().map(breaker).collect::<Vec<_>>(),
             "reload": facts.reload,
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -313,7 +315,14 @@ fn breaker((tool, state): &(Option<String>, &'static str)) -> Value {
     json!({ "tool": tool, "state": state })
 }
 
-fn credential(state: &CredentialState) -> Value {
+fn credential(state: &CredentialState, facts: &Facts) -> Value {
+    let refused = facts.refused.as_ref().and_then(|(names, status, count)| {
+        let mut names = names.iter();
+        let (_, generation) = names.find(|(name, _)| *name == state.name)?;
+        let text =
+            format!("the server answers {status} to generation {generation} ({count} times)");
+        Some(text)
+    });
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH);
     let age = now.map_or(0, |now| now.as_secs().saturating_sub(state.since));
@@ -331,7 +340,7 @@ fn credential(state: &CredentialState) -> Value {
             "fingerprint": previous.fingerprint,
             "until": previous.until,
         })),
-        "problem": state.problem,
+        "problem": state.problem.clone().or(refused),
     })
 }
 

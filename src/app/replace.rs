@@ -81,7 +81,9 @@ impl Loop {
                 source,
             })?;
         if let Some(bridges) = &self.bridges {
-            bridges.settings().arm(&self.config, self.known.in_force());
+            let settings = bridges.settings();
+            settings.arm(&self.config, states, self.known.in_force());
+            settings.write_down(self.session.audit(), now);
         }
         self.session.adopt(policy);
         if self.session.has_filled() && self.to_server.has_output() {

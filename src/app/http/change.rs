@@ -114,7 +114,9 @@ impl State {
             drop(spawner.taken());
         }
         if let Some(bridges) = &self.bridges {
-            bridges.settings().arm(&config, self.known.in_force());
+            let settings = bridges.settings();
+            settings.arm(&config, states, self.known.in_force());
+            settings.write_down(self.desk.audit(), now);
         }
         let replaced = |state: &CredentialState| {
             state.changed && credentials::replaces(&config.credentials, state)

@@ -161,6 +161,9 @@ impl State {
     /// Audit lines and counts; the memory of a burst when nothing more has come meanwhile.
     pub(super) fn rest(&mut self, now: Instant) {
         let mut restless = false;
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().write_down(self.desk.audit(), now);
+        }
         let sessions = self
             .servers
             .iter_mut()

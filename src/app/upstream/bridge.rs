@@ -3,6 +3,7 @@
 use super::Settings;
 use super::ask::{Ask, Mirrors, SESSION, VERSION, describe, repeat};
 use super::out::Out;
+use super::outfit::Outfit;
 use super::phone::Phone;
 use super::renew::Visit;
 use crate::app::http::watched;
@@ -249,10 +250,14 @@ impl Bridge {
     }
 
     pub(super) async fn tell_once(&self, line: &Bytes) -> Result<(), Trouble> {
-        let headers = self.headers_of(line);
-        let mut answer = self.post(&headers, line).await?;
+        let outfit = self.settings.wardrobe.worn();
+        let headers = self.headers_of(&outfit, line);
+        let mut answer = outfit.unless_revoked(self.post(&headers, line)).await?;
+        let status = answer.status.as_u16();
+        self.settings
+            .wardrobe
+            .judged(&outfit, "notifications", status);
         if !answer.status.is_success() {
-            let status = answer.status.as_u16();
             return Err(Trouble::Status {
                 status,
                 after: None,
@@ -273,8 +278,8 @@ impl Bridge {
     }
 
     /// Everything that the headers of this message say.
-    pub(super) fn headers_of(&self, line: &[u8]) -> HeaderMap {
-        let mut headers = self.settings.headers();
+    pub(super) fn headers_of(&self, outfit: &Outfit, line: &[u8]) -> HeaderMap {
+        let mut headers = outfit.headers();
         describe(&mut headers);
         repeat(&mut headers, line, &self.mirrors.borrow());
         let opens = |line| {
@@ -303,7 +308,7 @@ impl Bridge {
             }
         };
         drop(tokio::time::timeout(LAST_ANSWERS, answered).await);
-        let mut headers = self.settings.headers();
+        let mut headers = self.settings.wardrobe.worn().headers();
         self.visit.borrow().sign(&mut headers);
         if headers.contains_key(SESSION) {
             let goodbye = self.client.send(Method::DELETE, &headers, Bytes::new());
