@@ -8,7 +8,7 @@ use crate::rig::Rig;
 use crate::rotation::{USER, fingerprint, replace, value};
 use crate::support::example;
 use crate::web::{Conn, Site, modern};
-use crate::wire::{Wire, mark, said};
+use crate::wire::{Wire, mark, rule, said};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Between two calls: more than 50 a second.
 const PACE: Duration = Duration::from_millis(14);
+/// The id of a call that the server never answers.
+const IN_FLIGHT: u64 = 1_000_000;
 /// From a change until a server that needs no start uses it.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -562,4 +564,171 @@ fn every_source_rotates_under_load_by_every_way_on_every_transport() {
         all.extend([Stdio, Http].map(|transport| case(file, way, transport, 2000)));
     }
     run(all, 3);
+}
+
+/// Calls go on while the value in force is revoked, and while another one comes.
+fn revoke_under_load(case: &Case) {
+    let Case { way, transport, .. } = case;
+    let name = format!("{} × {transport:?}", way.name);
+    let signed = way.inject.starts_with("header");
+    let authority = transport.is_elsewhere().then(|| Authority::start(signed));
+    let admit = |round: u32| {
+        if let Some(authority) = &authority {
+            authority.admit(&value(round));
+        }
+    };
+    admit(0);
+    let mut load = start(case, authority.as_ref());
+    let dir = load.wire().path().join("s");
+    let mark = load.wire().mark.clone();
+    let old = fingerprint(&value(0));
+    let new = fingerprint(&value(1));
+    let mut open: BTreeMap<u64, Instant> = BTreeMap::new();
+    let (mut id, mut due) = (0, Instant::now());
+    let begun = Instant::now();
+    // What became of each call, by when it was sent.
+    let mut over: Vec<(Instant, Value)> = Vec::new();
+    let (mut ordered, mut order, mut revoked) = (false, None, None::<Instant>);
+    let mut renewed = None;
+    loop {
+        let now = Instant::now();
+        if due <= now {
+            id += 1;
+            open.insert(id, now);
+            load.begin(id, way.tool);
+            due += PACE;
+        }
+        let at = begun.elapsed();
+        if !ordered && at > Duration::from_millis(400) {
+            ordered = true;
+            if way.tool != "given" && authority.is_none() {
+                // One that is in flight when its server is ended.
+                open.insert(IN_FLIGHT, now);
+                load.begin(IN_FLIGHT, "hang");
+            }
+            let words = ["credentials", "revoke", "github", "--server", &mark];
+            let mut command = load.wire().rig().command(&words);
+            order = Some(std::thread::spawn(move || {
+                (command.output().unwrap(), Instant::now())
+            }));
+        }
+        if revoked.is_none()
+            && order
+                .as_ref()
+                .is_some_and(std::thread::JoinHandle::is_finished)
+            && let Some(order) = order.take()
+        {
+            let (output, done) = order.join().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{name}: {output:?}");
+            assert!(said.contains("none of them uses it"), "{name}: {said}");
+            revoked = Some(done);
+        }
+        if let Some(revoked) = revoked
+            && renewed.is_none()
+            && revoked.elapsed() > Duration::from_millis(300)
+        {
+            admit(1);
+            (case.source.write)(&dir, 1);
+            renewed = Some(Instant::now());
+        }
+        if let Some((id, answer)) = load.next(due.saturating_duration_since(Instant::now())) {
+            if id == IN_FLIGHT {
+                let text = answer.to_string();
+                assert!(text.contains("outcome is unknown"), "{name}: {answer}");
+            }
+            let sent = open
+                .remove(&id)
+                .unwrap_or_else(|| panic!("{name}: twice: {answer}"));
+            over.push((sent, answer));
+        }
+        let last = over.last().is_some_and(|(_, answer)| said(answer) == new);
+        if last
+            && over
+                .iter()
+                .filter(|(_, answer)| said(answer) == new)
+                .count()
+                > 20
+        {
+            break;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{name}: {:?}; {}",
+            over.last(),
+            load.wire().stderr()
+        );
+    }
+    while !open.is_empty() {
+        let (id, answer) = load.next(Duration::from_secs(10)).unwrap();
+        over.push((open.remove(&id).unwrap(), answer));
+    }
+    let (revoked, renewed) = (revoked.unwrap(), renewed.unwrap());
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for (sent, answer) in &over {
+        let text = said(answer);
+        let kind = match text {
+            text if text == old => {
+                assert!(*sent < revoked, "{name}: used after its end: {answer}");
+                "old"
+            }
+            text if text == new => {
+                assert!(*sent + Duration::from_secs(5) > renewed);
+                "new"
+            }
+            // Whoever is not served is told why, and what to do.
+            _ => {
+                let rule = rule(answer);
+                let words = format!("{answer}");
+                assert!(
+                    rule.starts_with("credentials.")
+                        || rule.starts_with("switch.")
+                        || rule.starts_with("server.")
+                        || words.contains("not available"),
+                    "{name}: {answer}"
+                );
+                rule
+            }
+        };
+        *counts.entry(kind.to_owned()).or_default() += 1;
+    }
+    println!("{name}: {counts:?}");
+    assert!(
+        counts["old"] > 5 && counts["new"] > 5 && counts.len() > 2,
+        "{name}: {counts:?}"
+    );
+    if let Some(authority) = &authority {
+        assert_eq!(authority.refusals(), 0, "{name}: nothing is asked without");
+    }
+    let shown = format!(
+        "{over:?}{}{}",
+        load.wire().admin("/health"),
+        load.wire().stderr()
+    );
+    assert!(!shown.contains("Zq7vLm2Xw9"), "{name}: a value was shown");
+}
+
+#[test]
+fn a_value_is_revoked_under_load_and_each_call_is_answered() {
+    use Transport::{Http, HttpUrl, Stdio, Url};
+    let file = SOURCES[0];
+    let all = [
+        (OVERLAP, Stdio),
+        (FILE, Stdio),
+        (ARGUMENT, Stdio),
+        (OVERLAP, Http),
+        (ARGUMENT, Http),
+        (HEADER, Url),
+        (HEADER, HttpUrl),
+        (ARGUMENT, Url),
+    ];
+    std::thread::scope(|scope| {
+        for half in all.chunks(4) {
+            scope.spawn(move || {
+                for (way, transport) in half {
+                    revoke_under_load(&case(file, *way, *transport, 0));
+                }
+            });
+        }
+    });
 }

@@ -293,3 +293,71 @@ fn without_its_credential_the_server_does_not_start() {
     assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("nowhere"), "{text}");
 }
+
+/// In a mount namespace of its own: another mount in the place of the watched directory, or of the file,
+/// and the old one back. No event tells of it.
+fn swap_mounts(tell: impl Fn(&Wire), within: Duration) {
+    use nix::mount::{MsFlags, mount, umount};
+    use nix::sched::{CloneFlags, unshare};
+    let none: Option<&str> = None;
+    // This thread alone; what it starts is in there too.
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).unwrap();
+    let rig = Rig::new().file("other", value(2));
+    let dir = rig.path().join("s");
+    let over = rig.path().join("over");
+    for (directory, round) in [(&dir, 0), (&over, 1)] {
+        std::fs::create_dir(directory).unwrap();
+        std::fs::write(directory.join("token"), value(round)).unwrap();
+    }
+    let file = rig.path().join("other");
+    let mut wire = start(rig, &["--credential", "TOKEN={dir}/s/token"], &[]);
+    let bind = |from: &Path, to: &Path| {
+        mount(Some(from), to, none, MsFlags::MS_BIND, none).unwrap();
+    };
+    let token = dir.join("token");
+    let steps: [(&dyn Fn(), u32); 4] = [
+        (&|| bind(&over, &dir), 1),
+        (&|| bind(&file, &token), 2),
+        (&|| umount(&token).unwrap(), 1),
+        (&|| umount(&dir).unwrap(), 0),
+    ];
+    let mut id = 0;
+    for (act, round) in steps {
+        act();
+        let begun = std::time::Instant::now();
+        tell(&wire);
+        loop {
+            id += 1;
+            let answer = wire.call(&id.to_string(), "token", &json!({}));
+            let said = said(&answer);
+            if said == fingerprint(&value(round)) {
+                break;
+            }
+            assert!(said.starts_with("token "), "{answer}");
+            assert!(begun.elapsed() < within, "{round}: {}", wire.stderr());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        println!("found after {:?}", begun.elapsed());
+    }
+    assert_eq!(wire.finish().code, 0);
+}
+
+#[test]
+fn a_mount_in_the_place_of_the_directory_is_found() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: mounts: only root may mount");
+        return;
+    }
+    let hang_up = |wire: &Wire| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(wire.pid()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    };
+    let swap = std::thread::spawn(move || swap_mounts(hang_up, Duration::from_secs(3)));
+    swap.join().unwrap();
+    if std::env::var_os("COFFERDAM_FULL").is_some() {
+        let swap = std::thread::spawn(|| swap_mounts(|_| {}, Duration::from_secs(60)));
+        swap.join().unwrap();
+    }
+}
