@@ -56,6 +56,8 @@ pub struct Facts {
     pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
     pub listener: Option<Listener>,
+    /// `None`: nobody's keys are fetched.
+    pub keys: Option<Keys>,
     /// `None`: the server is a process of ours.
     pub upstream: Option<Fronted>,
     /// `None`: the configuration is that of the start.
@@ -110,6 +112,16 @@ impl Fronted {
         self.problem = problem;
         news
     }
+}
+
+/// The keys of an issuer of tokens that are fetched.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Keys {
+    pub url: String,
+    /// How many of the set that is in force are of use.
+    pub keys: usize,
+    /// Why the last fetch changed nothing.
+    pub problem: Option<String>,
 }
 
 /// The listener for clients on HTTP.
@@ -298,6 +310,9 @@ impl Health {
             });
             // It is no process of ours: there is nothing that could enclose it.
             summary["cell"] = Value::Null;
+        }
+        if let Some(keys) = &facts.keys {
+            summary["issuer"] = json!(keys);
         }
         if let Some(listener) = listener {
             summary["listener"] = json!({

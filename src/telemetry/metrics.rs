@@ -89,6 +89,8 @@ pub struct Metrics {
     credential_rotate_by: IntGaugeVec,
     credential_reads: IntCounterVec,
     credential_problems: IntCounterVec,
+    key_fetches: IntCounterVec,
+    keys_fetched: IntGauge,
     credential_refusals: IntCounterVec,
     credential_uses: IntCounterVec,
     child_exits: IntCounterVec,
@@ -344,6 +346,15 @@ impl Metrics {
                 "cofferdam_credential_problems_total",
                 "Calls that failed because of a credential, and calls that were not made for it",
                 &["name", "outcome"],
+            )?,
+            key_fetches: counters(
+                "cofferdam_issuer_fetches_total",
+                "Attempts to fetch the keys of the issuer of tokens: success, failed",
+                &["outcome"],
+            )?,
+            keys_fetched: gauge(
+                "cofferdam_issuer_keys_timestamp_seconds",
+                "When the keys of the issuer of tokens were fetched last",
             )?,
             credential_refusals: counters(
                 "cofferdam_credential_refusals_total",

@@ -49,8 +49,14 @@ fn stays(error: &str) {
 }
 
 fn renewed(old: &Verifier, texts: &Texts) -> Result<(Verifier, KeyBook), AccessError> {
-    let (keys, set) = (texts.key_book()?, texts.key_set()?);
-    Ok((old.with_keys(keys.clone()).with_jwks(set), keys))
+    let keys = texts.key_book()?;
+    let new = old.with_keys(keys.clone());
+    // Keys that are fetched do not come this way.
+    let new = match &texts.jwks {
+        Some(_) => new.with_jwks(texts.key_set()?),
+        None => new,
+    };
+    Ok((new, keys))
 }
 
 /// True when a client that was known by a key has none any more.

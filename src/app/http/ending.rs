@@ -33,6 +33,15 @@ impl Gate {
             };
             match event {
                 Ok(None) => return true,
+                Ok(Some(Event::Started { cell, fds, .. })) if self.is_for_issuer(cell) => {
+                    self.issuer_line(Ok(fds));
+                }
+                Ok(Some(Event::Exited { cell, .. })) if self.is_for_issuer(cell) => {
+                    self.issuer_line(Err(None));
+                }
+                Ok(Some(Event::Failed { cell, message, .. })) if self.is_for_issuer(cell) => {
+                    self.issuer_line(Err(Some(message)));
+                }
                 Ok(Some(Event::Started {
                     cell,
                     pid,

@@ -35,6 +35,7 @@ impl Gate {
             state.next_due(idle, now)
         });
         self.step_farewell(now);
+        self.fetch_due(now);
         self.health.pat(now);
         self.wake_by(next);
         self.wake_by(self.health.watchdog_due());

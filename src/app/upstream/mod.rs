@@ -18,10 +18,12 @@ mod outfit;
 mod phone;
 mod renew;
 
+pub(super) use phone::Phone;
+
 use crate::admin::Health;
 use crate::audit::Log;
 use crate::cell::spawn::CredentialState;
-use crate::config::{Config, Endpoint, Upstream};
+use crate::config::{Config, Endpoint, TlsVersion, Upstream};
 use crate::proxy::Trouble;
 use crate::secret::Secret;
 use crate::telemetry::Metrics;
@@ -137,7 +139,26 @@ impl Settings {
 }
 
 fn tls(upstream: &Upstream) -> Result<ClientTls, UpstreamError> {
-    let given = upstream.ca.as_deref().map(read).transpose()?;
+    let oldest = upstream.min_version;
+    trust(
+        &upstream.url.host,
+        upstream.ca.as_deref(),
+        &upstream.pins,
+        oldest,
+    )
+}
+
+/// TLS towards a host, with the certificates of a file or those that the system trusts.
+///
+/// # Errors
+/// The certificates cannot be read or used.
+pub(super) fn trust(
+    host: &str,
+    ca: Option<&Path>,
+    pins: &[[u8; 32]],
+    oldest: TlsVersion,
+) -> Result<ClientTls, UpstreamError> {
+    let given = ca.map(read).transpose()?;
     let system = match &given {
         Some(_) => None,
         None => Some(system()?),
@@ -148,10 +169,10 @@ fn tls(upstream: &Upstream) -> Result<ClientTls, UpstreamError> {
         (None, None) => return Err(UpstreamError::NoRoots),
     };
     let settings = ClientSettings {
-        host: &upstream.url.host,
+        host,
         roots,
-        pins: &upstream.pins,
-        oldest: upstream.min_version,
+        pins,
+        oldest,
     };
     ClientTls::new(&settings).map_err(|source| UpstreamError::Tls { source })
 }

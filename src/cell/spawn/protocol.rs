@@ -19,6 +19,8 @@ pub(super) const MAX_BODY: usize = 16 * 1024;
 pub(super) const MAX_FDS: usize = 6;
 /// Cells are numbered from 0; this many can live at once.
 pub const MAX_CELLS: u32 = 64;
+/// The cell that makes connections to the issuer of tokens, where its keys are fetched.
+pub const ISSUER: u32 = MAX_CELLS - 1;
 
 /// What the spawner is started for; decides whose stdin, stdout and stderr a cell gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

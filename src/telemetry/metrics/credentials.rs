@@ -76,4 +76,15 @@ impl Metrics {
             .with_label_values(&[name, kind])
             .inc_by(count);
     }
+
+    /// Counts an attempt to fetch the keys of an issuer, and when keys were fetched last, in seconds since
+    /// 1970.
+    pub fn keys_fetched(&self, good: bool, now: u64) {
+        let outcome = if good { "success" } else { "failed" };
+        self.key_fetches.with_label_values(&[outcome]).inc();
+        if good {
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            self.keys_fetched.set(now);
+        }
+    }
 }
