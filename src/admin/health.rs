@@ -50,8 +50,8 @@ pub struct Facts {
     pub own: LayerReport,
     pub pid: Option<i32>,
     pub credentials: Vec<CredentialState>,
-    /// Names and generations that a server elsewhere does not take, its status, and how often.
-    pub refused: Option<(Vec<(String, u32)>, u16, u64)>,
+    /// `None`: what requests to a server elsewhere carry is taken, as far as is known.
+    pub refused: Option<RefusedCredentials>,
     /// Circuit breakers that are not closed: the tool (`None`: the server), and `open` or `half-open`.
     pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
@@ -112,6 +112,16 @@ impl Fronted {
         self.problem = problem;
         news
     }
+}
+
+/// What a server elsewhere does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedCredentials {
+    /// With their generations; a request carries all of them.
+    pub names: Vec<(String, u32)>,
+    /// What it answers, and how often it has.
+    pub status: u16,
+    pub count: u64,
 }
 
 /// The keys of an issuer of tokens that are fetched.
@@ -331,12 +341,13 @@ fn breaker((tool, state): &(Option<String>, &'static str)) -> Value {
 }
 
 fn credential(state: &CredentialState, facts: &Facts) -> Value {
-    let refused = facts.refused.as_ref().and_then(|(names, status, count)| {
-        let mut names = names.iter();
+    let refused = facts.refused.as_ref().and_then(|refused| {
+        let RefusedCredentials { status, count, .. } = refused;
+        let mut names = refused.names.iter();
         let (_, generation) = names.find(|(name, _)| *name == state.name)?;
-        let text =
-            format!("the server answers {status} to generation {generation} ({count} times)");
-        Some(text)
+        Some(format!(
+            "the server answers {status} to generation {generation} ({count} times)"
+        ))
     });
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH);

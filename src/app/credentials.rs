@@ -510,7 +510,7 @@ mod tests {
             name: "a".to_owned(),
             file,
             key: None,
-            inject: crate::config::Inject::Env {
+            inject: Inject::Env {
                 variable: "A".to_owned(),
             },
             environment: None,

@@ -6,8 +6,9 @@ use std::time::Instant;
 /// Something that has happened to a credential: no message, and so a direction and members of its own.
 #[derive(Debug)]
 pub struct Rotation<'a> {
-    /// `rotated`, `kept` (its file gives no value), `revoked`, `placed` (servers hold it), `refused` (a
-    /// server elsewhere does not take it), `used` (an older one still is).
+    /// `rotated`, `kept` (its file gives no value), `revoked`, `retired` (its overlap is over), `placed`
+    /// (servers hold it, or will not), `refused` (a server elsewhere does not take it), `used` (an older
+    /// one still is).
     pub act: &'static str,
     pub name: &'a str,
     /// The one that this is about, counted from 1, and its keyed fingerprint.

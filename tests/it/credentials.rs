@@ -349,10 +349,15 @@ fn reversed(text: &str) -> Value {
 #[test]
 fn a_server_finds_no_value_that_it_was_not_given() {
     for flags in [&[][..], &["--off", "namespaces"]] {
-        let rig = Rig::new().file("given", value(1)).file("kept", value(2)).file(
+        let rig = Rig::new()
+            .file("given", value(1))
+            .file("kept", value(2))
+            .file("turned", value(3))
+            .file(
             "c.toml",
             "[credentials.given]\nfile = \"given\"\ninject = { file = \"token\", env = \"TOKEN_FILE\" }\n\
-             [credentials.kept]\nfile = \"kept\"\ninject = { argument = \"/token\" }\n",
+             [credentials.kept]\nfile = \"kept\"\ninject = { argument = \"/token\" }\n\
+             [credentials.turned]\nfile = \"turned\"\ninject = { env = \"TOKEN\" }\n",
         );
         let flags = [&["--config", "{dir}/c.toml"], flags].concat();
         let mut wire = start(rig, &flags, &[]);
@@ -361,6 +366,23 @@ fn a_server_finds_no_value_that_it_was_not_given() {
         assert!(!said(&answer).starts_with("found 0 "), "{answer}");
         let answer = wire.call("2", "search", &reversed(&value(2)));
         assert!(said(&answer).starts_with("found 0 of "), "{answer}");
+        // A server of the next generation finds nothing of the one before, which may still be there.
+        let token = said(&wire.call("3", "token", &json!({}))).to_owned();
+        assert_eq!(token, fingerprint(&value(3)));
+        replace(&wire.path().join("turned"), &value(4));
+        let mut id = 10;
+        assert!(eventually(|| {
+            id += 1;
+            said(&wire.call(&id.to_string(), "token", &json!({}))) == fingerprint(&value(4))
+        }));
+        let answer = wire.call("4", "search", &reversed(&value(3)));
+        assert!(said(&answer).starts_with("found 0 of "), "{answer}");
+        let answer = wire.call("5", "search", &reversed(&value(4)));
+        // Its own it finds, where it may read its own environment at all: not on the floor.
+        assert!(
+            !flags.is_empty() || !said(&answer).starts_with("found 0 "),
+            "{answer}"
+        );
         assert_eq!(wire.finish().code, 0);
     }
 }

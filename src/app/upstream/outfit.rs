@@ -6,7 +6,7 @@
 //!     └───────── revoked ───────────┴── revoked ──▶ revoked: what is open ends, its use is an incident
 //! ```
 
-use crate::admin::Health;
+use crate::admin::{Health, RefusedCredentials};
 use crate::audit::{Log, Rotation};
 use crate::cell::spawn::CredentialState;
 use crate::config::{Config, Inject};
@@ -334,7 +334,11 @@ impl Wardrobe {
         let refused = inner.refused.map(|(status, count)| {
             let names = inner.now.badges.iter();
             let names = names.map(|badge| (badge.name.clone(), badge.generation));
-            (names.collect(), status, count)
+            RefusedCredentials {
+                names: names.collect(),
+                status,
+                count,
+            }
         });
         self.health.update(|facts| facts.refused = refused);
     }
