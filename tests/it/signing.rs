@@ -203,3 +203,24 @@ fn what_was_asked_with_a_revoked_one_ends_and_nothing_is_asked_without() {
             .all(|it| it["status"] != "incident")
     );
 }
+
+#[test]
+fn a_value_that_ends_on_its_way_is_replaced_by_the_one_in_force() {
+    let authority = Authority::start(true);
+    for round in 0..=1 {
+        authority.admit(&value(round));
+    }
+    let mut wire = front(&authority, "");
+    wire.call("1", "token", &json!({}));
+    // It is looked at when the old one is dead already.
+    wire.begin("2", "token", &json!({"late": 1500}));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    replace(&wire.path().join("token"), &value(1));
+    assert!(eventually(|| health(&wire)["generation"] == 2));
+    authority.revoke(&value(0));
+    let answer = wire.answer("2");
+    assert_eq!(said(&answer), fingerprint(&value(1)), "{answer}");
+    assert_eq!(authority.refusals(), 1);
+    assert!(health(&wire)["problem"].is_null());
+    assert_eq!(wire.finish().code, 0);
+}

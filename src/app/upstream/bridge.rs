@@ -30,6 +30,8 @@ use tokio::task::{AbortHandle, JoinSet};
 /// Requests that are open at one time, and bytes of them that are kept; beyond, they are refused.
 const OPEN: usize = 4096;
 const KEPT: usize = 64 << 20;
+/// What those are about, for who counts refusals.
+const TOLD_OF: &str = "notifications";
 /// A message that wants no answer is given up after so long.
 const TOLD: Duration = Duration::from_secs(30);
 /// What comes after the handshake waits for its end, for so long.
@@ -250,13 +252,11 @@ impl Bridge {
     }
 
     pub(super) async fn tell_once(&self, line: &Bytes) -> Result<(), Trouble> {
-        let outfit = self.settings.wardrobe.worn();
+        let outfit = self.settings.wardrobe.outfit(TOLD_OF)?;
         let headers = self.headers_of(&outfit, line);
         let mut answer = outfit.unless_revoked(self.post(&headers, line)).await?;
         let status = answer.status.as_u16();
-        self.settings
-            .wardrobe
-            .judged(&outfit, "notifications", status);
+        self.settings.wardrobe.judged(&outfit, TOLD_OF, status);
         if !answer.status.is_success() {
             return Err(Trouble::Status {
                 status,
@@ -308,11 +308,14 @@ impl Bridge {
             }
         };
         drop(tokio::time::timeout(LAST_ANSWERS, answered).await);
-        let mut headers = self.settings.wardrobe.worn().headers();
-        self.visit.borrow().sign(&mut headers);
-        if headers.contains_key(SESSION) {
-            let goodbye = self.client.send(Method::DELETE, &headers, Bytes::new());
-            drop(tokio::time::timeout(GOODBYE, goodbye).await);
+        // Without anything to sign in with there is nobody to say goodbye as.
+        if let Ok(outfit) = self.settings.wardrobe.outfit(TOLD_OF) {
+            let mut headers = outfit.headers();
+            self.visit.borrow().sign(&mut headers);
+            if headers.contains_key(SESSION) {
+                let goodbye = self.client.send(Method::DELETE, &headers, Bytes::new());
+                drop(tokio::time::timeout(GOODBYE, goodbye).await);
+            }
         }
         drop(tokio::time::timeout(GOODBYE, self.out.settle()).await);
     }

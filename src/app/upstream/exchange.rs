@@ -73,7 +73,7 @@ impl Bridge {
     }
 
     async fn carry(self: &Rc<Self>, ask: &Ask) -> Result<(), Trouble> {
-        let (mut renewed, mut listed_again) = (false, false);
+        let (mut renewed, mut listed_again, mut signed_again) = (false, false, false);
         loop {
             let generation = self.visit.borrow().generation;
             let wardrobe = &self.settings.wardrobe;
@@ -82,6 +82,11 @@ impl Bridge {
             let sent = self.post(&headers, &ask.line);
             let mut answer = outfit.unless_revoked(sent).await?;
             wardrobe.judged(&outfit, &ask.about, answer.status.as_u16());
+            if answer.status == 401 && !signed_again && wardrobe.has_changed(&outfit) {
+                // The old one ended on its way there; nothing was done.
+                signed_again = true;
+                continue;
+            }
             if answer.status.is_success() {
                 return outfit.unless_revoked(self.hear(ask, answer)).await;
             }

@@ -255,9 +255,9 @@ impl Wardrobe {
         Ok(Arc::clone(&inner.now))
     }
 
-    /// What is worn now, whatever the server thinks of it.
-    pub(super) fn worn(&self) -> Arc<Outfit> {
-        Arc::clone(&self.lock().now)
+    /// True when another one is worn by now: what was refused may be accepted.
+    pub(super) fn has_changed(&self, since: &Arc<Outfit>) -> bool {
+        !Arc::ptr_eq(&self.lock().now, since)
     }
 
     /// The server has answered a request with this status.
