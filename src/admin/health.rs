@@ -50,10 +50,14 @@ pub struct Facts {
     pub own: LayerReport,
     pub pid: Option<i32>,
     pub credentials: Vec<CredentialState>,
+    /// `None`: what requests to a server elsewhere carry is taken, as far as is known.
+    pub refused: Option<RefusedCredentials>,
     /// Circuit breakers that are not closed: the tool (`None`: the server), and `open` or `half-open`.
     pub breakers: Vec<(Option<String>, &'static str)>,
     /// `None`: one client, on stdin and stdout.
     pub listener: Option<Listener>,
+    /// `None`: nobody's keys are fetched.
+    pub keys: Option<Keys>,
     /// `None`: the server is a process of ours.
     pub upstream: Option<Fronted>,
     /// `None`: the configuration is that of the start.
@@ -108,6 +112,26 @@ impl Fronted {
         self.problem = problem;
         news
     }
+}
+
+/// What a server elsewhere does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedCredentials {
+    /// With their generations; a request carries all of them.
+    pub names: Vec<(String, u32)>,
+    /// What it answers, and how often it has.
+    pub status: u16,
+    pub count: u64,
+}
+
+/// The keys of an issuer of tokens that are fetched.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Keys {
+    pub url: String,
+    /// How many of the set that is in force are of use.
+    pub keys: usize,
+    /// Why the last fetch changed nothing.
+    pub problem: Option<String>,
 }
 
 /// The listener for clients on HTTP.
@@ -282,7 +306,7 @@ impl Health {
             "policy": facts.policy,
             "cell": { "landlock_abi": facts.cell.landlock_abi, "user": facts.cell.user, "layers": layers(&facts.cell) },
             "self": { "layers": layers(&facts.own) },
-            "credentials": facts.credentials.iter().map(credential).collect::<Vec<_>>(),
+            "credentials": facts.credentials.iter().map(|it| credential(it, &facts)).collect::<Vec<_>>(),
             "breakers": facts.breakers.iter().map(breaker).collect::<Vec<_>>(),
             "reload": facts.reload,
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -296,6 +320,9 @@ impl Health {
             });
             // It is no process of ours: there is nothing that could enclose it.
             summary["cell"] = Value::Null;
+        }
+        if let Some(keys) = &facts.keys {
+            summary["issuer"] = json!(keys);
         }
         if let Some(listener) = listener {
             summary["listener"] = json!({
@@ -313,7 +340,15 @@ fn breaker((tool, state): &(Option<String>, &'static str)) -> Value {
     json!({ "tool": tool, "state": state })
 }
 
-fn credential(state: &CredentialState) -> Value {
+fn credential(state: &CredentialState, facts: &Facts) -> Value {
+    let refused = facts.refused.as_ref().and_then(|refused| {
+        let RefusedCredentials { status, count, .. } = refused;
+        let mut names = refused.names.iter();
+        let (_, generation) = names.find(|(name, _)| *name == state.name)?;
+        Some(format!(
+            "the server answers {status} to generation {generation} ({count} times)"
+        ))
+    });
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH);
     let age = now.map_or(0, |now| now.as_secs().saturating_sub(state.since));
@@ -331,7 +366,7 @@ fn credential(state: &CredentialState) -> Value {
             "fingerprint": previous.fingerprint,
             "until": previous.until,
         })),
-        "problem": state.problem,
+        "problem": state.problem.clone().or(refused),
     })
 }
 

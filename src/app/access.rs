@@ -1,7 +1,9 @@
 //! What the listener knows its clients by, from files: certificates, keys of clients, keys of an issuer.
 //! The spawner reads them whenever they change, for the message process can open nothing.
 
+use super::http::Issuer;
 use super::sealed::{Packed, Unpacked};
+use super::upstream::UpstreamError;
 use crate::cell::spawn::Event;
 use crate::config::{Config, Tls};
 use crate::identity::{Challenges, Jwks, JwksError, KeyBook, KeysError, Verifier};
@@ -34,6 +36,8 @@ pub enum AccessError {
     Keys { source: KeysError },
     #[error("the keys of the issuer (identity.jwt.jwks) cannot be used: {source}")]
     Jwks { source: JwksError },
+    #[error("the keys of the issuer (identity.jwt.jwks) cannot be fetched: {source}")]
+    Issuer { source: UpstreamError },
 }
 
 /// What the files hold at one time.
@@ -53,7 +57,7 @@ impl Texts {
         let pem = tls.map(ServerPem::read).transpose();
         let identity = &config.access.identity;
         let text = |path: Option<&Path>| path.map(read).transpose();
-        let jwks = identity.jwt.as_ref().map(|jwt| &*jwt.jwks);
+        let jwks = identity.jwt.as_ref().and_then(|jwt| jwt.jwks.file());
         let failed = |source| AccessError::Read { source };
         Ok(Self {
             pem: pem.map_err(|source| AccessError::Tls { source })?,
@@ -132,9 +136,9 @@ impl Porter {
             let more = [tls.client_ca.as_ref(), tls.client_crl.as_ref()];
             always.into_iter().chain(more).flatten()
         });
-        let jwks = identity.jwt.as_ref().map(|jwt| &jwt.jwks);
-        let all = tls.chain(&identity.keys).chain(jwks);
-        let files: Vec<PathBuf> = all.cloned().collect();
+        let jwks = identity.jwt.as_ref().and_then(|jwt| jwt.jwks.file());
+        let all = tls.chain(&identity.keys).map(PathBuf::as_path).chain(jwks);
+        let files: Vec<PathBuf> = all.map(Path::to_path_buf).collect();
         (!files.is_empty()).then(|| Self {
             config: Arc::clone(config),
             // Without it a change is found by SIGHUP and by the regular look.
@@ -193,6 +197,8 @@ pub(super) struct Access {
     pub(super) tls: Option<ServerTls>,
     pub(super) verifier: Verifier,
     pub(super) challenges: Challenges,
+    /// Of keys that are fetched.
+    pub(super) issuer: Option<Issuer>,
 }
 
 impl Access {
@@ -214,6 +220,7 @@ impl Access {
             tls,
             verifier: Verifier::new(config, texts.key_book()?, texts.key_set()?),
             challenges: Challenges::new(config),
+            issuer: Issuer::open(config).map_err(|source| AccessError::Issuer { source })?,
         })
     }
 }

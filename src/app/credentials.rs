@@ -2,8 +2,9 @@
 //! values out of what the server says.
 
 use super::sealed::{Packed, Unpacked};
+use crate::audit::{Log, Rotation};
 use crate::cell::spawn::{CredentialState, Event, PreviousState};
-use crate::config::{Aged, Config, Credential};
+use crate::config::{Aged, Config, Credential, Inject, Replace};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::secret::source::{MAX_BYTES, SourceError};
 use crate::secret::{Drill, Key, News, Orders, SETTLE, Secret, Vault, Watch};
@@ -212,9 +213,7 @@ impl Keeper {
                 revoked: held.revoked,
                 since: held.since,
                 expires: held.expires,
-                rotate_by: source
-                    .rotate_every
-                    .map(|every| held.since + every.as_secs()),
+                rotate_by: source.rotate_by(held.since),
                 aged: held.aged,
                 previous: held.previous.as_ref().map(|it| PreviousState {
                     generation: it.generation,
@@ -240,6 +239,16 @@ pub(super) fn unix_now() -> u64 {
 pub(super) struct Known {
     values: Vec<KnownValue>,
     states: Vec<CredentialState>,
+    /// Names of those that the server does not have yet.
+    unplaced: Vec<String>,
+}
+
+/// Those who are told what is new of credentials.
+pub(super) struct Told<'a> {
+    pub(super) config: &'a Config,
+    pub(super) metrics: &'a Metrics,
+    pub(super) audit: &'a mut Log,
+    pub(super) now: Instant,
 }
 
 #[derive(Debug)]
@@ -306,11 +315,12 @@ impl Known {
         &mut self,
         states: &[CredentialState],
         values: OwnedFd,
-        (config, metrics): (&Config, &Metrics),
-        when: (Instant, Option<Instant>),
+        oldest: Option<Instant>,
+        told: Told<'_>,
     ) -> io::Result<Arc<Policy>> {
-        self.take(states, values, &config.credentials, when)?;
-        self.tell(states, &config.credentials, metrics);
+        let config = told.config;
+        self.take(states, values, &config.credentials, (told.now, oldest))?;
+        self.tell(states, told);
         Ok(self.policy(config))
     }
 
@@ -335,13 +345,14 @@ impl Known {
         self.values.iter().map(|it| copy(&it.secret))
     }
 
-    /// Says what is new of them, and counts it.
-    pub(super) fn tell(
-        &mut self,
-        states: &[CredentialState],
-        sources: &[Credential],
-        metrics: &Metrics,
-    ) {
+    /// Says what is new of them, counts it, and writes it down.
+    fn tell(&mut self, states: &[CredentialState], told: Told<'_>) {
+        let Told {
+            config,
+            metrics,
+            audit,
+            now,
+        } = told;
         let old = std::mem::replace(&mut self.states, states.to_vec());
         for state in states {
             let before = old.iter().find(|it| it.name == state.name);
@@ -355,12 +366,34 @@ impl Known {
                 rotate_by: state.rotate_by,
             });
             let (name, generation) = (&state.name, state.generation);
-            if before.is_some_and(|it| it.generation != generation) {
+            let mut write = |act, status, previous: Option<&CredentialState>, text: &str| {
+                let line = Rotation {
+                    act,
+                    name,
+                    generation,
+                    fingerprint: &state.fingerprint,
+                    previous: previous.map(|it| (it.generation, &*it.fingerprint)),
+                    status,
+                    text,
+                };
+                audit.rotation(&line, now);
+            };
+            if let Some(before) = before.filter(|it| it.generation != generation) {
                 metrics.credential_read(name, "changed");
+                write("rotated", "success", Some(before), goes(config, state));
+                if replaces(&config.credentials, state) && !self.unplaced.contains(name) {
+                    self.unplaced.push(name.clone());
+                }
             }
             if state.revoked && before.is_none_or(|it| !it.revoked) {
                 metrics.credential_read(name, "revoked");
                 tracing::error!("credential {name}: generation {generation} was revoked");
+                write(
+                    "revoked",
+                    "success",
+                    None,
+                    "no server may use it, and there is no other",
+                );
             } else if let Some(problem) = &state.problem
                 && before.is_none_or(|it| it.problem.as_ref() != Some(problem))
             {
@@ -368,6 +401,22 @@ impl Known {
                 tracing::error!(
                     "credential {name}: {problem}; generation {generation} stays in force"
                 );
+                write("kept", "error", None, problem);
+            }
+            if let Some(gone) = before.and_then(|it| it.previous.as_ref())
+                && state.generation == before.map_or(0, |it| it.generation)
+                && state.previous.is_none()
+            {
+                let line = Rotation {
+                    act: "retired",
+                    name,
+                    generation: gone.generation,
+                    fingerprint: &gone.fingerprint,
+                    previous: None,
+                    status: "success",
+                    text: "its overlap is over, or it was revoked",
+                };
+                audit.rotation(&line, now);
             }
             if state.aged != before.and_then(|it| it.aged) {
                 match state.aged {
@@ -383,13 +432,52 @@ impl Known {
                     }
                 }
             }
-            if state.changed && !replaces(sources, state) {
+            if state.changed && !replaces(&config.credentials, state) {
                 let fingerprint = &state.fingerprint;
                 tracing::info!(
                     "another credential: {name} (generation {generation}, {fingerprint})"
                 );
             }
         }
+    }
+}
+
+impl Known {
+    /// Another server has taken the place of the one that held older values, or will not (and why).
+    pub(super) fn placed(&mut self, outcome: Result<(), &str>, audit: &mut Log, now: Instant) {
+        for name in std::mem::take(&mut self.unplaced) {
+            let Some(state) = self.states.iter().find(|it| it.name == name) else {
+                continue;
+            };
+            let line = Rotation {
+                act: "placed",
+                name: &name,
+                generation: state.generation,
+                fingerprint: &state.fingerprint,
+                previous: None,
+                status: outcome.map_or("error", |()| "success"),
+                text: outcome
+                    .err()
+                    .unwrap_or("servers that held an older one are replaced"),
+            };
+            audit.rotation(&line, now);
+        }
+    }
+}
+
+/// What another value of a credential comes to.
+fn goes(config: &Config, state: &CredentialState) -> &'static str {
+    let mut sources = config.credentials.iter();
+    let source = sources.find(|source| source.is_called(&state.name));
+    match source.map(|source| &source.inject) {
+        Some(Inject::Env { .. }) if config.server.replace == Replace::Never => {
+            "pending: the server keeps the old one until its session ends"
+        }
+        Some(Inject::Env { .. }) => "servers that hold the old one are replaced",
+        Some(Inject::File { .. }) => "the file in the cell is replaced",
+        Some(Inject::Argument { .. }) => "calls are filled in with it",
+        Some(Inject::Header { .. }) => "requests carry it",
+        None => "it is not configured any more",
     }
 }
 
@@ -422,7 +510,7 @@ mod tests {
             name: "a".to_owned(),
             file,
             key: None,
-            inject: crate::config::Inject::Env {
+            inject: Inject::Env {
                 variable: "A".to_owned(),
             },
             environment: None,

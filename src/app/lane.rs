@@ -224,6 +224,12 @@ impl Lane {
 
     /// Takes back the whole lines of which the reader has got nothing.
     pub(super) fn recall(&mut self) -> Vec<u8> {
+        self.take_back().1
+    }
+
+    /// Takes back everything that waits: the rest of a line that the reader has the beginning of, and
+    /// whole lines.
+    pub(super) fn take_back(&mut self) -> (Vec<u8>, Vec<u8>) {
         let mut lines = Vec::new();
         for segment in &self.segments {
             match segment {
@@ -231,12 +237,19 @@ impl Lane {
                 Segment::Own { bytes, written } => lines.extend_from_slice(&bytes[*written..]),
             }
         }
+        let mut rest = Vec::new();
         if std::mem::take(&mut self.midline) {
-            let rest = memchr::memchr(b'\n', &lines).map_or(lines.len(), |end| end + 1);
-            lines.drain(..rest);
+            let end = memchr::memchr(b'\n', &lines).map_or(lines.len(), |end| end + 1);
+            rest.extend(lines.drain(..end));
         }
         self.abandon();
-        lines
+        (rest, lines)
+    }
+
+    /// Puts the rest of a line back before everything else.
+    pub(super) fn put_back(&mut self, rest: Vec<u8>) {
+        self.midline = !rest.is_empty();
+        self.push(rest);
     }
 
     /// Forgets what waits: there is nobody left to read it.

@@ -155,7 +155,7 @@ pub fn run(config: Config, again: Box<dyn Again>) -> Result<u8, Error> {
     let health = Arc::new(health);
     let elsewhere = config.server.upstream.as_ref();
     let elsewhere = elsewhere
-        .map(|upstream| upstream::Settings::open(&config, upstream, &health))
+        .map(|upstream| upstream::Settings::open(&config, upstream, (&health, &metrics)))
         .transpose()
         .map_err(|source| Error::Upstream { source })?;
     let refused = |source| Error::Admin { source };

@@ -84,7 +84,7 @@ impl Leaving {
 impl Loop {
     /// Starts another server beside the one that serves.
     pub(super) fn prepare(&mut self, now: Instant) -> Result<(), LoopError> {
-        self.dismiss("another one is started in its place", now)?;
+        self.unseat("another one is started in its place", now)?;
         let cell = self.free_cell();
         self.newcomer = Some(Newcomer {
             cell,
@@ -235,6 +235,14 @@ impl Loop {
 
     /// The newcomer is not taken: the server that serves goes on.
     pub(super) fn dismiss(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
+        if self.newcomer.is_some() {
+            let kept = format!("the server keeps the old one: the next is not taken: {why}");
+            self.known.placed(Err(&kept), self.session.audit(), now);
+        }
+        self.unseat(why, now)
+    }
+
+    fn unseat(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
         let Some(newcomer) = self.newcomer.take() else {
             return Ok(());
         };
@@ -353,6 +361,7 @@ impl Loop {
         self.replacing = None;
         self.metrics.child_starts.inc();
         self.metrics.replacements.inc();
+        self.known.placed(Ok(()), self.session.audit(), now);
         let took = now.saturating_duration_since(newcomer.begun);
         let (health, name) = (&self.health, &self.config.server.name);
         let (pid, report, facts) = (running.pid, &running.report, &running.facts);

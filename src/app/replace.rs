@@ -8,6 +8,7 @@
 //! Calls of the client wait in their pipe from the first state to the last. Only while the server itself
 //! waits for an answer of the client are its lines read: among them is that answer.
 
+use super::credentials::Told;
 use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{CredentialState, Exit};
@@ -15,8 +16,8 @@ use crate::config::Replace;
 use crate::proxy::Outbox;
 use crate::supervise::Life;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -65,20 +66,34 @@ impl Loop {
         values: OwnedFd,
         now: Instant,
     ) -> Result<(), LoopError> {
-        let config = Arc::clone(&self.config);
         // A server whose words cannot be searched for what it was given must not speak.
-        let around = (&*config, &*self.metrics);
+        let told = Told {
+            config: &self.config,
+            metrics: &self.metrics,
+            audit: self.session.audit(),
+            now,
+        };
         let policy = self
             .known
-            .renew(states, values, around, (now, self.server_since))
+            .renew(states, values, self.server_since, told)
             .map_err(|source| LoopError::System {
                 doing: "read the credentials of the server",
                 source,
             })?;
         if let Some(bridges) = &self.bridges {
-            bridges.settings().arm(&self.config, self.known.in_force());
+            let settings = bridges.settings();
+            settings.arm(&self.config, states, self.known.in_force());
+            settings.write_down(self.session.audit(), now);
         }
         self.session.adopt(policy);
+        if self.session.has_filled() && self.to_server.has_output() {
+            // What the server has not read goes out with what is in force now.
+            let (rest, lines) = self.to_server.take_back();
+            let (mut out, lines) = (Outbox::default(), Zeroizing::new(lines));
+            self.to_server.put_back(rest);
+            self.session.refill(&lines, now, &mut out);
+            self.send(out);
+        }
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
         // From here on a server may say them.
@@ -89,7 +104,7 @@ impl Loop {
         let changed: Vec<String> = states
             .iter()
             .filter(|state| {
-                state.changed && super::credentials::replaces(&config.credentials, state)
+                state.changed && super::credentials::replaces(&self.config.credentials, state)
             })
             .map(|state| {
                 format!(
@@ -183,6 +198,7 @@ impl Loop {
             .take_if(|replacing| matches!(replacing, Replacing::Starting { .. }));
         if let Some(replacing) = done {
             self.metrics.replacements.inc();
+            self.known.placed(Ok(()), self.session.audit(), now);
             let took = now.saturating_duration_since(replacing.since());
             tracing::info!("the server was replaced within {} ms", took.as_millis());
         }

@@ -15,8 +15,8 @@ use crate::audit;
 use crate::cell;
 use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
-    Asked, Duties, Ended, Event, Facts, Frozen, Mode, Planned, Role, StartError, Watch, Work,
-    adopt, guard, message_process, serve,
+    Asked, Duties, Ended, Event, Facts, Frozen, ISSUER, Mode, Planned, Role, StartError, Watch,
+    Work, adopt, guard, message_process, serve,
 };
 use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config, Inject, Signal, renew};
@@ -231,7 +231,17 @@ impl Office<'_> {
 }
 
 impl Duties for Office<'_> {
-    fn plan(&mut self, directory: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError> {
+    fn plan(
+        &mut self,
+        cell: u32,
+        directory: &Path,
+        watch: &mut Watch<'_>,
+    ) -> Result<Planned, StartError> {
+        if let Some(place) = self.config.issuer().filter(|_| cell == ISSUER) {
+            let work = Work::Dial(place.clone());
+            let facts = Facts::default();
+            return Ok(Planned { work, facts });
+        }
         let keeper = self.keeper.as_ref().map_err(|error| StartError::Refused {
             exit_code: 78,
             message: format!("{error}; the server does not start without its credential"),
@@ -427,9 +437,7 @@ impl Office<'_> {
             fingerprint: held.fingerprint.clone(),
             since: held.since,
             expires: held.expires,
-            rotate_by: source
-                .rotate_every
-                .map(|every| held.since + every.as_secs()),
+            rotate_by: source.rotate_by(held.since),
             aged: held.aged,
             revoked: held.revoked,
             previous: held.previous.as_ref().map(|it| it.fingerprint.clone()),

@@ -410,6 +410,9 @@ impl Loop {
             return;
         }
         self.session.tally().publish();
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().write_down(self.session.audit(), now);
+        }
         if let Some(open) = self.session.moved_breakers() {
             self.health.update(|facts| facts.breakers = open);
         }

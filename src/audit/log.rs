@@ -10,6 +10,7 @@
 //! [has grown to its limit](Log::wants_rotation); whoever may calls [`rotate`] and hands the new
 //! file [in](Log::replace).
 
+use super::credential::Rotation;
 use super::record::{Context, Denial, Notice, Operator, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
@@ -132,6 +133,15 @@ impl Log {
             return;
         }
         outbound.write(&mut self.gathered, now, &mut self.context);
+        self.count();
+    }
+
+    /// Gathers one line about what has become of a credential.
+    pub fn rotation(&mut self, rotation: &Rotation<'_>, now: Instant) {
+        if self.target.is_none() {
+            return;
+        }
+        rotation.write(&mut self.gathered, now, &mut self.context);
         self.count();
     }
 

@@ -99,7 +99,7 @@ pub(super) struct Context {
     subject: Option<Subject>,
     about: Vec<u8>,
     /// From after the arguments to the LF.
-    tail: Vec<u8>,
+    pub(super) tail: Vec<u8>,
     clock: Clock,
 }
 
@@ -161,7 +161,7 @@ impl Context {
         line.extend_from_slice(&self.about);
     }
 
-    fn start(&mut self, line: &mut Vec<u8>, now: Instant) {
+    pub(super) fn start(&mut self, line: &mut Vec<u8>, now: Instant) {
         if self.at != Some(now) {
             self.at = Some(now);
             self.start.clear();
@@ -414,13 +414,13 @@ impl Outbound<'_> {
 /// The longest name that a line repeats; names come from peers.
 const NAME_CAP: usize = 256;
 
-fn quoted(line: &mut Vec<u8>, text: &str) {
+pub(super) fn quoted(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
     line.extend_from_slice(text.as_bytes());
     line.push(b'"');
 }
 
-fn string(line: &mut Vec<u8>, text: &str) {
+pub(super) fn string(line: &mut Vec<u8>, text: &str) {
     let mut end = text.len().min(NAME_CAP);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -437,7 +437,7 @@ fn string(line: &mut Vec<u8>, text: &str) {
     drop(serde_json::to_writer(line, text));
 }
 
-fn number(line: &mut Vec<u8>, number: impl Into<u128>) {
+pub(super) fn number(line: &mut Vec<u8>, number: impl Into<u128>) {
     let mut rest = u64::try_from(number.into()).unwrap_or(u64::MAX);
     let mut digits = [0; 20];
     let mut start = digits.len();

@@ -1,14 +1,16 @@
 //! Who may come over the network, and what each may do: the types of `[identity]`, `[clients]`,
 //! `[groups]`, and of the listener's certificates.
 
+use super::Endpoint;
 use super::entries::{EntryError, Word, shown};
 use super::rates::Rate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Everything about callers. Empty unless there is a listener.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +22,12 @@ pub struct Access {
 }
 
 impl super::Config {
+    /// Where the keys of the issuer of tokens are fetched.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&Endpoint> {
+        self.access.identity.jwt.as_ref()?.jwks.url()
+    }
+
     /// True when whoever reaches the listener may use it: nobody but programs of this host can, nothing
     /// is set by which callers could be told apart, and the operator does not forbid it.
     #[must_use]
@@ -55,8 +63,8 @@ pub struct Identity {
 pub struct Jwt {
     /// `iss`, exactly.
     pub issuer: String,
-    /// A JSON Web Key Set. Absolute.
-    pub jwks: PathBuf,
+    /// A JSON Web Key Set (RFC 7517).
+    pub jwks: KeySource,
     /// `aud`; `None`: the public URL.
     pub audience: Option<String>,
     /// Never empty; never a symmetric one.
@@ -65,6 +73,50 @@ pub struct Jwt {
     pub tenant_claim: Option<String>,
     /// The claim that lists groups.
     pub groups_claim: Option<String>,
+}
+
+/// Where the keys of an issuer are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// A file that is watched. Absolute.
+    File(PathBuf),
+    /// An `https` URL, usually what the issuer calls its `jwks_uri` (RFC 8414 §2).
+    Url {
+        place: Endpoint,
+        /// Who signs its certificate, instead of those whom the system trusts. Absolute.
+        ca: Option<PathBuf>,
+        /// How old a key set may be before it is fetched again.
+        refresh: Duration,
+    },
+}
+
+impl KeySource {
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Url { .. } => None,
+        }
+    }
+
+    /// The URL, if it is one.
+    #[must_use]
+    pub fn url(&self) -> Option<&Endpoint> {
+        match self {
+            Self::File(_) => None,
+            Self::Url { place, .. } => Some(place),
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url { place, .. } => place.fmt(f),
+        }
+    }
 }
 
 /// Signature algorithms of tokens (RFC 7518 §3.1, RFC 8037 §3.1). All are asymmetric: a symmetric one

@@ -41,6 +41,12 @@ impl Credential {
         self.file.iter().any(|part| part == TENANT)
     }
 
+    /// When a value that is in force `since` then should be another, in seconds since 1970.
+    #[must_use]
+    pub fn rotate_by(&self, since: u64) -> Option<u64> {
+        self.rotate_every.map(|every| since + every.as_secs())
+    }
+
     /// The directory that has an entry for each tenant.
     #[must_use]
     pub fn tenants(&self) -> Option<PathBuf> {

@@ -20,8 +20,8 @@ mod units;
 mod validate;
 
 pub use access::{
-    Access, Algorithm, Client, ClientAuth, Effect, Grants, Group, Identity, Jwt, San, Tls,
-    TlsVersion, principal_name, scope,
+    Access, Algorithm, Client, ClientAuth, Effect, Grants, Group, Identity, Jwt, KeySource, San,
+    Tls, TlsVersion, principal_name, scope,
 };
 pub use change::{Changes, renew};
 pub use credentials::{Aged, Credential, Inject, Pointer, Signal};

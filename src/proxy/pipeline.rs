@@ -16,6 +16,7 @@ use crate::policy::{Decision, Origin, Refusal, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
 use std::sync::Arc;
 use std::time::Instant;
+use zeroize::Zeroize;
 
 /// An error result of at most this many bytes is searched for complaints about the cell.
 const COMPLAINT: usize = 16 * 1024;
@@ -172,19 +173,16 @@ impl Session {
             }
             Guarded::Refused(refused) => return turn_away(self, &refused, out),
         };
-        let sent = match &passage {
-            Passage::Replace(line) => line,
-            _ => envelope.line,
-        };
+        // What is kept holds no credential: a call is filled in again whenever it is asked again.
+        let filled = matches!(passage, Passage::Replace(_));
+        let line = envelope.line;
         let limit = self.policy.deadlines(&subject);
-        let turn = match self.take_turn(&subject, (&key, sent), limit, now, out) {
+        let waits = (!filled).then_some(line);
+        let turn = match self.take_turn(&subject, (&key, waits), limit, now, out) {
             Ok(turn) => turn,
             Err(refused) => return turn_away(self, &refused, out),
         };
         count(self, outcome);
-        // What is kept holds no credential: a call is filled in again whenever it is asked again.
-        let filled = matches!(passage, Passage::Replace(_));
-        let line = envelope.line;
         if subject.capability != mcp::Capability::Tool {
             self.handshake.passed_on(&subject, line);
         }
@@ -207,7 +205,12 @@ impl Session {
         open.token = mcp::wanted_progress(envelope).map(|token| token.key());
         let passage = match turn {
             Turn::Free => passage,
-            Turn::Later => Passage::Stop,
+            Turn::Later => {
+                if let Passage::Replace(mut line) = passage {
+                    line.zeroize();
+                }
+                Passage::Stop
+            }
             Turn::Now(place) => {
                 open.place = Some(place);
                 passage

@@ -15,11 +15,12 @@ use crate::cell::denial::{Denials, Grants};
 use crate::config::Config;
 use crate::mcp::method::{CANCELLED, INITIALIZED};
 use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
-use crate::policy::Policy;
+use crate::policy::{Origin, Policy, Verdict};
 use foldhash::HashSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use zeroize::Zeroize;
 
 /// What waits for the next server.
 #[derive(Debug)]
@@ -290,11 +291,53 @@ impl Session {
         self.advance(now, out);
     }
 
-    /// A call with a credential in it is decided anew: by now that may be another one, or none.
-    fn fill_again(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
-        if !self.client.is_open(id) {
+    /// A call with a credential in it is decided anew when it leaves: by now that may be another one, or
+    /// none. It keeps its place and its age.
+    pub(super) fn fill_again(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
+        let Some(open) = self.client.find_open(id) else {
             return;
+        };
+        let line = open.line.clone().unwrap_or_default();
+        let Origin {
+            subject,
+            era,
+            caller,
+        } = open.origin.clone();
+        let Ok(envelope) = mcp::parse(&line, Direction::ToServer) else {
+            return;
+        };
+        let refused = if !self.switched_off.is_empty() && self.is_off(&subject) {
+            Box::new(own::tool_off(&subject))
+        } else {
+            let (tools, caller) = (&mut self.tools, caller.as_deref());
+            let decision = self
+                .policy
+                .client(&envelope, Some(&subject), era, tools, caller);
+            self.note(&decision.notes);
+            match decision.verdict {
+                Verdict::Rewrite(mut line) => {
+                    out.to_server.extend_from_slice(&line);
+                    out.to_server.push(b'\n');
+                    line.zeroize();
+                    return;
+                }
+                Verdict::Forward => {
+                    out.to_server.extend_from_slice(&line);
+                    out.to_server.push(b'\n');
+                    return;
+                }
+                Verdict::Refuse(refused) => refused,
+                // It waits for the list, and begins anew.
+                Verdict::NeedTools | Verdict::Drop => return self.begin_again(id, now, out),
+            }
+        };
+        if let Some(mut open) = self.client.close(id) {
+            open.held = None;
+            self.answer_for_server(&open, &refused, "refused", now, out);
         }
+    }
+
+    fn begin_again(&mut self, id: &RequestId, now: Instant, out: &mut Outbox) {
         let Some(mut open) = self.client.close(id) else {
             return;
         };
@@ -305,6 +348,30 @@ impl Session {
         };
         self.resume(&parked, now, out);
         self.client.asked_again(id, &open);
+    }
+
+    /// True when a call with a credential in it is open: what has not left yet may have to be
+    /// [filled in anew](Session::refill).
+    #[must_use]
+    pub fn has_filled(&self) -> bool {
+        self.client.all().any(|open| open.filled)
+    }
+
+    /// Whole lines that have not left yet, with the values that are in force now.
+    pub fn refill(&mut self, lines: &[u8], now: Instant, out: &mut Outbox) {
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let text = line.strip_suffix(b"\n").unwrap_or(line);
+            let id = match mcp::parse(text, Direction::ToServer).map(|it| it.kind) {
+                Ok(Kind::Request { id, .. }) => Some(id.key()),
+                _ => None,
+            };
+            match id.filter(|id| self.client.is_filled(id)) {
+                Some(id) if self.client.is_open(&id) => self.fill_again(&id, now, out),
+                // Its cancellation follows: the server has never heard of it.
+                Some(_) => {}
+                None => out.to_server.extend_from_slice(line),
+            }
+        }
     }
 
     /// A line of the client that came while the server is away for longer than a line is kept.

@@ -407,3 +407,55 @@ fn a_call_with_a_credential_is_filled_in_again_for_the_next_server() {
         rig.to_server.clear();
     }
 }
+
+#[test]
+fn what_has_not_left_goes_out_with_the_value_in_force() {
+    let toml = "[credentials.c]\nfile = \"/x\"\ninject = { argument = \"/token\", tools = [\"t\"] }\n\
+                [schema]\narguments = \"off\"\n";
+    let config = config(toml);
+    let policy = |values: &[crate::secret::Secret]| {
+        let policy = Policy::new(&config, Scrubber::new(config.scrub, values));
+        Arc::new(policy.with_values(&config, values))
+    };
+    let value = |text: &str| [crate::secret::Secret::new("c", text.as_bytes().to_vec())];
+    let mut rig = Rig::new(toml);
+    rig.session.adopt(policy(&value("first-value")));
+    let call = |id: u32, tool: &str| json!({"jsonrpc":"2.0","id":id,"method":"tools/call","params":{"name":tool,"arguments":{"n":id}}});
+    rig.client(&call(1, "t"))
+        .client(&call(2, "u"))
+        .client(&call(3, "t"))
+        .client(
+            &json!({"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":3}}),
+        );
+    let unsent: String = rig.to_server.iter().map(|it| format!("{it}\n")).collect();
+    assert_eq!(unsent.matches("first-value").count(), 2);
+    let sent = |rig: &mut Rig, unsent: &str| {
+        let mut out = Outbox::default();
+        rig.session.refill(unsent.as_bytes(), rig.now, &mut out);
+        let sent = String::from_utf8(out.to_server.clone()).unwrap();
+        rig.take(&out);
+        sent
+    };
+    rig.session.adopt(policy(&value("second-value")));
+    assert!(rig.session.has_filled());
+    let again = sent(&mut rig, &unsent);
+    let expected: Vec<&str> = unsent
+        .lines()
+        .filter(|it| !it.contains("\"id\":3"))
+        .collect();
+    let expected = expected.join("\n") + "\n";
+    assert_eq!(again, expected.replace("first-value", "second-value"));
+    // Where there is none any more the call is not made, and its client is told.
+    rig.session.adopt(policy(&[]));
+    let again = sent(&mut rig, &again);
+    assert!(
+        !again.contains("value") && again.contains("\"u\""),
+        "{again}"
+    );
+    let seen = rig.seen_by_client();
+    assert_eq!(seen[0]["id"], 1);
+    assert_eq!(
+        seen[0]["result"]["_meta"]["dev.cofferdam/rule"],
+        "credentials.missing"
+    );
+}

@@ -38,7 +38,8 @@ pub(super) struct Turns {
 #[derive(Debug)]
 struct Waiting {
     id: RequestId,
-    line: Box<[u8]>,
+    /// `None` for a call with a credential in it: it is filled in when its turn comes.
+    line: Option<Box<[u8]>>,
     due: Instant,
 }
 
@@ -129,11 +130,11 @@ impl Session {
         }
     }
 
-    /// A place for a request, or one in the queue, where `line` waits for it.
+    /// A place for a request, or one in the queue, where `line` waits for it, unless a credential is in it.
     pub(super) fn take_turn(
         &mut self,
         subject: &Subject,
-        (id, line): (&RequestId, &[u8]),
+        (id, line): (&RequestId, Option<&[u8]>),
         limit: Option<Deadlines>,
         now: Instant,
         out: &mut Outbox,
@@ -157,7 +158,7 @@ impl Session {
         let due = now + wait;
         let waiting = Waiting {
             id: id.clone(),
-            line: line.into(),
+            line: line.map(Into::into),
             due,
         };
         turns.waiting.insert(ticket, waiting);
@@ -171,26 +172,44 @@ impl Session {
 
     /// Gives the places that came free to those who wait.
     pub(super) fn advance(&mut self, now: Instant, out: &mut Outbox) {
-        let Some(turns) = &mut self.turns else { return };
+        let mut any = false;
+        while let Some((waiting, place)) = self.next_turn(now) {
+            any = true;
+            let Some(open) = self.client.find_open(&waiting.id) else {
+                continue;
+            };
+            open.place = Some(place);
+            match waiting.line {
+                Some(line) => {
+                    out.to_server.extend_from_slice(&line);
+                    out.to_server.push(b'\n');
+                }
+                None => self.fill_again(&waiting.id, now, out),
+            }
+        }
+        if any {
+            self.show_waiting();
+        }
+    }
+
+    /// Whose turn it is, with the place that came free.
+    fn next_turn(&mut self, now: Instant) -> Option<(Waiting, Box<Place>)> {
+        let turns = self.turns.as_mut()?;
         let micros = turns.micros(now);
         let freed = std::mem::take(&mut *turns.freed.borrow_mut());
         for permit in freed {
             turns.limiter.release_at(permit, micros);
         }
         if turns.waiting.is_empty() || turns.away {
-            return;
+            return None;
         }
-        while let Some((ticket, permit)) = turns.limiter.next() {
+        loop {
+            let (ticket, permit) = turns.limiter.next()?;
             let place = turns.place(permit);
-            if let Some(waiting) = turns.waiting.remove(&ticket)
-                && let Some(open) = self.client.find_open(&waiting.id)
-            {
-                open.place = Some(place);
-                out.to_server.extend_from_slice(&waiting.line);
-                out.to_server.push(b'\n');
+            if let Some(waiting) = turns.waiting.remove(&ticket) {
+                return Some((waiting, place));
             }
         }
-        self.show_waiting();
     }
 
     /// Who has waited too long is told to come again.

@@ -2,7 +2,7 @@
 
 use super::reply::{self, own};
 use crate::mcp::{self, Direction, Era, Kind, Subject};
-use crate::policy::{LIMITS_RESPONSE, Refusal, code};
+use crate::policy::{CREDENTIALS_BREAKER, LIMITS_RESPONSE, Refusal, code};
 use std::time::Duration;
 
 /// What came in the place of an answer. Nothing that the server said is repeated to a client.
@@ -17,6 +17,15 @@ pub enum Trouble {
     /// It does not take us for somebody who may ask: 401, 403, 407.
     #[error("it answers {0}: the credential is missing or refused")]
     Denied(u16),
+    /// There is nothing to sign in with: it was revoked, or cannot be sent.
+    #[error("there is no credential to ask it with")]
+    Missing,
+    /// It has not taken the credential again and again, and is left alone for so long.
+    #[error("it does not accept the credential, and is asked again in {} s", .0.as_secs())]
+    Barred(Duration),
+    /// What the request was made with was revoked before the answer.
+    #[error("the credential was revoked before the answer")]
+    Revoked,
     /// It points elsewhere, where nobody follows.
     #[error(
         "it answers {0}, a redirect, which is not followed: write the new place into `server.url`"
@@ -61,10 +70,30 @@ impl Trouble {
                 5030,
                 format!("The connection to the server ended before it answered. {unknown}"),
             ),
+            Self::Denied(403) => (
+                "server.denied",
+                5031,
+                "Credential problem: what is used to sign in at the server lacks a right for this, so nothing was done. Changing the arguments to get around it will not help; do not retry, ask the operator.".to_owned(),
+            ),
             Self::Denied(_) => (
                 "server.denied",
                 5031,
-                "The server does not accept the credential that it is sent, so nothing was done. Do not retry; tell the operator.".to_owned(),
+                "Credential problem: the server does not accept the credential that it is sent, so nothing was done. The arguments are fine; do not retry, the operator has to renew it.".to_owned(),
+            ),
+            Self::Missing => (
+                "credentials.missing",
+                5031,
+                "Credential problem: there is none to ask the server with, so nothing was done. The arguments are fine; do not retry, the operator has to act.".to_owned(),
+            ),
+            Self::Barred(_) => (
+                CREDENTIALS_BREAKER,
+                5031,
+                "Credential problem: the server has refused what it is sent again and again, so it was not asked. The arguments are fine; do not retry, the operator has to renew the credential.".to_owned(),
+            ),
+            Self::Revoked => (
+                "credentials.missing",
+                5031,
+                format!("Credential problem: what this was asked with was revoked before the answer came. {unknown} The arguments are fine; the operator has to act."),
             ),
             Self::Redirect(_) => (
                 "server.moved",
@@ -155,6 +184,10 @@ mod tests {
             Trouble::Unreachable("10.1.2.3 refused".to_owned()),
             Trouble::Broken("early eof".to_owned()),
             Trouble::Denied(401),
+            Trouble::Denied(403),
+            Trouble::Missing,
+            Trouble::Barred(Duration::from_secs(30)),
+            Trouble::Revoked,
             Trouble::Redirect(307),
             Trouble::RequestTooLarge,
             Trouble::Status {

@@ -213,9 +213,7 @@ impl Vault {
         for (source, held) in self.sources.iter().zip(&mut self.held) {
             let revoked = self.orders.revokes(&source.name, &held.fingerprint);
             let ends = |within: u64| held.expires.is_some_and(|end| end <= now + within);
-            let overdue = source
-                .rotate_every
-                .is_some_and(|every| held.since + every.as_secs() <= now);
+            let overdue = source.rotate_by(held.since).is_some_and(|by| by <= now);
             let aged = match (ends(0), ends(NOTICE), overdue) {
                 (true, ..) => Some(Aged::Expired),
                 (_, true, _) => Some(Aged::Expiring),

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 pub const SETTLE: Duration = Duration::from_millis(50);
 /// From the first event until they are read in any case.
 const AT_MOST: Duration = Duration::from_millis(400);
-/// How often they are read without an event.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often they are read without an event: a mount that is put over them is found within a minute.
+const LOOK: Duration = Duration::from_secs(45);
 /// Links that one path may lead through.
 const LINKS: usize = 16;
 

@@ -89,6 +89,10 @@ pub struct Metrics {
     credential_rotate_by: IntGaugeVec,
     credential_reads: IntCounterVec,
     credential_problems: IntCounterVec,
+    key_fetches: IntCounterVec,
+    keys_fetched: IntGauge,
+    credential_refusals: IntCounterVec,
+    credential_uses: IntCounterVec,
     child_exits: IntCounterVec,
     enforced: IntGaugeVec,
     own: IntGaugeVec,
@@ -342,6 +346,25 @@ impl Metrics {
                 "cofferdam_credential_problems_total",
                 "Calls that failed because of a credential, and calls that were not made for it",
                 &["name", "outcome"],
+            )?,
+            key_fetches: counters(
+                "cofferdam_issuer_fetches_total",
+                "Attempts to fetch the keys of the issuer of tokens: success, failed",
+                &["outcome"],
+            )?,
+            keys_fetched: gauge(
+                "cofferdam_issuer_keys_timestamp_seconds",
+                "When the keys of the issuer of tokens were fetched last",
+            )?,
+            credential_refusals: counters(
+                "cofferdam_credential_refusals_total",
+                "Requests that a server elsewhere has refused for the credential that they carried",
+                &["name", "generation", "status"],
+            )?,
+            credential_uses: counters(
+                "cofferdam_credential_misuses_total",
+                "Uses of a generation after its overlap (overdue), or after it was revoked",
+                &["name", "kind"],
             )?,
             child_exits: counters(
                 "cofferdam_child_exits_total",

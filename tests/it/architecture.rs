@@ -174,7 +174,7 @@ const OWNERS: [(&str, &[&str]); 36] = [
     ("x509_cert", &["identity/"]),
     (
         "zeroize",
-        &["secret/", "policy/", "cell/", "app/sealed", "app/lane"],
+        &["secret/", "policy/", "cell/", "proxy/", "app/"],
     ),
 ];
 

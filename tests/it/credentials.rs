@@ -234,6 +234,58 @@ fn what_is_too_old_or_ends_is_seen() {
 }
 
 #[test]
+fn each_rotation_is_in_the_audit_log_without_its_value() {
+    for (inject, tool, placed) in [(ENV, "token", true), (FILE, "file", false)] {
+        let (mut wire, file) = session(inject, "");
+        wire.call("1", tool, &json!({}));
+        for round in 1..=2 {
+            replace(&file, &value(round));
+            let mut id = round * 1000;
+            assert!(eventually(|| {
+                id += 1;
+                said(&wire.call(&id.to_string(), tool, &json!({}))) == fingerprint(&value(round))
+            }));
+        }
+        let second = listed(&wire)["previous"].clone();
+        std::fs::write(&file, "").unwrap();
+        assert!(eventually(|| !listed(&wire)["problem"].is_null()));
+        let third = listed(&wire)["fingerprint"].clone();
+        let (code, _, error) = command(&wire, &["revoke", "github"]);
+        assert_eq!(code, 0, "{error}");
+        let state = wire.path().join("home/.local/state/cofferdam/m");
+        let rig = wire.rig().again();
+        assert_eq!(wire.finish().code, 0);
+        let audit = std::fs::read_to_string(state.join("audit.jsonl")).unwrap();
+        assert!(!audit.contains("Zq7vLm2Xw9"), "{audit}");
+        let lines: Vec<Value> = audit
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|line: &Value| line["direction"] == "credential")
+            .collect();
+        let of = |act: &str| {
+            lines
+                .iter()
+                .filter(|it| it["type"] == act)
+                .collect::<Vec<_>>()
+        };
+        let rotated = of("rotated");
+        assert_eq!(rotated.len(), 2, "{lines:?}");
+        assert_eq!(rotated[0]["previous"]["generation"], 1);
+        assert_eq!(
+            (&rotated[0]["generation"], &rotated[0]["fingerprint"]),
+            (&json!(2), &second)
+        );
+        assert_eq!(rotated[1]["previous"]["fingerprint"], second);
+        assert_eq!(rotated[1]["fingerprint"], third);
+        assert_eq!(of("placed").len(), if placed { 2 } else { 0 }, "{lines:?}");
+        assert!(of("placed").iter().all(|it| it["status"] == "success"));
+        assert_eq!(of("kept")[0]["status"], "error");
+        assert_eq!(of("revoked")[0]["fingerprint"], third);
+        drop(rig);
+    }
+}
+
+#[test]
 fn a_credential_that_is_not_accepted_is_said_so_and_tried_no_more() {
     let (mut wire, file) = session(ENV, "");
     let fail = |wire: &mut Wire, id: u32| {
@@ -297,10 +349,15 @@ fn reversed(text: &str) -> Value {
 #[test]
 fn a_server_finds_no_value_that_it_was_not_given() {
     for flags in [&[][..], &["--off", "namespaces"]] {
-        let rig = Rig::new().file("given", value(1)).file("kept", value(2)).file(
+        let rig = Rig::new()
+            .file("given", value(1))
+            .file("kept", value(2))
+            .file("turned", value(3))
+            .file(
             "c.toml",
             "[credentials.given]\nfile = \"given\"\ninject = { file = \"token\", env = \"TOKEN_FILE\" }\n\
-             [credentials.kept]\nfile = \"kept\"\ninject = { argument = \"/token\" }\n",
+             [credentials.kept]\nfile = \"kept\"\ninject = { argument = \"/token\" }\n\
+             [credentials.turned]\nfile = \"turned\"\ninject = { env = \"TOKEN\" }\n",
         );
         let flags = [&["--config", "{dir}/c.toml"], flags].concat();
         let mut wire = start(rig, &flags, &[]);
@@ -309,6 +366,23 @@ fn a_server_finds_no_value_that_it_was_not_given() {
         assert!(!said(&answer).starts_with("found 0 "), "{answer}");
         let answer = wire.call("2", "search", &reversed(&value(2)));
         assert!(said(&answer).starts_with("found 0 of "), "{answer}");
+        // A server of the next generation finds nothing of the one before, which may still be there.
+        let token = said(&wire.call("3", "token", &json!({}))).to_owned();
+        assert_eq!(token, fingerprint(&value(3)));
+        replace(&wire.path().join("turned"), &value(4));
+        let mut id = 10;
+        assert!(eventually(|| {
+            id += 1;
+            said(&wire.call(&id.to_string(), "token", &json!({}))) == fingerprint(&value(4))
+        }));
+        let answer = wire.call("4", "search", &reversed(&value(3)));
+        assert!(said(&answer).starts_with("found 0 of "), "{answer}");
+        let answer = wire.call("5", "search", &reversed(&value(4)));
+        // Its own it finds, where it may read its own environment at all: not on the floor.
+        assert!(
+            !flags.is_empty() || !said(&answer).starts_with("found 0 "),
+            "{answer}"
+        );
         assert_eq!(wire.finish().code, 0);
     }
 }

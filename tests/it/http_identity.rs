@@ -33,7 +33,7 @@ san = "spiffe://cofferdam.local/ci"
 tenant = "a"
 "#;
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 /// A listener with TLS, two clients with keys, one with a certificate, and an issuer.
 struct House {
@@ -43,7 +43,8 @@ struct House {
     keys: [String; 2],
 }
 
-struct Issuer {
+pub(crate) struct Issuer {
+    kid: String,
     key: EcdsaKeyPair,
     random: SystemRandom,
 }
@@ -59,18 +60,27 @@ fn now() -> u64 {
 
 impl Issuer {
     fn new() -> Self {
+        Self::named("k")
+    }
+
+    /// One whose key has this id.
+    pub(crate) fn named(kid: &str) -> Self {
         let random = SystemRandom::new();
         let how = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let made = EcdsaKeyPair::generate_pkcs8(how, &random).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(how, made.as_ref(), &random).unwrap();
-        Self { key, random }
+        let kid = kid.to_owned();
+        Self { kid, key, random }
     }
 
     fn set(&self) -> String {
+        json!({"keys": [self.public()]}).to_string()
+    }
+
+    pub(crate) fn public(&self) -> Value {
         let point = self.key.public_key().as_ref();
         let (x, y) = (b64(&point[1..33]), b64(&point[33..]));
-        json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "k", "use": "sig", "x": x, "y": y}]})
-            .to_string()
+        json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "x": x, "y": y})
     }
 
     fn raw(&self, header: &Value, claims: &Value) -> String {
@@ -79,26 +89,26 @@ impl Issuer {
         format!("{signed}.{}", b64(made.as_ref()))
     }
 
-    fn token(&self, change: impl FnOnce(&mut Value)) -> String {
+    pub(crate) fn token(&self, change: impl FnOnce(&mut Value)) -> String {
         let mut claims = json!({
             "iss": ISSUER, "aud": URL, "sub": "ann", "client_id": "app", "tenant": "b",
             "scope": "notes:read", "iat": now() - 10, "nbf": now() - 10, "exp": now() + 600,
         });
         change(&mut claims);
         self.raw(
-            &json!({"alg": "ES256", "kid": "k", "typ": "at+jwt"}),
+            &json!({"alg": "ES256", "kid": self.kid, "typ": "at+jwt"}),
             &claims,
         )
     }
 }
 
-fn program(rig: &Rig, words: &[&str]) -> String {
+pub(crate) fn program(rig: &Rig, words: &[&str]) -> String {
     let output = rig.command(words).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn certify(rig: &Rig, dir: &str) {
+pub(crate) fn certify(rig: &Rig, dir: &str) {
     let words = ["tls", "self-signed", "--dir", dir, "--client", "ci"];
     program(rig, &words);
 }
@@ -175,7 +185,7 @@ impl House {
     }
 }
 
-fn secure(
+pub(crate) fn secure(
     dir: &Path,
     address: SocketAddr,
     authority: &str,

@@ -9,6 +9,7 @@
 
 mod access;
 mod architecture;
+mod authority;
 mod cell_floor;
 mod cell_launch;
 mod cell_namespaces;
@@ -35,10 +36,12 @@ mod http_conformance;
 mod http_front;
 mod http_hostile;
 mod http_identity;
+mod http_issuer;
 mod http_legacy;
 mod http_many;
 mod http_modern;
 mod kill_nine;
+mod matrix;
 mod operate;
 mod overlap;
 mod own_cage;
@@ -49,6 +52,7 @@ mod policy_props;
 mod revive;
 mod rig;
 mod rotation;
+mod signing;
 mod smuggling;
 mod spawn_cells;
 mod spawn_tree;

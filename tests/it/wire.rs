@@ -190,6 +190,17 @@ impl Wire {
         self.receive(PATIENCE)
     }
 
+    /// The next message, if one comes in time.
+    pub(crate) fn within(&mut self, patience: Duration) -> Option<Value> {
+        if !self.early.is_empty() {
+            return Some(self.early.remove(0));
+        }
+        let line = self.lines.recv_timeout(patience).ok()?;
+        let message = serde_json::from_slice(&line).unwrap();
+        self.seen.push(line);
+        Some(message)
+    }
+
     fn receive(&mut self, patience: Duration) -> Option<Value> {
         match self.lines.recv_timeout(patience) {
             Ok(line) => {

@@ -4,15 +4,17 @@ use super::server::Kind;
 use super::state::{Gate, State};
 use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
-use crate::app::credentials;
+use crate::app::credentials::{self, Told};
 use crate::cell::spawn::CredentialState;
 use crate::identity::{Caller, How, KeyBook, Verifier};
+use crate::proxy::Outbox;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use zeroize::Zeroizing;
 
 impl Gate {
     /// The spawner has read certificates and keys. What cannot be used changes nothing: what was there
@@ -47,8 +49,14 @@ fn stays(error: &str) {
 }
 
 fn renewed(old: &Verifier, texts: &Texts) -> Result<(Verifier, KeyBook), AccessError> {
-    let (keys, set) = (texts.key_book()?, texts.key_set()?);
-    Ok((old.with_keys(keys.clone()).with_jwks(set), keys))
+    let keys = texts.key_book()?;
+    let new = old.with_keys(keys.clone());
+    // Keys that are fetched do not come this way.
+    let new = match &texts.jwks {
+        Some(_) => new.with_jwks(texts.key_set()?),
+        None => new,
+    };
+    Ok((new, keys))
 }
 
 /// True when a client that was known by a key has none any more.
@@ -98,15 +106,23 @@ impl State {
             .filter_map(|cell| self.with(cell, |_, it| it.begun));
         let oldest = begun.min();
         let config = Arc::clone(&self.config);
-        let around = (&*config, &*self.metrics);
-        self.policy = self.known.renew(states, values, around, (now, oldest))?;
+        let told = Told {
+            config: &config,
+            metrics: &self.metrics,
+            audit: self.desk.audit(),
+            now,
+        };
+        self.policy = self.known.renew(states, values, oldest, told)?;
+        self.rest_soon();
         self.desk.adopt(Arc::clone(&self.policy));
         if let Some(spawner) = &mut self.spawner {
             // From here on a server may say them. A spawner that is gone says so by itself.
             drop(spawner.taken());
         }
         if let Some(bridges) = &self.bridges {
-            bridges.settings().arm(&config, self.known.in_force());
+            let settings = bridges.settings();
+            settings.arm(&config, states, self.known.in_force());
+            settings.write_down(self.desk.audit(), now);
         }
         let replaced = |state: &CredentialState| {
             state.changed && credentials::replaces(&config.credentials, state)
@@ -115,6 +131,13 @@ impl State {
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
+                if server.session.has_filled() && server.inlet.waiting() > 0 {
+                    // What the server has not read goes out with what is in force now.
+                    let lines = Zeroizing::new(server.inlet.take_back());
+                    let mut out = Outbox::default();
+                    server.session.refill(&lines, now, &mut out);
+                    state.send(server, out, now);
+                }
             });
         }
         if changed {

@@ -33,6 +33,15 @@ impl Gate {
             };
             match event {
                 Ok(None) => return true,
+                Ok(Some(Event::Started { cell, fds, .. })) if self.is_for_issuer(cell) => {
+                    self.issuer_line(Ok(fds));
+                }
+                Ok(Some(Event::Exited { cell, .. })) if self.is_for_issuer(cell) => {
+                    self.issuer_line(Err(None));
+                }
+                Ok(Some(Event::Failed { cell, message, .. })) if self.is_for_issuer(cell) => {
+                    self.issuer_line(Err(Some(message)));
+                }
                 Ok(Some(Event::Started {
                     cell,
                     pid,
@@ -331,6 +340,11 @@ impl State {
             self.close_visit(party);
         }
         server.session.audit().flush();
+        let mut others = self.servers.iter().flatten();
+        if server.retired && !others.any(|other| other.retired) {
+            self.known.placed(Ok(()), self.desk.audit(), now);
+            self.rest_soon();
+        }
     }
 
     /// What policy did not know of, or what the client had cancelled.

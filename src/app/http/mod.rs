@@ -11,6 +11,7 @@
 mod change;
 mod ending;
 mod errors;
+mod issuer;
 mod legacy;
 mod modern;
 mod operate;
@@ -26,6 +27,7 @@ mod turns;
 mod visit;
 mod who;
 
+pub(super) use issuer::Issuer;
 pub(super) use tasks::watched;
 
 use super::access::Access;
@@ -142,6 +144,7 @@ impl Front {
                 tls: access.tls,
                 verifier: RefCell::new(Rc::new(access.verifier)),
                 challenges: access.challenges,
+                issuer: access.issuer,
                 turns: RefCell::new(turns),
                 metrics,
                 health,
@@ -206,6 +209,7 @@ async fn serve(gate: Rc<Gate>, bound: Bound, signals: SignalFd) -> io::Result<u8
     })));
 
     gate.wake_by(gate.health.watchdog_due());
+    gate.fetch_due(Instant::now());
     gate.over.notified().await;
     let until = Instant::now() + FAREWELL;
     while gate.busy.get() > 0 && Instant::now() < until {

@@ -4,7 +4,7 @@ use super::post::{Reply, SESSION_HEADER, bare};
 use super::seat::{Answer, Outcome, Seat};
 use super::state::Gate;
 use super::turns::Pass;
-use super::who::Guest;
+use super::who::{Guest, Unknown};
 use crate::identity::{self, Caller};
 use crate::mcp::{Direction, Kind, Subject, flatten, parse};
 use crate::transport::http::{
@@ -55,7 +55,14 @@ impl Handler for Gate {
 
     async fn answer(self: Rc<Self>, request: Request<Incoming>, guest: Rc<Guest>) -> Out {
         let (mut parts, body) = request.into_parts();
-        let reply = match self.admit(&mut parts, &guest) {
+        let admitted = match self.admit(&mut parts, &guest, self.issuer.is_none()) {
+            Err(No::Stale) => {
+                self.renew_keys().await;
+                self.admit(&mut parts, &guest, true)
+            }
+            admitted => admitted,
+        };
+        let reply = match admitted {
             Err(no) => {
                 if !parts.headers.contains_key(header::EXPECT) {
                     discard(body).await;
@@ -66,6 +73,8 @@ impl Handler for Gate {
             Ok((method, caller)) => Ok(self.take_other(&method, &parts, &caller)),
         };
         match reply {
+            // Not after the last attempt.
+            Err(No::Stale) => self.words(StatusCode::UNAUTHORIZED),
             Err(No::Status(status)) => {
                 self.metrics.http_refused(status.as_u16());
                 self.words(status)
@@ -91,6 +100,8 @@ impl Handler for Gate {
 enum No {
     Status(StatusCode),
     Said(identity::Answer),
+    /// Its token is signed with a key that is not known, and the issuer may be asked.
+    Stale,
 }
 
 impl From<StatusCode> for No {
@@ -101,7 +112,12 @@ impl From<StatusCode> for No {
 
 impl Gate {
     /// What can be said of a request by its header alone; its method and its sender if it goes on.
-    fn admit(&self, parts: &mut Parts, guest: &Guest) -> Result<(Method, Arc<Caller>), No> {
+    fn admit(
+        &self,
+        parts: &mut Parts,
+        guest: &Guest,
+        last: bool,
+    ) -> Result<(Method, Arc<Caller>), No> {
         if !self.names.are_ours(parts) {
             return Err(StatusCode::FORBIDDEN.into());
         }
@@ -116,7 +132,10 @@ impl Gate {
         if parts.uri.path() != self.listen.path {
             return Err(StatusCode::NOT_FOUND.into());
         }
-        let caller = self.identify(parts, guest).map_err(No::Said)?;
+        let caller = self.identify(parts, guest, last).map_err(|why| match why {
+            Unknown::Denied(answer) => No::Said(answer),
+            Unknown::Key => No::Stale,
+        })?;
         // A token in a URL ends up in logs, and nothing else is asked for in one.
         if parts.uri.query().is_some_and(|query| !query.is_empty()) {
             return Err(StatusCode::BAD_REQUEST.into());

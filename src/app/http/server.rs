@@ -232,6 +232,8 @@ pub(super) struct Inlet {
     outlet: Option<Outlet>,
     queue: Vec<u8>,
     written: usize,
+    /// The server has got the beginning of the line that comes next.
+    midline: bool,
     /// A task waits for the pipe to take more.
     pub(super) pumped: bool,
     /// Nothing more will be sent.
@@ -272,11 +274,25 @@ impl Inlet {
             && let Some(outlet) = &mut self.outlet
         {
             match outlet.write(lines) {
-                Ok(count) => rest = lines.get(count..).unwrap_or_default(),
+                Ok(count) => {
+                    let (sent, left) = lines.split_at(count.min(lines.len()));
+                    self.midline = sent.last().is_some_and(|last| *last != b'\n');
+                    rest = left;
+                }
                 Err(_) => return self.fail(),
             }
         }
         self.queue.extend_from_slice(rest);
+    }
+
+    /// Takes back the whole lines of which the server has got nothing.
+    pub(super) fn take_back(&mut self) -> Vec<u8> {
+        let waits = self.queue.get(self.written..).unwrap_or_default();
+        let half = match self.midline {
+            true => memchr::memchr(b'\n', waits).map_or(waits.len(), |end| end + 1),
+            false => 0,
+        };
+        self.queue.split_off(self.written + half)
     }
 
     /// Writes what waits, as far as it is taken.
@@ -285,7 +301,13 @@ impl Inlet {
             && self.written < self.queue.len()
         {
             match outlet.write(self.queue.get(self.written..).unwrap_or_default()) {
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    let sent = self.queue.get(..self.written).unwrap_or_default();
+                    if count > 0 {
+                        self.midline = sent.last().is_some_and(|last| *last != b'\n');
+                    }
+                }
                 Err(_) => return self.fail(),
             }
         }

@@ -1,5 +1,6 @@
 //! Everything that the listener works on: server processes, sessions, and what is due when.
 
+use super::issuer::Issuer;
 use super::seat::Seat;
 use super::server::{Role, Server};
 use super::turns::Turns;
@@ -12,7 +13,7 @@ use crate::app::reload::Again;
 use crate::app::seldom::Alarm;
 use crate::app::upstream::Bridges;
 use crate::audit::{FLUSH_AFTER, Log};
-use crate::cell::spawn::Spawner;
+use crate::cell::spawn::{ISSUER, MAX_CELLS, Spawner};
 use crate::config::{Config, Listen};
 use crate::identity::{Caller, Challenges, Verifier};
 use crate::mcp::Era;
@@ -30,8 +31,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// Cells that can run at one time (the spawner's own bound).
-const CELLS: u32 = 64;
 /// Events that may wait for one reader, besides two answers of the largest size.
 const READER: usize = 256 * 1024;
 
@@ -46,6 +45,8 @@ pub(super) struct Gate {
     pub(super) tls: Option<ServerTls>,
     pub(super) verifier: RefCell<Rc<Verifier>>,
     pub(super) challenges: Challenges,
+    /// Of keys that are fetched.
+    pub(super) issuer: Option<Issuer>,
     pub(super) turns: RefCell<Rc<Turns>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
@@ -128,6 +129,11 @@ impl State {
         bridges: Option<Bridges>,
     ) -> Self {
         let challenges = Challenges::new(&config);
+        // The last cell may be wanted for connections to the issuer of tokens.
+        let cells = match config.issuer() {
+            Some(_) => ISSUER,
+            None => MAX_CELLS,
+        };
         let desk = Session::new(
             &config,
             Arc::clone(&policy),
@@ -142,7 +148,7 @@ impl State {
             log,
             spawner: Some(spawner),
             bridges,
-            servers: (0..CELLS).map(|_| None).collect(),
+            servers: (0..cells).map(|_| None).collect(),
             visits: HashMap::new(),
             by_id: HashMap::new(),
             parties: 0,

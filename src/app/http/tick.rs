@@ -35,6 +35,7 @@ impl Gate {
             state.next_due(idle, now)
         });
         self.step_farewell(now);
+        self.fetch_due(now);
         self.health.pat(now);
         self.wake_by(next);
         self.wake_by(self.health.watchdog_due());
@@ -161,6 +162,9 @@ impl State {
     /// Audit lines and counts; the memory of a burst when nothing more has come meanwhile.
     pub(super) fn rest(&mut self, now: Instant) {
         let mut restless = false;
+        if let Some(bridges) = &self.bridges {
+            bridges.settings().write_down(self.desk.audit(), now);
+        }
         let sessions = self
             .servers
             .iter_mut()

@@ -2,7 +2,9 @@
 
 use super::state::Gate;
 use crate::config::{AdminAddr, Listen};
-use crate::identity::{Answer, Caller, Certificate, Denied, Evidence, GATEWAY_HEADER, Verifier};
+use crate::identity::{
+    Answer, Caller, Certificate, Denied, Evidence, GATEWAY_HEADER, TokenFault, Verifier,
+};
 use crate::mcp::Direction;
 use crate::transport::http::{HeaderName, Parts, Peer, header, local_name, value};
 use std::cell::RefCell;
@@ -43,8 +45,14 @@ impl Gate {
     /// Who sends a request. What says so is taken out of its header: nobody behind us needs it.
     ///
     /// # Errors
-    /// The answer for somebody who is not let in.
-    pub(super) fn identify(&self, parts: &mut Parts, guest: &Guest) -> Result<Arc<Caller>, Answer> {
+    /// The answer for somebody who is not let in; unless this is the `last` attempt, that the issuer may
+    /// have another key.
+    pub(super) fn identify(
+        &self,
+        parts: &mut Parts,
+        guest: &Guest,
+        last: bool,
+    ) -> Result<Arc<Caller>, Unknown> {
         let verifier = Rc::clone(&self.verifier.borrow());
         let now = unix_now();
         let shown = [header::AUTHORIZATION, ON_BEHALF_OF];
@@ -68,9 +76,13 @@ impl Gate {
             };
             verifier.identify(&evidence, now)
         };
+        if matches!(found, Err(Denied::Token(TokenFault::UnknownKey))) && !last {
+            return Err(Unknown::Key);
+        }
         parts.headers.remove(header::AUTHORIZATION);
         parts.headers.remove(ON_BEHALF_OF);
-        let caller = Arc::new(found.map_err(|denied| self.deny(denied))?);
+        let caller = found.map_err(|denied| Unknown::Denied(self.deny(denied)))?;
+        let caller = Arc::new(caller);
         if plain {
             *guest.known.borrow_mut() = Some((verifier, Arc::clone(&caller)));
         }
@@ -84,6 +96,14 @@ impl Gate {
         tracing::debug!(rule = denied.rule(), "a request was not let in");
         self.challenges.answer(denied)
     }
+}
+
+/// Why nobody is known.
+#[derive(Debug)]
+pub(super) enum Unknown {
+    Denied(Answer),
+    /// Nothing is known of the key that a token is signed with; its header is as it came.
+    Key,
 }
 
 /// Seconds since 1970.

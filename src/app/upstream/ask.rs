@@ -4,6 +4,7 @@ use crate::mcp::method::{PROMPTS_GET, RESOURCES_READ, TOOLS_CALL};
 use crate::mcp::{self, Direction, Envelope, Era, Kind, RawId, RequestId};
 use crate::policy::Mirror;
 use crate::transport::http::{Bytes, HeaderMap, HeaderName, HeaderValue, coded, header};
+use std::cell::Cell;
 use std::collections::HashMap;
 
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -23,6 +24,10 @@ pub(super) struct Ask {
     pub(super) raw_id: RawId,
     pub(super) method: String,
     pub(super) era: Era,
+    /// The tool, or the method.
+    pub(super) about: String,
+    /// Its answer is on its way.
+    pub(super) answered: Cell<bool>,
 }
 
 impl Ask {
@@ -37,6 +42,11 @@ impl Ask {
             raw_id: id.raw.into(),
             method: method.clone().into_owned(),
             era: Era::of(&envelope).unwrap_or_default(),
+            about: match envelope.name().filter(|_| **method == *TOOLS_CALL) {
+                Some(tool) => format!("{method} {tool}"),
+                None => method.clone().into_owned(),
+            },
+            answered: Cell::new(false),
             line: line.clone(),
         })
     }

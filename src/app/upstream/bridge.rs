@@ -3,6 +3,7 @@
 use super::Settings;
 use super::ask::{Ask, Mirrors, SESSION, VERSION, describe, repeat};
 use super::out::Out;
+use super::outfit::Outfit;
 use super::phone::Phone;
 use super::renew::Visit;
 use crate::app::http::watched;
@@ -29,6 +30,8 @@ use tokio::task::{AbortHandle, JoinSet};
 /// Requests that are open at one time, and bytes of them that are kept; beyond, they are refused.
 const OPEN: usize = 4096;
 const KEPT: usize = 64 << 20;
+/// What those are about, for who counts refusals.
+const TOLD_OF: &str = "notifications";
 /// A message that wants no answer is given up after so long.
 const TOLD: Duration = Duration::from_secs(30);
 /// What comes after the handshake waits for its end, for so long.
@@ -249,10 +252,12 @@ impl Bridge {
     }
 
     pub(super) async fn tell_once(&self, line: &Bytes) -> Result<(), Trouble> {
-        let headers = self.headers_of(line);
-        let mut answer = self.post(&headers, line).await?;
+        let outfit = self.settings.wardrobe.outfit(TOLD_OF)?;
+        let headers = self.headers_of(&outfit, line);
+        let mut answer = outfit.unless_revoked(self.post(&headers, line)).await?;
+        let status = answer.status.as_u16();
+        self.settings.wardrobe.judged(&outfit, TOLD_OF, status);
         if !answer.status.is_success() {
-            let status = answer.status.as_u16();
             return Err(Trouble::Status {
                 status,
                 after: None,
@@ -273,8 +278,8 @@ impl Bridge {
     }
 
     /// Everything that the headers of this message say.
-    pub(super) fn headers_of(&self, line: &[u8]) -> HeaderMap {
-        let mut headers = self.settings.headers();
+    pub(super) fn headers_of(&self, outfit: &Outfit, line: &[u8]) -> HeaderMap {
+        let mut headers = outfit.headers();
         describe(&mut headers);
         repeat(&mut headers, line, &self.mirrors.borrow());
         let opens = |line| {
@@ -303,11 +308,14 @@ impl Bridge {
             }
         };
         drop(tokio::time::timeout(LAST_ANSWERS, answered).await);
-        let mut headers = self.settings.headers();
-        self.visit.borrow().sign(&mut headers);
-        if headers.contains_key(SESSION) {
-            let goodbye = self.client.send(Method::DELETE, &headers, Bytes::new());
-            drop(tokio::time::timeout(GOODBYE, goodbye).await);
+        // Without anything to sign in with there is nobody to say goodbye as.
+        if let Ok(outfit) = self.settings.wardrobe.outfit(TOLD_OF) {
+            let mut headers = outfit.headers();
+            self.visit.borrow().sign(&mut headers);
+            if headers.contains_key(SESSION) {
+                let goodbye = self.client.send(Method::DELETE, &headers, Bytes::new());
+                drop(tokio::time::timeout(GOODBYE, goodbye).await);
+            }
         }
         drop(tokio::time::timeout(GOODBYE, self.out.settle()).await);
     }

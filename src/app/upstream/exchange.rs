@@ -60,23 +60,35 @@ impl Bridge {
         match self.carry(&ask).await {
             Ok(()) => self.settings.went_well(),
             Err(trouble) => {
-                if !matches!(trouble, Trouble::TooLarge { .. } | Trouble::RequestTooLarge) {
+                let of_one = matches!(trouble, Trouble::TooLarge { .. } | Trouble::RequestTooLarge);
+                if !of_one && !ask.answered.get() {
                     self.settings.went_wrong(&trouble);
                 }
-                self.out.line(&answer_for(&ask.line, &trouble)).await;
+                if !ask.answered.get() {
+                    self.out.line(&answer_for(&ask.line, &trouble)).await;
+                }
             }
         }
         self.closed(&ask.key, serial);
     }
 
     async fn carry(self: &Rc<Self>, ask: &Ask) -> Result<(), Trouble> {
-        let (mut renewed, mut listed_again) = (false, false);
+        let (mut renewed, mut listed_again, mut signed_again) = (false, false, false);
         loop {
             let generation = self.visit.borrow().generation;
-            let headers = self.headers_of(&ask.line);
-            let mut answer = self.post(&headers, &ask.line).await?;
+            let wardrobe = &self.settings.wardrobe;
+            let outfit = wardrobe.outfit(&ask.about)?;
+            let headers = self.headers_of(&outfit, &ask.line);
+            let sent = self.post(&headers, &ask.line);
+            let mut answer = outfit.unless_revoked(sent).await?;
+            wardrobe.judged(&outfit, &ask.about, answer.status.as_u16());
+            if answer.status == 401 && !signed_again && wardrobe.has_changed(&outfit) {
+                // The old one ended on its way there; nothing was done.
+                signed_again = true;
+                continue;
+            }
             if answer.status.is_success() {
-                return self.hear(ask, answer).await;
+                return outfit.unless_revoked(self.hear(ask, answer)).await;
             }
             let in_session = headers.contains_key(super::ask::SESSION);
             let lost = answer.status == 404 && in_session && !renewed;
@@ -110,6 +122,7 @@ impl Bridge {
         let line = self.only_answer(ask, &mut answer).await?;
         let line = self.take_note(ask, &answer.headers, line);
         self.out.line(&line).await;
+        ask.answered.set(true);
         Ok(())
     }
 
@@ -165,7 +178,7 @@ impl Bridge {
             }
             events.restart();
             tokio::time::sleep(super::listen::pause(events.retry(), tries)).await;
-            if let Ok(Some(again)) = self.get(events.last_id()).await {
+            if let Ok(Some((again, _))) = self.get(events.last_id()).await {
                 answer = again;
             }
         }
@@ -198,6 +211,7 @@ impl Bridge {
                     Sorted::Answer(line) => {
                         let line = self.take_note(ask, &answer.headers, line);
                         self.out.line(&line).await;
+                        ask.answered.set(true);
                         return Ok(Followed::Answered);
                     }
                     Sorted::Other(line) => self.out.line(&line).await,
@@ -209,8 +223,11 @@ impl Bridge {
 
     /// Asks something of our own, and waits for its answer; the headers that came with it.
     pub(super) async fn private(&self, ask: &Ask) -> Result<(HeaderMap, Vec<u8>), Trouble> {
-        let headers = self.headers_of(&ask.line);
+        let outfit = self.settings.wardrobe.outfit(&ask.about)?;
+        let headers = self.headers_of(&outfit, &ask.line);
         let mut answer = self.post(&headers, &ask.line).await?;
+        let status = answer.status.as_u16();
+        self.settings.wardrobe.judged(&outfit, &ask.about, status);
         if !answer.status.is_success() {
             let error = turned_down(ask, &mut answer).await?;
             return Ok((answer.headers.clone(), error));

@@ -3,14 +3,18 @@
 
 use super::bridge::Bridge;
 use super::exchange::{Heard, trouble};
+use super::outfit::Outfit;
 use crate::mcp::{self, Direction, Kind, flatten};
 use crate::proxy::Trouble;
 use crate::transport::http::{
     Bytes, Events, HeaderName, HeaderValue, Method, News, carries_events, header,
 };
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+/// What a stream is about, for those who count refusals.
+const STREAM: &str = "stream";
 const LAST: HeaderName = HeaderName::from_static("last-event-id");
 /// Before a stream is taken up again, when the server wishes nothing else.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -44,9 +48,11 @@ impl Bridge {
         let (mut attempt, mut offered) = (0, false);
         loop {
             match self.get(events.last_id()).await {
-                Ok(Some(mut answer)) => {
+                Ok(Some((mut answer, outfit))) => {
                     offered = true;
-                    let heard = self.overhear(&mut answer, &mut events).await;
+                    // With another credential it is taken up where it was.
+                    let overheard = self.overhear(&mut answer, &mut events);
+                    let heard = outfit.unless_over(overheard).await.unwrap_or(true);
                     attempt = if heard { 1 } else { attempt + 1 };
                     events.restart();
                 }
@@ -73,8 +79,12 @@ impl Bridge {
     }
 
     /// Asks for a stream, from `last` on; `None` when the server has none.
-    pub(super) async fn get(&self, last: Option<&[u8]>) -> Result<Option<Heard>, Trouble> {
-        let mut headers = self.settings.headers();
+    pub(super) async fn get(
+        &self,
+        last: Option<&[u8]>,
+    ) -> Result<Option<(Heard, Arc<Outfit>)>, Trouble> {
+        let outfit = self.settings.wardrobe.outfit(STREAM)?;
+        let mut headers = outfit.headers();
         let events = HeaderValue::from_static("text/event-stream");
         headers.insert(header::ACCEPT, events);
         self.visit.borrow().sign(&mut headers);
@@ -84,8 +94,9 @@ impl Bridge {
         let sent = self.client.send(Method::GET, &headers, Bytes::new()).await;
         let answer = sent.map_err(trouble)?;
         let status = answer.status.as_u16();
+        self.settings.wardrobe.judged(&outfit, STREAM, status);
         match status {
-            200 if carries_events(&answer.headers) => Ok(Some(answer)),
+            200 if carries_events(&answer.headers) => Ok(Some((answer, outfit))),
             404 | 408 | 429 | 500.. => Err(Trouble::Status {
                 status,
                 after: None,

@@ -14,21 +14,28 @@ mod bridge;
 mod exchange;
 mod listen;
 mod out;
+mod outfit;
 mod phone;
 mod renew;
 
+pub(super) use phone::Phone;
+
 use crate::admin::Health;
-use crate::config::{Config, Endpoint, Inject, Upstream};
+use crate::audit::Log;
+use crate::cell::spawn::CredentialState;
+use crate::config::{Config, Endpoint, TlsVersion, Upstream};
 use crate::proxy::Trouble;
 use crate::secret::Secret;
-use crate::transport::http::{HeaderMap, HeaderName, HeaderValue};
+use crate::telemetry::Metrics;
 use crate::transport::tls::{ClientSettings, ClientTls, Roots, TlsError};
 use bridge::Bridge;
+use outfit::Wardrobe;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
@@ -66,7 +73,7 @@ pub(super) struct Settings {
     /// Largest message of the client and of the server, in bytes.
     request: usize,
     response: usize,
-    credentials: Mutex<HeaderMap>,
+    wardrobe: Wardrobe,
     health: Arc<Health>,
 }
 
@@ -75,7 +82,7 @@ impl Settings {
     pub(super) fn open(
         config: &Config,
         upstream: &Upstream,
-        health: &Arc<Health>,
+        (health, metrics): (&Arc<Health>, &Arc<Metrics>),
     ) -> Result<Arc<Self>, UpstreamError> {
         let cap = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let tls = upstream.url.tls.then(|| tls(upstream)).transpose()?;
@@ -86,43 +93,24 @@ impl Settings {
             tls,
             request: cap(config.limits.request.0),
             response: cap(config.limits.response.0),
-            credentials: Mutex::default(),
+            wardrobe: Wardrobe::new(health, metrics),
             health: Arc::clone(health),
         }))
     }
 
     /// From here on requests carry these values.
-    pub(super) fn arm<'s>(&self, config: &Config, secrets: impl Iterator<Item = &'s Secret>) {
-        let mut headers = HeaderMap::new();
-        for secret in secrets {
-            let mut sources = config.credentials.iter();
-            let source = sources.find(|source| source.name == secret.name());
-            let Some(Inject::Header { name, format }) = source.map(|source| &source.inject) else {
-                continue;
-            };
-            let (before, after) = format.split_once("{}").unwrap_or((format, ""));
-            let value = [before.as_bytes(), secret.expose(), after.as_bytes()].concat();
-            match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                (Ok(name), Ok(mut value)) => {
-                    value.set_sensitive(true);
-                    headers.insert(name, value);
-                }
-                _ => tracing::error!(
-                    "credential {}: its value cannot be part of a header, and is not sent",
-                    secret.name()
-                ),
-            }
-        }
-        *self
-            .credentials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = headers;
+    pub(super) fn arm<'s>(
+        &self,
+        config: &Config,
+        states: &[CredentialState],
+        secrets: impl Iterator<Item = &'s Secret>,
+    ) {
+        self.wardrobe.arm(config, states, secrets);
     }
 
-    /// The headers that every request carries.
-    fn headers(&self) -> HeaderMap {
-        let credentials = self.credentials.lock();
-        credentials.unwrap_or_else(PoisonError::into_inner).clone()
+    /// Writes down what the server has made of them.
+    pub(super) fn write_down(&self, audit: &mut Log, now: Instant) {
+        self.wardrobe.write(audit, now);
     }
 
     /// An exchange went well.
@@ -151,7 +139,26 @@ impl Settings {
 }
 
 fn tls(upstream: &Upstream) -> Result<ClientTls, UpstreamError> {
-    let given = upstream.ca.as_deref().map(read).transpose()?;
+    let oldest = upstream.min_version;
+    trust(
+        &upstream.url.host,
+        upstream.ca.as_deref(),
+        &upstream.pins,
+        oldest,
+    )
+}
+
+/// TLS towards a host, with the certificates of a file or those that the system trusts.
+///
+/// # Errors
+/// The certificates cannot be read or used.
+pub(super) fn trust(
+    host: &str,
+    ca: Option<&Path>,
+    pins: &[[u8; 32]],
+    oldest: TlsVersion,
+) -> Result<ClientTls, UpstreamError> {
+    let given = ca.map(read).transpose()?;
     let system = match &given {
         Some(_) => None,
         None => Some(system()?),
@@ -162,10 +169,10 @@ fn tls(upstream: &Upstream) -> Result<ClientTls, UpstreamError> {
         (None, None) => return Err(UpstreamError::NoRoots),
     };
     let settings = ClientSettings {
-        host: &upstream.url.host,
+        host,
         roots,
-        pins: &upstream.pins,
-        oldest: upstream.min_version,
+        pins,
+        oldest,
     };
     ClientTls::new(&settings).map_err(|source| UpstreamError::Tls { source })
 }

@@ -20,7 +20,7 @@ type Waiting = oneshot::Sender<Result<TcpStream, String>>;
 
 /// The way to the one server.
 #[derive(Debug, Clone)]
-pub(super) struct Phone(Rc<Line>);
+pub(in crate::app) struct Phone(Rc<Line>);
 
 #[derive(Debug)]
 struct Line {
@@ -30,7 +30,7 @@ struct Line {
 }
 
 impl Phone {
-    pub(super) fn new(dialer: Dialer) -> Self {
+    pub(in crate::app) fn new(dialer: Dialer) -> Self {
         Self(Rc::new(Line {
             dialer,
             waiting: RefCell::default(),
@@ -39,7 +39,7 @@ impl Phone {
     }
 
     /// Hands on what comes, until nothing more will.
-    pub(super) async fn attend(&self) {
+    pub(in crate::app) async fn attend(&self) {
         if let Err(error) = self.hand_on().await
             && error.kind() != io::ErrorKind::UnexpectedEof
         {

@@ -29,11 +29,16 @@ pub enum Work {
 
 /// What the spawner does from the configuration that it has read by itself: a request only says when.
 pub trait Duties {
-    /// Prepares the package and plans the cell whose private directory is given.
+    /// Prepares the package and plans the cell with this number, whose private directory is given.
     ///
     /// # Errors
     /// Whatever keeps the cell from being planned.
-    fn plan(&mut self, directory: &Path, watch: &mut Watch<'_>) -> Result<Planned, StartError>;
+    fn plan(
+        &mut self,
+        cell: u32,
+        directory: &Path,
+        watch: &mut Watch<'_>,
+    ) -> Result<Planned, StartError>;
 
     /// Moves the audit log aside when it has grown to its limit; the log to go on with, and its size.
     ///

@@ -51,7 +51,7 @@ pub use credential::{CredentialState, PreviousState};
 pub use duties::{Duties, Planned, Work};
 pub use freeze::Frozen;
 pub use guardian::{Role, guard};
-pub use protocol::{Asked, Event, Exit, Facts, MAX_CELLS, Mode, ProtocolError};
+pub use protocol::{Asked, Event, Exit, Facts, ISSUER, MAX_CELLS, Mode, ProtocolError};
 pub use request::{Request, Stop};
 pub use server::{Ended, message_process, serve};
 pub use stdio::{Terminals, adopt};

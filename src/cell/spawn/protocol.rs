@@ -19,6 +19,8 @@ pub(super) const MAX_BODY: usize = 16 * 1024;
 pub(super) const MAX_FDS: usize = 6;
 /// Cells are numbered from 0; this many can live at once.
 pub const MAX_CELLS: u32 = 64;
+/// The cell that makes connections to the issuer of tokens, where its keys are fetched.
+pub const ISSUER: u32 = MAX_CELLS - 1;
 
 /// What the spawner is started for; decides whose stdin, stdout and stderr a cell gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -367,16 +369,7 @@ impl Event {
         if body.len() > MAX_BODY {
             return Err(wrong);
         }
-        let [magic, kind, cell, count] = fields(header);
-        if magic != MAGIC {
-            return Err(ProtocolError::Magic);
-        }
-        if cell >= MAX_CELLS {
-            return Err(ProtocolError::Field {
-                field: "cell",
-                value: cell,
-            });
-        }
+        let (kind, cell, count) = opened(header)?;
         let announced = usize::try_from(count).unwrap_or(usize::MAX);
         let most = match kind {
             STARTED => MAX_FDS,
@@ -527,12 +520,26 @@ pub(super) fn words(a: u32, b: u32, c: u32, d: u32) -> [u8; 16] {
     out
 }
 
-pub(super) fn fields(bytes: &[u8; 16]) -> [u32; 4] {
+/// What follows the magic in the fixed part of any message: its kind, its cell, and one word more.
+///
+/// # Errors
+/// Another protocol, or a cell that cannot be.
+pub(super) fn opened(bytes: &[u8; HEADER_BYTES]) -> Result<(u32, u32, u32), ProtocolError> {
     let mut out = [0; 4];
     for (word, chunk) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *word = u32::from_le_bytes(*chunk);
     }
-    out
+    let [magic, kind, cell, last] = out;
+    if magic != MAGIC {
+        return Err(ProtocolError::Magic);
+    }
+    if cell >= MAX_CELLS {
+        return Err(ProtocolError::Field {
+            field: "cell",
+            value: cell,
+        });
+    }
+    Ok((kind, cell, last))
 }
 
 /// At most `limit` bytes, cut at a character.

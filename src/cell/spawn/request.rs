@@ -1,6 +1,6 @@
 //! What the message process may ask the spawner for: 16 bytes that name a cell, and nothing else.
 
-use super::protocol::{MAGIC, MAX_CELLS, ProtocolError, fields, words};
+use super::protocol::{MAGIC, ProtocolError, opened, words};
 
 /// A request is this long, in bytes.
 pub(super) const REQUEST_BYTES: usize = 16;
@@ -73,16 +73,7 @@ impl Request {
     pub fn decode(bytes: &[u8]) -> Result<Self, ProtocolError> {
         let wrong = ProtocolError::Length { bytes: bytes.len() };
         let bytes: &[u8; REQUEST_BYTES] = bytes.try_into().map_err(|_| wrong)?;
-        let [magic, op, cell, argument] = fields(bytes);
-        if magic != MAGIC {
-            return Err(ProtocolError::Magic);
-        }
-        if cell >= MAX_CELLS {
-            return Err(ProtocolError::Field {
-                field: "cell",
-                value: cell,
-            });
-        }
+        let (op, cell, argument) = opened(bytes)?;
         match (op, argument) {
             (1, 0) => Ok(Self::Start { cell }),
             (2, 1) => Ok(Self::Stop {

@@ -363,7 +363,7 @@ impl Server {
             others: self.cells.iter().flat_map(Cell::processes).collect(),
             reaped: Vec::new(),
         };
-        let planned = duties.plan(directory.path(), &mut watch);
+        let planned = duties.plan(number, directory.path(), &mut watch);
         let reaped = std::mem::take(&mut watch.reaped);
         self.note(reaped);
         let Planned { work, facts } = planned?;

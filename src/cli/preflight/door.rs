@@ -67,8 +67,7 @@ pub(super) fn fatal(config: &Config) -> Vec<Finding> {
             }
         }
     }
-    if let Some(jwt) = &identity.jwt {
-        let path = &jwt.jwks;
+    if let Some(path) = identity.jwt.as_ref().and_then(|jwt| jwt.jwks.file()) {
         match std::fs::read(path) {
             Err(error) => all.push(path_finding("identity.jwt.jwks", path, &error)),
             Ok(bytes) => {

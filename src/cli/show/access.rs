@@ -1,7 +1,7 @@
 //! Who may come over the network, and what each may do.
 
 use super::Rows;
-use crate::config::{Client, Grants, Rate, Tls, Word};
+use crate::config::{Client, Grants, KeySource, Rate, TimeSpan, Tls, Word};
 use serde_json::{Value, json};
 
 impl Rows<'_> {
@@ -70,8 +70,16 @@ impl Rows<'_> {
         }
         if let Some(jwt) = &identity.jwt {
             self.one("identity.jwt.issuer", &jwt.issuer, jwt.issuer.as_str());
-            let jwks = jwt.jwks.display().to_string();
+            let jwks = jwt.jwks.to_string();
             self.one("identity.jwt.jwks", jwks.clone(), jwks);
+            if let KeySource::Url { ca, refresh, .. } = &jwt.jwks {
+                if let Some(ca) = ca {
+                    let ca = ca.display().to_string();
+                    self.one("identity.jwt.jwks_ca", ca.clone(), ca);
+                }
+                let refresh = TimeSpan(*refresh).to_string();
+                self.one("identity.jwt.jwks_refresh", refresh.clone(), refresh);
+            }
             let url = config
                 .listen
                 .as_ref()

@@ -3,6 +3,7 @@
 use super::At;
 use crate::config::access::{Algorithm, ClientAuth, TlsVersion};
 use crate::config::rates::Rate;
+use crate::config::units::TimeSpan;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -24,8 +25,12 @@ pub(in crate::config) struct Identity {
 pub(in crate::config) struct Jwt {
     /// The issuer, as tokens write it in `iss`.
     pub(in crate::config) issuer: Option<At<String>>,
-    /// File with the issuer's keys, a JSON Web Key Set.
+    /// The issuer's keys, a JSON Web Key Set: a file, or the `https` URL that the issuer calls its `jwks_uri`.
     pub(in crate::config) jwks: Option<At<String>>,
+    /// Certificates that may sign that of the URL; default: those that the system trusts.
+    pub(in crate::config) jwks_ca: Option<At<String>>,
+    /// How old keys from a URL may be before they are fetched again; default: 10m.
+    pub(in crate::config) jwks_refresh: Option<At<TimeSpan>>,
     /// What tokens must name in `aud`; default: `listen.public_url`.
     pub(in crate::config) audience: Option<At<String>>,
     /// Signature algorithms; default: all that are asymmetric.

@@ -2,17 +2,21 @@
 
 use super::Builder;
 use crate::config::access::{
-    Access, Client, Grants, Group, Identity, Jwt, San, principal_name, scope,
+    Access, Client, Grants, Group, Identity, Jwt, KeySource, San, principal_name, scope,
 };
 use crate::config::diagnose::{self, Place, Problem};
 use crate::config::entries::{EntryError, Word, shown};
 use crate::config::raw::{self, At, Raw};
-use crate::config::{Algorithm, Listen};
+use crate::config::{Algorithm, Endpoint, Listen};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// More places than a process has descriptors for help nobody.
 pub(super) const PLACES: RangeInclusive<i64> = 1..=10_000;
+/// How old keys from a URL may be, unless the operator says so; and at least.
+const REFRESH: Duration = Duration::from_secs(600);
+const LEAST: Duration = Duration::from_secs(1);
 pub(super) const QUOTA: RangeInclusive<i64> = 1..=1_000_000_000_000;
 
 impl Builder<'_> {
@@ -119,17 +123,14 @@ impl Builder<'_> {
         required("jwks", raw.jwks.is_some());
         let issuer = self.text("identity.jwt.issuer", raw.issuer.as_ref(), absolute_url)?;
         let jwks = raw.jwks.as_ref()?;
-        if jwks.value().contains("://") {
-            self.problems.push(
-                Problem::new(
-                    Place::File(jwks.span()),
-                    "`identity.jwt.jwks` by URL is not in this version",
-                )
-                .hint("save the issuer's key set to a file; the file is watched"),
-            );
-            return None;
-        }
-        let jwks = self.file_path("identity.jwt.jwks", Some(jwks))?;
+        let jwks = match jwks.value().contains("://") {
+            true => self.key_url(raw, jwks)?,
+            false => {
+                self.only_by_url("jwks_ca", raw.jwks_ca.as_ref().map(At::span));
+                self.only_by_url("jwks_refresh", raw.jwks_refresh.as_ref().map(At::span));
+                KeySource::File(self.file_path("identity.jwt.jwks", Some(jwks))?)
+            }
+        };
         let algorithms = match &raw.algorithms {
             None => Algorithm::WORDS.iter().map(|(_, each)| *each).collect(),
             Some(list) => {
@@ -152,6 +153,39 @@ impl Builder<'_> {
             tenant_claim: self.text("identity.jwt.tenant_claim", raw.tenant_claim.as_ref(), name),
             groups_claim: self.text("identity.jwt.groups_claim", raw.groups_claim.as_ref(), name),
         })
+    }
+
+    fn key_url(&mut self, raw: &raw::Jwt, jwks: &At<String>) -> Option<KeySource> {
+        let place = Place::File(jwks.span());
+        let origin = self.line(jwks.span());
+        self.origins.set("identity.jwt.jwks", origin);
+        let url: Endpoint = match jwks.value().parse() {
+            Ok(url) => url,
+            Err(error) => {
+                self.note(Err(error), &place);
+                return None;
+            }
+        };
+        if !url.tls {
+            let what = format!("anybody on the way could put other keys into `{url}`");
+            self.problems
+                .push(Problem::new(place, what).hint("keys are fetched over https alone"));
+        }
+        let refresh = self.only("identity.jwt.jwks_refresh", raw.jwks_refresh.as_ref());
+        Some(KeySource::Url {
+            place: url,
+            ca: self.file_path("identity.jwt.jwks_ca", raw.jwks_ca.as_ref()),
+            refresh: refresh.map_or(REFRESH, |time| time.0.max(LEAST)),
+        })
+    }
+
+    fn only_by_url(&mut self, key: &str, span: Option<std::ops::Range<usize>>) {
+        if let Some(span) = span {
+            let what = format!("`identity.jwt.{key}` is for keys from a URL");
+            let hint = "this key set is a file, which is watched";
+            self.problems
+                .push(Problem::new(Place::File(span), what).hint(hint));
+        }
     }
 
     fn client(

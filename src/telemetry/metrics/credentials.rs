@@ -52,4 +52,39 @@ impl Metrics {
             .with_label_values(&[name, outcome])
             .inc();
     }
+
+    /// Counts a request that a server elsewhere has refused (401, 403, 407) for what it carried.
+    pub fn credential_refused(&self, name: &str, generation: u32, status: u16) {
+        let (generation, status) = (generation.to_string(), status.to_string());
+        self.credential_refusals
+            .with_label_values(&[name, &generation, &status])
+            .inc();
+    }
+
+    /// Shows no refusals of a generation any more: another has taken the place of its successor.
+    pub fn credential_forget(&self, name: &str, generation: u32) {
+        for status in ["401", "403", "407"] {
+            let labels = [name, &generation.to_string(), status];
+            // Most were never refused.
+            drop(self.credential_refusals.remove_label_values(&labels));
+        }
+    }
+
+    /// Counts uses of a generation that should not be used any more: `overdue`, `revoked`.
+    pub fn credential_use(&self, name: &str, kind: &str, count: u64) {
+        self.credential_uses
+            .with_label_values(&[name, kind])
+            .inc_by(count);
+    }
+
+    /// Counts an attempt to fetch the keys of an issuer, and when keys were fetched last, in seconds since
+    /// 1970.
+    pub fn keys_fetched(&self, good: bool, now: u64) {
+        let outcome = if good { "success" } else { "failed" };
+        self.key_fetches.with_label_values(&[outcome]).inc();
+        if good {
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            self.keys_fetched.set(now);
+        }
+    }
 }
