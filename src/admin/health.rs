@@ -294,8 +294,10 @@ impl Health {
                 "answers": upstream.answers,
                 "problem": upstream.problem,
             });
-            // It is no process of ours: there is nothing that could enclose it.
-            summary["cell"] = Value::Null;
+            if facts.cell.layers.is_empty() {
+                // It is no process of ours: there is nothing that could enclose it.
+                summary["cell"] = Value::Null;
+            }
         }
         if let Some(listener) = listener {
             summary["listener"] = json!({
