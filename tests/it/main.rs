@@ -35,6 +35,7 @@ mod http_conformance;
 mod http_front;
 mod http_hostile;
 mod http_identity;
+mod http_inside;
 mod http_legacy;
 mod http_many;
 mod http_modern;
