@@ -318,8 +318,10 @@ impl Health {
                 "answers": upstream.answers,
                 "problem": upstream.problem,
             });
-            // It is no process of ours: there is nothing that could enclose it.
-            summary["cell"] = Value::Null;
+            if facts.cell.layers.is_empty() {
+                // It is no process of ours: there is nothing that could enclose it.
+                summary["cell"] = Value::Null;
+            }
         }
         if let Some(keys) = &facts.keys {
             summary["issuer"] = json!(keys);

@@ -113,8 +113,8 @@ impl Loop {
                 )
             })
             .collect();
-        // A server elsewhere gets the new value with the next request.
-        if !changed.is_empty() && self.bridges.is_none() {
+        // What goes into headers has another value with the next request.
+        if !changed.is_empty() {
             self.replace(&format!("another credential: {}", changed.join(", ")), now)?;
         }
         Ok(())

@@ -481,7 +481,9 @@ fn plan(
     tmp: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<Planned, StartError> {
-    if let Some(upstream) = &config.server.upstream {
+    if let Some(upstream) = &config.server.upstream
+        && config.server.is_elsewhere()
+    {
         let work = Work::Dial(upstream.url.clone());
         let facts = Facts::default();
         return Ok(Planned { work, facts });

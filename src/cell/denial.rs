@@ -33,6 +33,8 @@ enum Kind {
     Load,
     /// A connection or a name lookup.
     Connect,
+    /// A port that would have been listened on.
+    Listen,
 }
 
 /// One way in which programs say that something was refused.
@@ -61,6 +63,21 @@ const RULES: &[Rule] = &[
         r"spawn(?:Sync)? (?P<p>[^\s']+) E(?:ACCES|PERM)\b",
         Kind::Execute,
         "node child_process: landlock has no execute right for the program",
+    ),
+    rule(
+        r"listen E(?:ACCES|PERM)(?:: [a-z ]+)? (?P<h>\S*):(?P<n>\d+)",
+        Kind::Listen,
+        "node net: the cell lets a server listen on its own port, if on any",
+    ),
+    rule(
+        r"bind on address \('(?P<h>[^']*)', (?P<n>\d+)[^)]*\): [Pp]ermission denied",
+        Kind::Listen,
+        "Python asyncio, and so uvicorn",
+    ),
+    rule(
+        r"listen tcp[46]? (?P<h>\S*):(?P<n>\d+): (?:socket|bind|listen): permission denied",
+        Kind::Listen,
+        "Go net",
     ),
     rule(
         r"connect E(?:ACCES|PERM) \[?(?P<h>[0-9A-Fa-f.:]+)\]?:(?P<n>\d+)",
@@ -229,6 +246,8 @@ pub struct Grants {
     pub write: Vec<PathBuf>,
     /// The ports of every allowed host: the kernel checks no more than the port.
     pub ports: Vec<u16>,
+    /// The port that the server may listen on.
+    pub serves: Option<u16>,
 }
 
 impl From<&Cell> for Grants {
@@ -237,6 +256,7 @@ impl From<&Cell> for Grants {
             read: cell.read.clone(),
             write: cell.write.clone(),
             ports: cell.egress.iter().map(|rule| rule.port).collect(),
+            serves: cell.serves,
         }
     }
 }
@@ -248,6 +268,7 @@ pub enum Denial {
     Write { path: PathBuf },
     Execute { program: String },
     Connect { host: String, port: u16 },
+    Listen { port: u16 },
 }
 
 impl Denial {
@@ -259,6 +280,7 @@ impl Denial {
             Self::Write { .. } => "write",
             Self::Execute { .. } => "execute",
             Self::Connect { .. } => "connect",
+            Self::Listen { .. } => "listen",
         }
     }
 
@@ -275,6 +297,7 @@ impl Denial {
             }
             Self::Execute { program } => format!("--allow-exec {}", quoted(program)),
             Self::Connect { host, port } => format!("--allow-host {}", address(host, *port)),
+            Self::Listen { port } => format!("--url http://127.0.0.1:{port}/mcp"),
         }
     }
 }
@@ -287,6 +310,7 @@ impl fmt::Display for Denial {
             Self::Write { path } => write!(f, "write {}", path.display()),
             Self::Execute { program } => write!(f, "execute {program}"),
             Self::Connect { host, port } => write!(f, "connect to {}", address(host, *port)),
+            Self::Listen { port } => write!(f, "listen on port {port}"),
         }?;
         write!(f, ": allow it with {}", self.flag())
     }
@@ -337,7 +361,7 @@ fn is_there(denial: &Denial) -> bool {
         Denial::Execute { program } => std::env::var_os("PATH").is_some_and(|list| {
             std::env::split_paths(&list).any(|dir| dir.join(program).is_file())
         }),
-        Denial::Connect { .. } => false,
+        Denial::Connect { .. } | Denial::Listen { .. } => false,
     }
 }
 
@@ -383,6 +407,11 @@ fn judge(
     url: Option<&str>,
     grants: &Grants,
 ) -> Option<Denial> {
+    if kind == Kind::Listen {
+        let port = port?.parse().ok()?;
+        let open = grants.serves == Some(port);
+        return (!open).then_some(Denial::Listen { port });
+    }
     if kind == Kind::Connect {
         let (host, port) = match url {
             Some(url) => split_url(url)?,
@@ -524,8 +553,13 @@ impl Denials {
 
     /// Whether what was suggested before would allow this too.
     fn covered(&self, denial: &Denial) -> bool {
-        if let Denial::Read { path } | Denial::Write { path } = denial {
-            let name = format!(" {} by ", path.display());
+        let name = match denial {
+            Denial::Read { path } | Denial::Write { path } => Some(path.display().to_string()),
+            Denial::Listen { port } => Some(format!("port {port}")),
+            Denial::Execute { .. } | Denial::Connect { .. } => None,
+        };
+        if let Some(name) = name {
+            let name = format!(" {name} by ");
             if self.told.iter().any(|line| line.contains(&name)) {
                 return true;
             }
@@ -578,6 +612,18 @@ mod tests {
                 "--write /srv/a/b",
             ),
             ("Error: spawn git EACCES", "--allow-exec git"),
+            (
+                "Error: listen EACCES: permission denied 0.0.0.0:3999",
+                "--url http://127.0.0.1:3999/mcp",
+            ),
+            (
+                "PermissionError: [Errno 13] error while attempting to bind on address ('127.0.0.1', 3999): permission denied",
+                "--url http://127.0.0.1:3999/mcp",
+            ),
+            (
+                "listen tcp :8080: bind: permission denied",
+                "--url http://127.0.0.1:8080/mcp",
+            ),
             (
                 "Error: connect EACCES 140.82.121.6:443",
                 "--allow-host 140.82.121.6:443",
@@ -728,6 +774,7 @@ mod tests {
             read: vec!["/srv".into()],
             write: vec!["/tmp".into()],
             ports: vec![443],
+            ..Grants::default()
         };
         let line = b"Error: EACCES: permission denied, open '/srv/data/x'";
         assert_eq!(explain(line, &grants).unwrap().flag(), "--write /srv/data");

@@ -256,6 +256,10 @@ fn enforce(
             let rule = NetPort::new(*port, AccessNet::ConnectTcp);
             created = created.add_rule(rule).map_err(kernel)?;
         }
+        for port in &spec.bind_ports {
+            let rule = NetPort::new(*port, AccessNet::BindTcp);
+            created = created.add_rule(rule).map_err(kernel)?;
+        }
     }
     let status = created.restrict_self().map_err(kernel)?;
     if status.ruleset != RulesetStatus::FullyEnforced || !status.no_new_privs {

@@ -5,14 +5,15 @@
 //! and ends the launch. Nothing is skipped silently: a layer that the host lacks is either listed
 //! as optional by the operator and reported as missing, or the launch ends with 77.
 
+use super::egress::{Door, Ways};
 use super::landlock::Granted;
 use super::namespaces::{self, Entry};
 use super::report::{LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState};
 use super::seccomp::Network;
 use super::supervise::{self, Beside, Side};
 use super::{
-    CellSpec, account, caps, cgroup, descriptors, landlock, limits, seccomp, sys, variables,
-    witness,
+    CellSpec, account, caps, cgroup, descriptors, landlock, limits, seccomp, serving, sys,
+    variables, witness,
 };
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -110,13 +111,16 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
         Err(failure) => return give_up(&mut status, failure),
     };
     variables::set_aside(&mut spec.env);
-    let mut egress = egress.filter(|_| !spec.egress.is_empty());
+    let mut ways = match take_ways(&mut spec, egress) {
+        Ok(ways) => ways,
+        Err(failure) => return give_up(&mut status, failure),
+    };
     let mut beside = Beside::Nobody("switched off".to_owned());
     let mut inside = Err("switched off".to_owned());
     let mut heard = Vec::new();
     if spec.namespaces {
-        spec.relayed = egress.is_some();
-        match namespaces::enter(&spec, status, egress.take()) {
+        spec.relayed = ways.egress.is_some();
+        match namespaces::enter(&spec, status, std::mem::take(&mut ways)) {
             Entry::Watched(code) => return code,
             Entry::Inside {
                 status: ours,
@@ -134,17 +138,17 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
             } => return give_up(&mut ours, failure(UNENFORCEABLE, &reason)),
             Entry::Floor {
                 status: ours,
-                egress: back,
+                ways: back,
                 reason,
             } => {
-                (status, egress) = (ours, back);
+                (status, ways) = (ours, back);
                 inside = Err(reason);
                 spec.relayed = false;
             }
         }
     }
     if spec.supervision && inside.is_err() {
-        match supervise::stand_by(&spec, status, egress.take()) {
+        match supervise::stand_by(&spec, status, std::mem::take(&mut ways)) {
             Side::Watched(code) => return code,
             Side::Server { status: ours, link } => {
                 (status, spec.parent) = (ours, link.parent);
@@ -157,6 +161,8 @@ pub fn enter(descriptors: &[RawFd]) -> ExitCode {
             } => (status, beside) = (ours, Beside::Nobody(reason)),
         }
     }
+    // Before all descriptors are closed by their numbers.
+    drop(ways);
     spec.env = variables::take_back();
     if spec.by_name {
         stay(&mut spec);
@@ -174,6 +180,16 @@ fn give_up(status: &mut File, failure: LaunchFailure) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The ways out of the cell that the spawner gave.
+fn take_ways(spec: &mut CellSpec, egress: Option<OwnedFd>) -> Result<Ways, LaunchFailure> {
+    let door = spec.door.take().map(|fd| sys::adopt(&[fd])).transpose();
+    let door = door.map_err(|error| failure(SOFTWARE, &error))?;
+    Ok(Ways {
+        egress: egress.filter(|_| !spec.egress.is_empty()),
+        door: door.and_then(|mut fds| fds.pop()).map(Door::new),
+    })
+}
+
 /// What holds for every process of a launch, the watching ones too.
 fn prepare(
     spec: OwnedFd,
@@ -186,7 +202,7 @@ fn prepare(
     }
     bind_to_parent(&spec)?;
     let egress = egress.map(AsRawFd::as_raw_fd);
-    let kept = [Some(status.as_raw_fd()), spec.refusals, egress];
+    let kept = [Some(status.as_raw_fd()), spec.refusals, spec.door, egress];
     let kept: Vec<RawFd> = kept.into_iter().flatten().collect();
     sys::close_all_but(&kept).map_err(|error| failure(SOFTWARE, &error))?;
     Ok(spec)
@@ -198,6 +214,7 @@ fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
     spec.counted_apart = true;
     spec.write.extend(own.write);
     spec.terminals = own.terminals;
+    spec.bind_ports.extend(spec.serves.map(|it| it.port));
     if namespaces::own_network(spec) {
         // Shows the cell's own processes and an empty network, so that children can read theirs.
         // With the host's network, `/proc/PID/net` would tell of the host.
@@ -224,12 +241,15 @@ fn launch(
 ) -> Result<std::convert::Infallible, LaunchFailure> {
     let mut cell = Cell::new(spec, status.as_raw_fd());
     cell.beside = beside;
+    let notes = serving::note(spec, inside.is_err())
+        .into_iter()
+        .chain(notes);
     let mut room = NOTES;
     let fits = |note: &String| {
         room = room.saturating_sub(note.len());
         room > 0
     };
-    cell.report.notes = notes.into_iter().take_while(fits).collect();
+    cell.report.notes = notes.take_while(fits).collect();
     cell.note_namespaces(inside)?;
     for step in ORDER {
         cell.take(step)?;
@@ -280,6 +300,7 @@ impl<'a> Cell<'a> {
     fn new(spec: &'a CellSpec, status: RawFd) -> Self {
         let network = match (spec.connect_ports.is_empty(), spec.datagrams) {
             _ if spec.relayed => Network::Own,
+            _ if spec.serves.is_some() => Network::Serve,
             _ if spec.by_name => Network::Tcp,
             (true, _) => Network::Off,
             (false, false) => Network::Tcp,
@@ -351,10 +372,17 @@ impl<'a> Cell<'a> {
     }
 
     fn hand_over(&mut self) -> Result<(), LaunchFailure> {
+        if let (Beside::Nobody(reason), Some(serves)) = (&self.beside, self.spec.serves) {
+            return Err(failure(UNENFORCEABLE, &serving::unheld(serves, reason)));
+        }
         let done = match std::mem::replace(&mut self.beside, Beside::Unneeded) {
             Beside::Unneeded => return Ok(()),
             Beside::Supervisor(mut link) => {
-                let done = supervise::hand_over(&mut link.stream, link.by_name);
+                let done = supervise::hand_over(
+                    &mut link.stream,
+                    link.by_name,
+                    self.spec.serves.is_some(),
+                );
                 if let (Err(reason), true) = (&done, link.by_name) {
                     // Nothing would connect, or everything: neither was asked for.
                     let text = format!(
@@ -363,8 +391,12 @@ impl<'a> Cell<'a> {
                     );
                     return Err(failure(UNENFORCEABLE, &text));
                 }
+                if let (Err(reason), Some(serves)) = (&done, self.spec.serves) {
+                    return Err(failure(UNENFORCEABLE, &serving::unheld(serves, reason)));
+                }
                 done
             }
+
             // The operator's own choice needs no further permission.
             Beside::Nobody(reason) if !self.spec.supervision => {
                 let missing = LayerState::Missing(reason);

@@ -41,6 +41,8 @@ pub(super) enum Network {
     Off,
     Tcp,
     TcpAndUdp,
+    /// TCP, and listening: the supervisor, or a network of the cell's own, sees to where.
+    Serve,
     /// TCP, UDP and listening, in a network that has no way out by itself.
     Own,
 }
@@ -51,6 +53,7 @@ impl Network {
             Self::Off => include_str!("../../policy/seccomp/network-off.toml"),
             Self::Tcp => include_str!("../../policy/seccomp/network-tcp.toml"),
             Self::TcpAndUdp => include_str!("../../policy/seccomp/network-udp.toml"),
+            Self::Serve => include_str!("../../policy/seccomp/network-serve.toml"),
             Self::Own => include_str!("../../policy/seccomp/network-own.toml"),
         }
     }

@@ -27,6 +27,16 @@ impl CellCgroup {
     }
 }
 
+/// The one TCP port that a server may listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serves {
+    /// As the server calls it.
+    pub port: u16,
+    /// The number that it has in the host's network, so that two servers can use the same, and others
+    /// do not know it; the spawner fills it in. `None`: the same.
+    pub outside: Option<u16>,
+}
+
 /// Written by the spawner into a sealed memfd (all four of `F_SEAL_WRITE`, `F_SEAL_GROW`,
 /// `F_SEAL_SHRINK`, `F_SEAL_SEAL`), read by `cofferdam __cell SPEC_FD STATUS_FD`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +71,17 @@ pub struct CellSpec {
     /// Whom a launcher that is root becomes; `None`, and for every other launcher: nobody else.
     #[serde(default)]
     pub user: Option<Account>,
-    /// TCP ports that may be connected to; empty: no sockets at all.
+    /// TCP ports that may be connected to; empty: no sockets at all, unless the server listens.
     pub connect_ports: Vec<u16>,
+    /// A server on HTTP, and where it listens.
+    #[serde(default)]
+    pub serves: Option<Serves>,
+    /// The descriptor on which that server is asked for; the spawner fills it in.
+    #[serde(default)]
+    pub door: Option<i32>,
+    /// TCP ports that landlock lets be bound. The launcher fills it in.
+    #[serde(skip)]
+    pub bind_ports: Vec<u16>,
     /// Datagram sockets for name resolution (install cells only).
     pub datagrams: bool,
     /// Numbers of the only system calls there are, sorted; the tables still refuse what they refuse.

@@ -9,11 +9,12 @@ use nix::fcntl::AT_FDCWD;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::kill;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{getpid, getppid};
 use std::fs::OpenOptions;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every act must fail, with the error of the layer that forbids it.
 ///
@@ -63,9 +64,15 @@ pub(super) fn testify(
     if enforced(Layer::Supervision) {
         supervised(spec)?;
     }
+    if let Some(serves) = spec.serves
+        && (enforced(Layer::LandlockNet) || enforced(Layer::Supervision))
+    {
+        elsewhere(serves.port, enforced(Layer::Supervision))?;
+    }
     // Port 1 of loopback; landlock answers before a packet is sent.
     // Where connections are made for the server, whoever makes them answers.
-    let checked = enforced(Layer::LandlockNet) || spec.by_name;
+    let supervised = spec.serves.is_some() && enforced(Layer::Supervision);
+    let checked = enforced(Layer::LandlockNet) || spec.by_name || supervised;
     if checked && network != Network::Off && !spec.connect_ports.contains(&TRIED.port()) {
         let connected = std::net::TcpStream::connect(TRIED).map(drop);
         let connected = connected.map_err(|error| errno(&error));
@@ -74,6 +81,26 @@ pub(super) fn testify(
             connected,
             Errno::EACCES,
         )?;
+    }
+    Ok(())
+}
+
+/// A server that listens has one port: no other can be bound, and where the network is the host's none is
+/// got by listening.
+fn elsewhere(port: u16, supervised: bool) -> Result<(), String> {
+    let (kind, flags) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
+    let made = socket(AddressFamily::Inet, kind, flags, None);
+    let made = made.map_err(|error| format!("a TCP socket: {}", error.desc()))?;
+    // One that needs no privilege, so that it is landlock that says no; the supervisor knows what we try.
+    let near = if port == u16::MAX { port - 1 } else { port + 1 };
+    let other = if supervised { TRIED.port() } else { near };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, other));
+    let bound = rustix::net::bind(&made, &address);
+    let bound = bound.map_err(|error| Errno::from_raw(error.raw_os_error()));
+    refused("binding a port that is not its own", bound, Errno::EACCES)?;
+    if supervised {
+        let heard = Backlog::new(1).and_then(|backlog| listen(&made, backlog));
+        refused("listening without a port", heard, Errno::EACCES)?;
     }
     Ok(())
 }

@@ -118,6 +118,7 @@ const RUN_EXAMPLES: &str = "Examples:
   cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
   cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
   cofferdam run --url https://mcp.example.com/mcp
+  cofferdam run --url http://127.0.0.1:3001/mcp -- npx -y @scope/http-server
   cofferdam run --config github.toml
 
 With both a file and flags, a flag replaces a value of the file and adds to a list of it.
@@ -180,7 +181,7 @@ pub struct SharedArgs {
     /// Name of the server in logs, metrics and paths [default: made from the command]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Front the HTTP server at URL instead of running a command
+    /// Front the HTTP server at URL; with a command, that server runs in the cell and listens there
     #[arg(long, value_name = "URL", value_parser = entry::<Endpoint>, help_heading = ELSEWHERE)]
     pub url: Option<Endpoint>,
     /// Certificates that may vouch for the server at URL [default: the system's]
@@ -283,7 +284,7 @@ pub struct PolicyArgs {
     pub audit: Option<String>,
 }
 
-const ELSEWHERE: &str = "A server that runs elsewhere";
+const ELSEWHERE: &str = "A server on HTTP";
 const CELL: &str = "Cell";
 const POLICY: &str = "Policy";
 const SEEN: &str = "Seen from outside";

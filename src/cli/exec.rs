@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub(super) fn exec(words: &[OsString]) -> Result<ExitCode, Failure> {
     let args = args::to_run(words)?;
     let resolved = args::resolve(&args)?;
-    if resolved.config.server.upstream.is_some() {
+    if resolved.config.server.is_elsewhere() {
         // What runs elsewhere has no cell to look around in.
         return Err(args::Error::Nothing.into());
     }

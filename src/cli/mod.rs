@@ -74,8 +74,9 @@ fn completions(shell: clap_complete::Shell) -> ExitCode {
 }
 
 /// `__cell SPEC_FD STATUS_FD [EGRESS_FD]` and `__egress CONTROL_FD EVENTS_FD PARENT WORDS…` and
-/// `__dial CONTROL_FD STATUS_FD PARENT HOST PORT`, before anything else is set up: no thread, no signal handler, no parser of flags may come between the
-/// spawner and the cell.
+/// `__dial CONTROL_FD STATUS_FD PARENT HOST PORT` or `__dial CONTROL_FD DOOR_FD PARENT inside PORT OUTSIDE`, before
+/// anything else is set up: no thread, no signal handler, no parser of flags may come between the spawner
+/// and the cell.
 fn cell() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     let word = args.next()?;

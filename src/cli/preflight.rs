@@ -48,7 +48,7 @@ fn fatal(config: &Config) -> Vec<Finding> {
     let mut all = Vec::new();
     // `npx` and `uvx` are words for an installation of ours; what that needs it finds by itself.
     let here = std::env::current_dir().unwrap_or_default();
-    let elsewhere = config.server.upstream.is_some();
+    let elsewhere = config.server.is_elsewhere();
     let installed =
         !elsewhere && !matches!(package::detect(&config.server.command, &here), Ok(None));
     if let Some(program) = config.server.command.first().filter(|_| !installed) {
@@ -91,7 +91,7 @@ fn notable(config: &Config) -> Vec<Finding> {
     let mut all = door::notable(config);
     let cell = &config.cell;
     let granted = cell.read.len() + cell.write.len() + cell.execute.len();
-    if config.server.upstream.is_some() && granted + cell.env.len() + cell.egress.len() > 0 {
+    if config.server.is_elsewhere() && granted + cell.env.len() + cell.egress.len() > 0 {
         all.push(note(
             "the server runs elsewhere, so nothing that is granted to a cell has any effect"
                 .to_owned(),

@@ -80,7 +80,7 @@ fn rows(resolved: &Resolved) -> Vec<Row> {
         all: Vec::new(),
     };
     rows.server();
-    if resolved.config.server.upstream.is_some() {
+    if resolved.config.server.is_elsewhere() {
         rows.section = "Cell";
         rows.one(
             "cell",
@@ -140,7 +140,8 @@ impl Rows<'_> {
         self.one("server.name", &server.name, server.name.as_str());
         if let Some(upstream) = &server.upstream {
             self.upstream(upstream);
-        } else {
+        }
+        if !server.is_elsewhere() {
             let words: Vec<String> = server.command.iter().map(|word| quoted(word)).collect();
             self.one("server.command", words.join(" "), server.command.clone());
         }

@@ -59,12 +59,8 @@ fn later(old: &Config, new: &Config, keys: &mut Vec<&'static str>) {
     note(keys, "server.name", &old.server.name, &new.server.name);
     let files = (&old.server.kill_file, &new.server.kill_file);
     note(keys, "server.kill_file", files.0, files.1);
-    note(
-        keys,
-        "server.url",
-        &old.server.upstream,
-        &new.server.upstream,
-    );
+    let url = |config: &Config| (config.server.upstream.clone(), config.cell.serves);
+    note(keys, "server.url", &url(old), &url(new));
     note(keys, "listen", &old.listen, &new.listen);
     let identity = (&old.access.identity, &new.access.identity);
     note(keys, "identity", identity.0, identity.1);
@@ -112,8 +108,10 @@ fn live(old: &Config, new: &Config, keys: &mut Vec<&'static str>) {
 fn keep(old: &Config, mut new: Config) -> Config {
     new.server.name.clone_from(&old.server.name);
     new.server.kill_file.clone_from(&old.server.kill_file);
-    if differ(&old.server.upstream, &new.server.upstream) {
+    let moved = old.cell.serves != new.cell.serves;
+    if moved || differ(&old.server.upstream, &new.server.upstream) {
         // What is run, and what it is given, go with it.
+        new.cell.serves = old.cell.serves;
         new.server.upstream.clone_from(&old.server.upstream);
         new.server.command.clone_from(&old.server.command);
         new.credentials.clone_from(&old.credentials);

@@ -109,9 +109,9 @@ pub struct Server {
     /// Letters, digits, `-`, `_`, `.`; from the file, `--name`, or the command.
     pub name: String,
     /// Program and arguments, as written; a program with a `/` in it is absolute. Empty only when
-    /// there is an upstream.
+    /// the server runs elsewhere.
     pub command: Vec<String>,
-    /// A server that runs elsewhere, in place of a command.
+    /// A server on HTTP: where it is. With a command it runs in the cell, and that is its address there.
     pub upstream: Option<Upstream>,
     pub owner: Option<String>,
     /// A date, `2027-02-01`.
@@ -124,7 +124,15 @@ pub struct Server {
     pub kill_file: Option<PathBuf>,
 }
 
-/// A server that runs elsewhere and is reached over HTTP.
+impl Server {
+    /// True when there is nothing to run, because the server runs elsewhere.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.upstream.is_some() && self.command.is_empty()
+    }
+}
+
+/// A server that is reached over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub url: Endpoint,
@@ -240,6 +248,9 @@ pub struct Cell {
     pub egress: Vec<EgressRule>,
     /// Ranges that are not public, to which allowed names may lead all the same.
     pub egress_private: Vec<AddressRange>,
+    /// The TCP port on which the server is spoken to, the only one that it may listen on. `None`: it
+    /// speaks on stdin and stdout. Not a key of its own: it comes from `server.url`.
+    pub serves: Option<u16>,
     /// Address space is not limited; data segment is. `None`: the preset's default.
     pub memory: Option<ByteSize>,
     pub processes: Option<u64>,

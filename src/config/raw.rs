@@ -146,7 +146,8 @@ pub(super) struct Server {
     pub(super) name: Option<At<String>>,
     /// Program and arguments.
     pub(super) command: Option<At<Vec<At<String>>>>,
-    /// A server that runs elsewhere, in place of a command: `https://mcp.example.com/mcp`.
+    /// A server on HTTP. In place of a command: one that runs elsewhere, `https://mcp.example.com/mcp`; beside
+    /// one: where it listens in its cell, `http://127.0.0.1:8080/mcp`.
     pub(super) url: Option<At<String>>,
     /// File with the certificates that may vouch for the server at `url`; default: the system's.
     pub(super) ca: Option<At<String>>,

@@ -482,7 +482,7 @@ impl Session {
 
     /// One line about what the cell refused; `what` is of our own processes.
     pub fn denied(&mut self, what: &str, text: &[u8]) {
-        let known = ["read", "write", "execute", "connect"];
+        let known = ["read", "write", "execute", "connect", "listen"];
         let what = known.into_iter().find(|known| *known == what);
         self.denials.told(&String::from_utf8_lossy(text));
         self.note_denial(what.unwrap_or("other"), "refused", text);

@@ -14,5 +14,5 @@ fn main() {
     let flags: Vec<String> = std::env::args().skip(1).collect();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap().port());
-    elsewhere::serve(&listener, &flags);
+    elsewhere::serve_with(&listener, &flags, None);
 }

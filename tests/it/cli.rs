@@ -895,8 +895,9 @@ fn help_of_run() {
                                  json]
       -h, --help                 Print help
 
-    A server that runs elsewhere:
-          --url <URL>  Front the HTTP server at URL instead of running a command
+    A server on HTTP:
+          --url <URL>  Front the HTTP server at URL; with a command, that server runs in the cell and
+                       listens there
           --ca <FILE>  Certificates that may vouch for the server at URL [default: the system's]
           --pin <PIN>  Key that the certificate of the server at URL must have, as in sha256/BASE64
 
@@ -953,6 +954,7 @@ fn help_of_run() {
       cofferdam run --read ~/docs -- npx -y @modelcontextprotocol/server-filesystem ~/docs
       cofferdam run --allow-host api.github.com --allow-env GITHUB_TOKEN -- npx -y @scope/server
       cofferdam run --url https://mcp.example.com/mcp
+      cofferdam run --url http://127.0.0.1:3001/mcp -- npx -y @scope/http-server
       cofferdam run --config github.toml
 
     With both a file and flags, a flag replaces a value of the file and adds to a list of it.

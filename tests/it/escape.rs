@@ -236,9 +236,13 @@ fn without_any_flag_nothing_gets_through() {
 
 /// What a host that is allowed opens by itself; the second list is what somebody outside can tell of.
 fn opened(cell: &[&str], host: &str) -> (Vec<String>, Vec<String>) {
+    opened_by(cell, &["--allow-host", host])
+}
+
+fn opened_by(cell: &[&str], flags: &[&str]) -> (Vec<String>, Vec<String>) {
     let closed = enclosed(None, cell);
     let closed = through(&closed);
-    let acts = enclosed(None, &[cell, &["--allow-host", host]].concat());
+    let acts = enclosed(None, &[cell, flags].concat());
     let more = through(&acts)
         .into_iter()
         .filter(|name| !closed.contains(name));
@@ -250,6 +254,27 @@ fn opened(cell: &[&str], host: &str) -> (Vec<String>, Vec<String>) {
 
 fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A server on HTTP has sockets: it can make them, and nobody outside can tell.
+#[test]
+fn a_server_that_may_listen_reaches_nobody() {
+    if !host_is_able() {
+        return;
+    }
+    let floor = match nix::unistd::geteuid().is_root() {
+        true => &["--off", "namespaces", "--user", "root"][..],
+        false => &["--off", "namespaces"][..],
+    };
+    let flags = ["--url", "http://127.0.0.1:18080/mcp"];
+    let sockets = ["ipv6_socket", "netlink_route"];
+    assert_eq!(opened_by(floor, &flags), (owned(&sockets), vec![]));
+    if namespaces_work() {
+        // In a network of its own a port that it gets by listening leads nowhere.
+        let all = ["ipv6_socket", "listen_without_bind", "netlink_route"];
+        let own = ["--require", "namespace-net"];
+        assert_eq!(opened_by(&own, &flags), (owned(&all), vec![]));
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ mod http_conformance;
 mod http_front;
 mod http_hostile;
 mod http_identity;
+mod http_inside;
 mod http_issuer;
 mod http_legacy;
 mod http_many;

@@ -1,5 +1,6 @@
 //! A directory of its own for each test, and the program run in it with a known environment.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -7,6 +8,8 @@ use tempfile::TempDir;
 /// The directory holds `home/` (`$HOME`), `bin/` (the only entry of `$PATH`) and `run/`, for sockets.
 pub(crate) struct Rig {
     dir: std::sync::Arc<TempDir>,
+    /// Whom it belongs to and who runs the program, when that is not us.
+    user: Option<u32>,
 }
 
 impl Default for Rig {
@@ -21,14 +24,27 @@ impl Rig {
         for name in ["home", "bin", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            user: None,
+        }
     }
 
     /// The same directory for another session.
     pub(crate) fn again(&self) -> Self {
         Self {
             dir: std::sync::Arc::clone(&self.dir),
+            user: self.user,
         }
+    }
+
+    /// The same for another user, which only root can ask for.
+    pub(crate) fn of(mut self, user: u32) -> Self {
+        for name in ["", "home", "bin", "run"] {
+            std::os::unix::fs::chown(self.path().join(name), Some(user), Some(user)).unwrap();
+        }
+        self.user = Some(user);
+        self
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,6 +67,9 @@ impl Rig {
             .env("HOME", self.path().join("home"))
             .env("XDG_RUNTIME_DIR", self.path().join("run"))
             .env("PATH", self.path().join("bin"));
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 

@@ -92,7 +92,7 @@ impl Issuer {
     /// One `GET` over a connection of its own.
     async fn fetch(&self, gate: &Gate) -> Result<Vec<u8>, String> {
         let dialer = self.open_line(gate).await?;
-        let phone = Phone::new(Dialer::new(dialer));
+        let phone = Phone::new(Dialer::new(dialer), false);
         let attending = phone.clone();
         let attending = spawn_local(async move { attending.attend().await });
         let client = Rc::new(Client::new(

@@ -74,7 +74,7 @@ impl Bridge {
         settings: Arc<Settings>,
         [stdin, stdout, dialer]: [OwnedFd; 3],
     ) -> io::Result<(Self, OwnedFd)> {
-        let phone = Phone::new(Dialer::new(dialer));
+        let phone = Phone::new(Dialer::new(dialer), settings.inside);
         let client = Client::new(settings.place.clone(), settings.tls.clone(), phone);
         let bridge = Self {
             settings,

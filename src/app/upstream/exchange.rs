@@ -22,6 +22,8 @@ const ERROR_TIME: Duration = Duration::from_secs(5);
 /// A stream whose request is answered should end; it is read for so long, so that its connection can
 /// be used again.
 const REST: Duration = Duration::from_millis(500);
+/// From the end of a server in a cell until we are told.
+const ENDING: Duration = Duration::from_millis(400);
 /// Times that a stream is taken up again without anything new on it.
 const RESUMES: u32 = 5;
 
@@ -59,6 +61,8 @@ impl Bridge {
     pub(super) async fn exchange(self: Rc<Self>, ask: Ask, serial: u64) {
         match self.carry(&ask).await {
             Ok(()) => self.settings.went_well(),
+            // It has ended with its server, whose next one may get the request.
+            Err(trouble) if self.is_over(&trouble).await => return,
             Err(trouble) => {
                 let of_one = matches!(trouble, Trouble::TooLarge { .. } | Trouble::RequestTooLarge);
                 if !of_one && !ask.answered.get() {
@@ -70,6 +74,13 @@ impl Bridge {
             }
         }
         self.closed(&ask.key, serial);
+    }
+
+    /// Whether the server was lost and not the connection alone; of one in a cell we are told, a moment
+    /// after it. Then whoever asked us knows best what becomes of the request.
+    async fn is_over(&self, trouble: &Trouble) -> bool {
+        let lost = matches!(trouble, Trouble::Unreachable(_) | Trouble::Broken(_));
+        lost && self.settings.inside && self.client.dialer().is_gone_within(ENDING).await
     }
 
     async fn carry(self: &Rc<Self>, ask: &Ask) -> Result<(), Trouble> {

@@ -1,4 +1,4 @@
-//! A server that runs elsewhere, made to look like one on stdio: lines come in over one pipe, become
+//! A server on HTTP, in the cell or elsewhere, made to look like one on stdio: lines come in over one pipe, become
 //! HTTP requests, and what comes back leaves as lines over another.
 //!
 //! ```text
@@ -69,6 +69,8 @@ pub enum UpstreamError {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) place: Endpoint,
+    /// It runs in the cell.
+    inside: bool,
     tls: Option<ClientTls>,
     /// Largest message of the client and of the server, in bytes.
     request: usize,
@@ -90,6 +92,7 @@ impl Settings {
         health.update(|facts| facts.upstream = Some(crate::admin::Fronted::new(shown)));
         Ok(Arc::new(Self {
             place: upstream.url.clone(),
+            inside: !config.server.is_elsewhere(),
             tls,
             request: cap(config.limits.request.0),
             response: cap(config.limits.response.0),

@@ -11,10 +11,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-/// Time for a name, all its addresses and a connection.
+/// Time for a name, all its addresses and a connection; and for a server in the cell, which has to start.
 const PATIENCE: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(35);
 
 type Waiting = oneshot::Sender<Result<TcpStream, String>>;
 
@@ -25,16 +26,22 @@ pub(in crate::app) struct Phone(Rc<Line>);
 #[derive(Debug)]
 struct Line {
     dialer: Dialer,
+    patience: Duration,
     waiting: RefCell<VecDeque<Waiting>>,
     gone: Cell<bool>,
+    /// Rings when it is.
+    over: Notify,
 }
 
 impl Phone {
-    pub(in crate::app) fn new(dialer: Dialer) -> Self {
+    /// `inside`: the server is in a cell.
+    pub(in crate::app) fn new(dialer: Dialer, inside: bool) -> Self {
         Self(Rc::new(Line {
             dialer,
+            patience: if inside { START } else { PATIENCE },
             waiting: RefCell::default(),
             gone: Cell::new(false),
+            over: Notify::new(),
         }))
     }
 
@@ -46,7 +53,17 @@ impl Phone {
             tracing::error!("the process that makes connections: {error}");
         }
         self.0.gone.set(true);
+        self.0.over.notify_waiters();
         self.0.waiting.borrow_mut().clear();
+    }
+
+    /// Whether nobody makes connections any more, now or within a time.
+    pub(super) async fn is_gone_within(&self, time: Duration) -> bool {
+        let over = self.0.over.notified();
+        if !self.0.gone.get() {
+            drop(tokio::time::timeout(time, over).await);
+        }
+        self.0.gone.get()
     }
 
     async fn hand_on(&self) -> io::Result<()> {
@@ -82,7 +99,7 @@ impl Dial for Phone {
         let (sender, receiver) = oneshot::channel();
         self.0.dialer.ask().map_err(|error| error.to_string())?;
         self.0.waiting.borrow_mut().push_back(sender);
-        match tokio::time::timeout(PATIENCE, receiver).await {
+        match tokio::time::timeout(self.0.patience, receiver).await {
             Ok(made) => made.map_err(|_| gone())?,
             Err(_) => Err("it took too long".to_owned()),
         }

@@ -18,22 +18,23 @@ pub(super) struct Cage {
 }
 
 /// Confines this process for good; it has one thread. What is left until [`Cage::close`] is to take over
-/// the sockets of the cell.
+/// the sockets of the cell. One that `resolves` may read the two files of names and ask name servers.
 ///
 /// # Errors
 /// The first layer that the kernel refuses. One that the kernel does not have is left out, as the
 /// cell's own report says.
-pub(super) fn confine(ports: &BTreeSet<u16>) -> Result<Cage, String> {
+pub(super) fn confine(ports: &BTreeSet<u16>, resolves: bool) -> Result<Cage, String> {
     caps::drop_all()?;
     prctl::set_dumpable(false).map_err(|error| error.to_string())?;
     prctl::set_no_new_privs().map_err(|error| error.to_string())?;
     let abi = landlock::kernel_abi();
     if abi > 0 {
         let there = [lookup::RESOLV_CONF, lookup::HOSTS].map(Path::new);
-        let files = there.iter().filter(|path| path.is_file());
+        let files = there.iter().filter(|path| resolves && path.is_file());
+        let names = resolves.then_some(lookup::PORT);
         let granted = CellSpec {
             read: files.map(|path| path.to_path_buf()).collect(),
-            connect_ports: ports.iter().copied().chain([lookup::PORT]).collect(),
+            connect_ports: ports.iter().copied().chain(names).collect(),
             ..CellSpec::default()
         };
         landlock::restrict(&granted, None, abi).map_err(|error| error.to_string())?;

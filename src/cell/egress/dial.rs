@@ -1,5 +1,6 @@
 //! `cofferdam __dial CONTROL STATUS PARENT HOST PORT`: makes connections to the one server that runs
-//! elsewhere, and hands them to the message process, which can make none.
+//! elsewhere, and hands them to the message process, which can make none. `cofferdam __dial CONTROL DOOR
+//! PARENT inside PORT OUTSIDE`: the same for a server in a cell, which is reached through its [`super::door`].
 //!
 //! ```text
 //! message process ── C ──▶ __dial ── look up, connect ──▶ HOST:PORT
@@ -8,6 +9,7 @@
 //! Whoever asks cannot say where to. What comes over the connections is not read here.
 
 use super::cage;
+use super::door::{self, Knocker};
 use super::lookup::{self, Family};
 use crate::cell::{LaunchMessage, LayerReport, sys};
 use nix::sys::prctl;
@@ -23,12 +25,23 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time for all addresses of the host together.
 const CONNECT: Duration = Duration::from_secs(10);
+/// From the start of a server in a cell until it listens.
+const START: Duration = Duration::from_secs(30);
+/// The same for one that has listened before: it may be about to end.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Between two attempts: a server that has started should not have to wait to be found.
+const SHORTEST: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Time for one connection over loopback.
+const NEAR: Duration = Duration::from_secs(5);
+/// The word for a server in a cell.
+const INSIDE: &str = "inside";
 /// Connections that are made at one time; more wait in the socket.
 const AT_ONCE: usize = 32;
 /// The longest answer, in bytes.
@@ -38,8 +51,8 @@ const STACK: usize = 128 * 1024;
 
 /// Serves until whoever asks is gone.
 #[must_use]
-pub fn serve(control: RawFd, status: RawFd, parent: i32, place: &[String]) -> ExitCode {
-    match start(control, status, parent, place) {
+pub fn serve(control: RawFd, other: RawFd, parent: i32, place: &[String]) -> ExitCode {
+    match start(control, other, parent, place) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(dial)) => dial.run(),
         Err(error) => {
@@ -53,34 +66,41 @@ pub fn serve(control: RawFd, status: RawFd, parent: i32, place: &[String]) -> Ex
 /// `None` when nobody is left to serve.
 fn start(
     control: RawFd,
-    status: RawFd,
+    other: RawFd,
     parent: i32,
     place: &[String],
 ) -> Result<Option<Dial>, String> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
-    let [host, port] = place else {
-        return Err("a host and a port".to_owned());
-    };
-    let port: u16 = port.parse().map_err(|_| "a port".to_owned())?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| said(&error))?;
     if getppid().as_raw() != parent {
         return Ok(None);
     }
-    let owned = sys::adopt(&[control, status]).map_err(|error| said(&error))?;
-    let [control, status] =
+    let owned = sys::adopt(&[control, other]).map_err(|error| said(&error))?;
+    let [control, other] =
         <[OwnedFd; 2]>::try_from(owned).map_err(|_| "two descriptors".to_owned())?;
-    sys::close_all_but(&[control.as_raw_fd(), status.as_raw_fd()]).map_err(|error| said(&error))?;
-    cage::confine(&[port].into())?.close()?;
-    // There is no cell, and so no layer of one.
-    let entered = LaunchMessage::Entered(LayerReport::default()).encode();
-    let mut status = io::PipeWriter::from(status);
-    status.write_all(&entered).map_err(|error| said(&error))?;
+    sys::close_all_but(&[control.as_raw_fd(), other.as_raw_fd()]).map_err(|error| said(&error))?;
+    let number = |text: &String| text.parse::<u16>().map_err(|_| "a port".to_owned());
+    let place = match place {
+        [host, port] => {
+            let port = number(port)?;
+            cage::confine(&[port].into(), true)?.close()?;
+            // There is no cell, and so no layer of one.
+            let entered = LaunchMessage::Entered(LayerReport::default()).encode();
+            let mut status = io::PipeWriter::from(other);
+            status.write_all(&entered).map_err(|error| said(&error))?;
+            let host = host.clone();
+            Place::Elsewhere { host, port }
+        }
+        [inside, port, outside] if inside == INSIDE => {
+            let (port, outside) = (number(port)?, number(outside)?);
+            cage::confine(&[port, outside].into(), false)?.close()?;
+            Place::Inside(Inside::new(Knocker::new(other, port, outside)))
+        }
+        _ => return Err("a host and a port".to_owned()),
+    };
     Ok(Some(Dial {
         control: Arc::new(control),
-        place: Arc::new(Place {
-            host: host.clone(),
-            port,
-        }),
+        place: Arc::new(place),
         busy: Arc::new(AtomicUsize::new(0)),
     }))
 }
@@ -91,9 +111,17 @@ struct Dial {
     busy: Arc<AtomicUsize>,
 }
 
-struct Place {
-    host: String,
-    port: u16,
+enum Place {
+    Elsewhere { host: String, port: u16 },
+    Inside(Inside),
+}
+
+/// A server in a cell, which may still have to start.
+struct Inside {
+    knocker: Mutex<Knocker>,
+    since: Instant,
+    /// It has been reached.
+    listens: AtomicBool,
 }
 
 impl Dial {
@@ -140,29 +168,79 @@ impl Drop for Done {
 
 impl Place {
     fn connect(&self) -> Result<TcpStream, String> {
-        let deadline = Instant::now() + CONNECT;
-        let (host, port) = (&self.host, self.port);
-        if let Ok(address) = host.parse::<IpAddr>() {
-            return reach(&[address], port, deadline);
+        match self {
+            Self::Elsewhere { host, port } => find(host, *port),
+            Self::Inside(inside) => inside.connect(),
         }
-        if host == "localhost" {
-            // Never asked of a name server, which could say otherwise (RFC 6761 §6.3).
-            let near = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            return reach(&near, port, deadline);
-        }
-        let mut last = format!("there is no host {host}");
-        for family in [Family::Four, Family::Six] {
-            match lookup::resolve(host, family) {
-                Ok(addresses) if addresses.is_empty() => {}
-                Ok(addresses) => match reach(&addresses, port, deadline) {
-                    Ok(stream) => return Ok(stream),
-                    Err(why) => last = why,
-                },
-                Err(error) => last = format!("cannot look up {host}: {error}"),
-            }
-        }
-        Err(last)
     }
+}
+
+impl Inside {
+    fn new(knocker: Knocker) -> Self {
+        Self {
+            knocker: Mutex::new(knocker),
+            since: Instant::now(),
+            listens: AtomicBool::new(false),
+        }
+    }
+
+    /// Tries until it listens, or has had enough time for that.
+    fn connect(&self) -> Result<TcpStream, String> {
+        let until = match self.listens.load(Ordering::Acquire) {
+            true => Instant::now() + AGAIN,
+            false => (self.since + START).max(Instant::now() + AGAIN),
+        };
+        let mut pause = SHORTEST;
+        let mut last = "it does not listen".to_owned();
+        loop {
+            let knocker = self.knocker.lock();
+            let lines = knocker.unwrap_or_else(PoisonError::into_inner).lines()?;
+            for line in lines {
+                let to = line.1;
+                let made = door::connect(line, NEAR).and_then(|stream| {
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                });
+                match made {
+                    Ok(stream) => {
+                        self.listens.store(true, Ordering::Release);
+                        return Ok(stream);
+                    }
+                    Err(error) => last = format!("cannot connect to {to}: {error}"),
+                }
+            }
+            if Instant::now() >= until {
+                return Err(format!("the server in the cell is not reached: {last}"));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Looks a host up and connects to it.
+fn find(host: &str, port: u16) -> Result<TcpStream, String> {
+    let deadline = Instant::now() + CONNECT;
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return reach(&[address], port, deadline);
+    }
+    if host == "localhost" {
+        // Never asked of a name server, which could say otherwise (RFC 6761 §6.3).
+        let near = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return reach(&near, port, deadline);
+    }
+    let mut last = format!("there is no host {host}");
+    for family in [Family::Four, Family::Six] {
+        match lookup::resolve(host, family) {
+            Ok(addresses) if addresses.is_empty() => {}
+            Ok(addresses) => match reach(&addresses, port, deadline) {
+                Ok(stream) => return Ok(stream),
+                Err(why) => last = why,
+            },
+            Err(error) => last = format!("cannot look up {host}: {error}"),
+        }
+    }
+    Err(last)
 }
 
 fn reach(addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<TcpStream, String> {
@@ -293,7 +371,7 @@ mod tests {
         let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap();
         let dial = Dial {
             control: Arc::new(theirs),
-            place: Arc::new(Place {
+            place: Arc::new(Place::Elsewhere {
                 host: host.to_owned(),
                 port,
             }),

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// asking, and so without telling anybody: TCP port 1 of loopback.
 pub(in crate::cell) const TRIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
-fn encode(word: u8, meant: SocketAddr) -> [u8; LENGTH] {
+pub(super) fn encode(word: u8, meant: SocketAddr) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     let address = match meant.ip() {
         IpAddr::V4(four) => four.to_ipv6_mapped(),
@@ -55,7 +55,7 @@ fn encode(word: u8, meant: SocketAddr) -> [u8; LENGTH] {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(u8, SocketAddr)> {
+pub(super) fn decode(bytes: &[u8]) -> Option<(u8, SocketAddr)> {
     let [word, p0, p1, address @ ..]: &[u8; LENGTH] = bytes.try_into().ok()?;
     let address = IpAddr::from(Ipv6Addr::from(*address)).to_canonical();
     Some((
@@ -170,16 +170,24 @@ impl Way {
     }
 }
 
-fn of(error: rustix::io::Errno) -> Errno {
+pub(super) fn of(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error())
 }
 
-fn wait(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+pub(super) fn wait(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    wait_for(fd, PollFlags::IN, patience)
+}
+
+pub(super) fn wait_out(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    wait_for(fd, PollFlags::OUT, patience)
+}
+
+fn wait_for(fd: BorrowedFd<'_>, what: PollFlags, patience: Duration) -> bool {
     let patience = Timespec {
         tv_sec: patience.as_secs().cast_signed(),
         tv_nsec: patience.subsec_nanos().into(),
     };
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let mut fds = [PollFd::from_borrowed_fd(fd, what)];
     poll(&mut fds, Some(&patience)).is_ok_and(|ready| ready > 0)
 }
 

@@ -19,6 +19,7 @@ mod address;
 mod cage;
 mod connection;
 pub mod dial;
+mod door;
 mod floor;
 mod greeting;
 mod handover;
@@ -35,6 +36,7 @@ mod splice;
 mod stub;
 mod watch;
 
+pub(in crate::cell) use door::{Door, Host, Ways};
 pub(in crate::cell) use floor::{TRIED, Way};
 pub(in crate::cell) use inside::open;
 pub(in crate::cell) use news::LONGEST;

@@ -75,7 +75,7 @@ fn start(
     let rules = Rules::new(&rules);
     let most = room();
     // The cell takes its time: what can be done before it is, is.
-    let cage = cage::confine(&rules.ports())?;
+    let cage = cage::confine(&rules.ports(), true)?;
     let (sockets, floor) = match handover::receive(control.as_fd()) {
         Ok(Handed::Sockets(sockets)) if sockets.is_empty() => return Ok(None),
         Ok(Handed::Sockets(sockets)) => (sockets, None),

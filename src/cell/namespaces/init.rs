@@ -6,11 +6,13 @@
 
 use super::mapped::{self, Trees};
 use super::{Entry, FAILED, HOST_NAME, Plan, READY, loopback, tell_end, view, withdraw};
+use crate::cell::egress::{Door, Ways};
 use crate::cell::{egress, signals, sys};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use std::fs::File;
@@ -25,22 +27,28 @@ pub(super) fn run(
     trees: Trees,
     mut link: UnixStream,
     status: File,
-    egress: Option<OwnedFd>,
+    ways: Ways,
 ) -> Entry {
-    let started = prepare(plan, trees, &mut link, egress).and_then(|()| {
-        sys::fork_into(CloneFlags::empty()).map_err(|error| format!("fork: {}", error.desc()))
-    });
+    let Ways { egress, door } = ways;
+    let started = prepare(plan, trees, &mut link, egress)
+        .and_then(|()| door.map(Doorway::open).transpose())
+        .and_then(|doorway| match sys::fork_into(CloneFlags::empty()) {
+            Ok(server) => Ok((server, doorway)),
+            Err(error) => Err(format!("fork: {}", error.desc())),
+        });
     match started {
-        Ok(None) => {
+        Ok((None, _)) => {
             let own = plan.layout.own();
             let notes = plan.notes.clone();
             Entry::Inside { status, own, notes }
         }
-        Ok(Some(server)) => {
+        Ok((Some(server), doorway)) => {
+            // Not before it is certain that this is the cell. Who does not hear it asks for nothing.
+            let doorway = doorway.filter(|open| open.door.is_inside().is_ok());
             drop(status);
             drop(link.write_all(&[READY]));
-            withdraw();
-            serve(server, &mut link);
+            withdraw(doorway.is_some());
+            serve(server, &mut link, doorway);
             Entry::Watched(ExitCode::SUCCESS)
         }
         Err(reason) => {
@@ -100,16 +108,58 @@ fn map(file: &str, text: String) -> Result<(), String> {
     std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| format!("{file}: {error}"))
 }
 
+/// Where a server on HTTP is asked for, and signals in a form that can be waited for beside it.
+struct Doorway {
+    door: Door,
+    signals: SignalFd,
+}
+
+impl Doorway {
+    /// The signals are blocked already.
+    fn open(door: Door) -> Result<Self, String> {
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&signals::relayed(), flags);
+        let signals = signals.map_err(|error| format!("signals: {}", error.desc()))?;
+        Ok(Self { door, signals })
+    }
+
+    /// Waits for a signal, and makes sockets meanwhile; false when nobody asks any more.
+    fn wait(&self) -> (Option<Signal>, bool) {
+        let mut fds = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.door.as_fd(), PollFlags::POLLIN),
+        ];
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            return (None, true);
+        }
+        let [_, asked] = &fds;
+        let open = !asked.any().unwrap_or(true) || self.door.attend();
+        let heard = self.signals.read_signal().ok().flatten();
+        let signal = heard.and_then(|it| i32::try_from(it.ssi_signo).ok()?.try_into().ok());
+        (signal, open)
+    }
+}
+
 /// Reaps whatever ends, relays whatever comes, until the server has ended.
-fn serve(server: Pid, link: &mut UnixStream) {
+fn serve(server: Pid, link: &mut UnixStream, mut doorway: Option<Doorway>) {
     let signals = signals::relayed();
     loop {
-        match reap(server) {
-            Some(end) => return tell_end(link, end),
-            None => match signals.wait() {
-                Ok(Signal::SIGCHLD) | Err(_) => {}
-                Ok(signal) => kill(server, signal).unwrap_or(()),
-            },
+        if let Some(end) = reap(server) {
+            return tell_end(link, end);
+        }
+        let signal = match &doorway {
+            None => signals.wait().ok(),
+            Some(open) => {
+                let (signal, stays) = open.wait();
+                if !stays {
+                    doorway = None;
+                }
+                signal
+            }
+        };
+        match signal {
+            Some(Signal::SIGCHLD) | None => {}
+            Some(signal) => kill(server, signal).unwrap_or(()),
         }
     }
 }

@@ -19,6 +19,7 @@ mod mapped;
 mod view;
 
 use super::account::Account;
+use super::egress::Ways;
 use super::{CellSpec, caps, probe, seccomp, signals, sys, variables};
 use crate::config::EgressRule;
 use layout::Layout;
@@ -31,7 +32,6 @@ use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, getppid};
 use rustix::process::{Pid as Child, WaitOptions, WaitStatus, waitpid};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,7 +53,7 @@ pub(super) enum Entry {
     /// The process that was started; nothing about it changed, and this is why.
     Floor {
         status: File,
-        egress: Option<OwnedFd>,
+        ways: Ways,
         reason: String,
     },
     /// The same, and no cell can give this user what the policy lists.
@@ -94,17 +94,17 @@ pub(super) fn own_network(spec: &CellSpec) -> bool {
 /// `status` stays open in the process that becomes the server and nowhere else, because the spawner
 /// takes its closing for the execution of the server.
 ///
-/// `egress` is where the sockets of `spec.egress` are handed out.
-pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> Entry {
+/// `ways` lead out of what is entered; who stays outside drops them.
+pub(super) fn enter(spec: &CellSpec, status: File, ways: Ways) -> Entry {
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
-        Err(error) => return floor((status, egress), format!("socketpair: {error}")),
+        Err(error) => return floor((status, ways), format!("socketpair: {error}")),
     };
     let signals = signals::relayed();
     let before = signals.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
     let before = match before {
         Ok(before) => before,
-        Err(error) => return floor((status, egress), format!("signal mask: {error}")),
+        Err(error) => return floor((status, ways), format!("signal mask: {error}")),
     };
     let mut plan = Plan {
         layout: Layout::of(spec),
@@ -118,7 +118,7 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
     };
     // An ignored SIGCHLD is inherited, and then nothing can be waited for (wait(2)).
     if let Err(error) = sys::default_action(libc::SIGCHLD) {
-        return floor((status, egress), format!("SIGCHLD: {error}"));
+        return floor((status, ways), format!("SIGCHLD: {error}"));
     }
     let trees = match plan.account {
         Some(account) => mapped::trees(&plan.layout, account, &mut plan.notes),
@@ -129,7 +129,7 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
         Err(failure) => {
             before.thread_set_mask().ok();
             return match failure {
-                Failure::Floor(reason) => floor((status, egress), reason),
+                Failure::Floor(reason) => floor((status, ways), reason),
                 Failure::Refused(reason) => Entry::Refused { status, reason },
             };
         }
@@ -143,11 +143,11 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
     let reason = match sys::fork_into(flags) {
         Ok(None) => {
             drop(ours);
-            return init::run(&plan, trees, theirs, status, egress);
+            return init::run(&plan, trees, theirs, status, ways);
         }
         Ok(Some(init)) => {
             drop((theirs, trees));
-            match watch(init, ours, (status, egress), &signals, &plan) {
+            match watch(init, ours, (status, ways), &signals, &plan) {
                 Ok(entry) => return entry,
                 Err((back, reason)) => {
                     before.thread_set_mask().ok();
@@ -162,16 +162,16 @@ pub(super) fn enter(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> E
         }
     };
     before.thread_set_mask().ok();
-    floor((status, egress), reason)
+    floor((status, ways), reason)
 }
 
 /// What goes on with whoever becomes the server.
-type Kept = (File, Option<OwnedFd>);
+type Kept = (File, Ways);
 
-fn floor((status, egress): Kept, reason: String) -> Entry {
+fn floor((status, ways): Kept, reason: String) -> Entry {
     Entry::Floor {
         status,
-        egress,
+        ways,
         reason,
     }
 }
@@ -206,7 +206,7 @@ fn watch(
     if let Some(account) = plan.account {
         step_down(account, plan.parent);
     }
-    withdraw();
+    withdraw(false);
     let end = wait_for(init, signals, true);
     let mut last = Vec::new();
     drop(link.take(2).read_to_end(&mut last));
@@ -263,7 +263,9 @@ fn wait_for(child: Pid, signals: &SigSet, relay: bool) -> Option<WaitStatus> {
 /// Leaves what only the server shall hold, and every power that watching does not need.
 ///
 /// Best effort: the server's own cell does not depend on it, and nobody is left to hear of an error.
-fn withdraw() {
+///
+/// `hands_out`: it makes the sockets that reach the server.
+fn withdraw(hands_out: bool) {
     variables::forget();
     // The other end must see the end of file when the server closes its own.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
@@ -274,7 +276,7 @@ fn withdraw() {
     prctl::set_dumpable(false).ok();
     drop(caps::clear());
     prctl::set_no_new_privs().ok();
-    drop(seccomp::allow::watch_only());
+    drop(seccomp::allow::watch_only(hands_out));
 }
 
 /// Says how the server ended, in the form that [`watch`] reads.

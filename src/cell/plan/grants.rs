@@ -14,7 +14,7 @@ impl Planner<'_> {
             list.iter().map(|grant| PathBuf::from(grant.path)).collect()
         };
         let mut read = paths(&table.read);
-        if !self.config.egress.is_empty() {
+        if !self.config.egress.is_empty() || self.config.serves.is_some() {
             read.extend(paths(&table.network));
         }
         let (read, write) = (self.there(read), self.there(paths(&table.write)));

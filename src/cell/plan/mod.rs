@@ -22,7 +22,7 @@ pub(super) use account::usual as usual_account;
 pub use error::PlanError;
 
 use super::seccomp::allow;
-use super::{CellCgroup, CellSpec, Layer, egress};
+use super::{CellCgroup, CellSpec, Layer, Serves, egress};
 use crate::config::{Cell, EgressRule, Preset};
 use command::{Target, utf8};
 use host::{Host, absolute};
@@ -155,13 +155,17 @@ impl<'a> Planner<'a> {
         }
         self.spec.connect_ports = ports.into_iter().collect();
         self.spec.egress.clone_from(egress);
+        self.spec.serves = self.config.serves.map(|port| Serves {
+            port,
+            outside: None,
+        });
         let ranges = self.config.egress_private.iter();
         self.spec.egress_private = ranges.map(ToString::to_string).collect();
     }
 
     /// What a network of the cell's own has in the place of the host's settings.
     fn cover_resolver(&mut self, private: &Private) -> Result<(), PlanError> {
-        if self.spec.egress.is_empty() {
+        if self.spec.egress.is_empty() && self.spec.serves.is_none() {
             return Ok(());
         }
         for (name, text) in [

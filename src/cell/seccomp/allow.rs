@@ -3,14 +3,16 @@
 //! In strict mode a file narrows the tables that are always in force. The list names calls, with a reason on each line; everything else does not exist (ENOSYS, so that
 //! callers fall back instead of giving up). It can only narrow: what the tables refuse stays refused.
 
-use super::{BASE, SeccompError, gaps, host_arch, load, step, table};
+use super::{BASE, SeccompError, gaps, gather, host_arch, load, rules, step, table};
 use crate::cell::sys;
 use nix::errno::Errno;
-use seccompiler::{BpfProgram, TargetArch};
+use seccompiler::{BpfProgram, SeccompAction, TargetArch};
 use std::collections::BTreeSet;
 
 /// What no list has to name.
 const IMPLIED: &str = include_str!("../../../policy/seccomp/strict.toml");
+/// What handing out sockets takes.
+pub(super) const DOOR: &str = include_str!("../../../policy/seccomp/door.toml");
 /// The largest list, in bytes: all calls of an architecture take a tenth of it.
 pub(in crate::cell) const LIMIT: u64 = 256 * 1024;
 
@@ -174,14 +176,35 @@ const WATCHING: [libc::c_long; 26] = [
     libc::SYS_exit_group,
 ];
 
-/// For the launcher and pid 1 while the server runs: they can do nothing but wait.
+/// For the launcher and pid 1 while the server runs: they can do nothing but wait, and one that
+/// `hands_out` makes TCP sockets as well.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(in crate::cell) fn watch_only() -> Result<(), SeccompError> {
+pub(in crate::cell) fn watch_only(hands_out: bool) -> Result<(), SeccompError> {
+    let arch = host_arch()?;
+    if hands_out {
+        return load(&hand_out(arch)?);
+    }
+    load(&program(&watching(), Errno::EPERM, arch))
+}
+
+fn watching() -> Vec<u32> {
     let numbers: BTreeSet<u32> = WATCHING.into_iter().flat_map(u32::try_from).collect();
-    let numbers: Vec<u32> = numbers.into_iter().collect();
-    load(&program(&numbers, Errno::EPERM, host_arch()?))
+    numbers.into_iter().collect()
+}
+
+/// What watching takes, and the table for whoever hands out sockets besides.
+fn hand_out(arch: TargetArch) -> Result<BpfProgram, SeccompError> {
+    let refused = SeccompAction::Errno(Errno::EPERM as u32);
+    let mut calls = gather(&[DOOR], arch, |entry| {
+        let verdicts = (SeccompAction::Allow, refused.clone());
+        Ok((rules(entry.when.iter())?, verdicts))
+    })?;
+    let allow = vec![step(super::RETURN, 0, 0, libc::SECCOMP_RET_ALLOW)];
+    calls.extend(watching().iter().map(|number| (*number, allow.clone())));
+    calls.sort_by_key(|(number, _)| *number);
+    Ok(super::program(&calls, refused.into(), arch))
 }
 
 /// Allows these calls, which are sorted; all others get `otherwise`, and those that no filter here
@@ -258,6 +281,45 @@ mod tests {
             }
         }
         assert!(IMPLIED.parse::<toml::Table>().is_ok());
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn whoever_hands_out_sockets_makes_tcp_ones_and_connects_none() {
+        use super::super::proof::answer;
+        use super::super::tests::X86_64;
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let filter = hand_out(TargetArch::x86_64).unwrap();
+        let ask = |number: libc::c_long, [a, b, c]: [u64; 3]| {
+            let number = u32::try_from(number).unwrap();
+            answer(&filter, X86_64, number, [a, b, c, 0, 0, 0])
+        };
+        let stream = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+        for family in [2, 10] {
+            assert_eq!(ask(libc::SYS_socket, [family, stream, 6]), 0x7fff_0000);
+            for (kind, protocol) in [(2, 17), (3, 255), (1, 262), (1, 0)] {
+                assert_eq!(ask(libc::SYS_socket, [family, kind, protocol]), refused);
+            }
+        }
+        for (family, kind) in [(1, 1), (16, 3), (17, 3), (40, 1)] {
+            assert_eq!(ask(libc::SYS_socket, [family, kind, 6]), refused);
+        }
+        for call in [
+            libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_accept4,
+            libc::SYS_recvmsg,
+            libc::SYS_setsockopt,
+            libc::SYS_openat,
+            libc::SYS_execve,
+            libc::SYS_clone,
+            libc::SYS_setns,
+            libc::SYS_mount,
+            libc::SYS_ptrace,
+        ] {
+            assert_eq!(ask(call, [0; 3]), refused, "{call}");
+        }
     }
 
     proptest::proptest! {

@@ -16,20 +16,27 @@ use std::os::fd::OwnedFd;
 const SUPERVISED: &str = include_str!("../../../policy/seccomp/supervised.toml");
 const WATCHERS: &str = include_str!("../../../policy/seccomp/watchers.toml");
 const CONNECTIONS: &str = include_str!("../../../policy/seccomp/connections.toml");
+const LISTENING: &str = include_str!("../../../policy/seccomp/listening.toml");
 const SOCKETS: &str = include_str!("../../../policy/seccomp/sockets.toml");
 
 /// Installs the filter for this process and its children; the descriptor is for whoever answers.
 /// `no_new_privs` is set. With `makes` it also makes what it cannot borrow, with `connects` the
-/// connections.
+/// connections, with `serves` it decides where the server listens.
 ///
 /// # Errors
 /// When the table does not compile or the kernel refuses: `EBUSY` where a filter around us has a
 /// listener already, `EINVAL` before Linux 5.0.
-pub(in crate::cell) fn install(makes: bool, connects: bool) -> Result<OwnedFd, SeccompError> {
+pub(in crate::cell) fn install(
+    makes: bool,
+    connects: bool,
+    serves: bool,
+) -> Result<OwnedFd, SeccompError> {
     let mut tables = vec![SUPERVISED];
     tables.extend(makes.then_some(WATCHERS));
-    tables.extend(connects.then_some(CONNECTIONS));
-    tables.extend((makes && connects).then_some(SOCKETS));
+    // One that only listens has sockets too, and nowhere to connect to.
+    tables.extend((connects || serves).then_some(CONNECTIONS));
+    tables.extend(serves.then_some(LISTENING));
+    tables.extend((makes && (connects || serves)).then_some(SOCKETS));
     let filter = compile(&tables, host_arch()?)?;
     // Without it a signal that comes while a call waits has it made again after it was answered.
     let patient = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
@@ -81,7 +88,7 @@ mod tests {
     #[test]
     fn what_is_listed_waits_and_nothing_else_does() {
         for (arch, token) in [(TargetArch::x86_64, X86_64), (TargetArch::aarch64, AARCH64)] {
-            let tables = [SUPERVISED, WATCHERS, CONNECTIONS, SOCKETS];
+            let tables = [SUPERVISED, WATCHERS, CONNECTIONS, LISTENING, SOCKETS];
             let filter = compile(&tables, arch).unwrap();
             let entries = tables.map(|text| table::parse(text).unwrap());
             let listed: Vec<u32> = entries

@@ -9,6 +9,8 @@ const OWN: &str = include_str!("../../../policy/seccomp/own.toml");
 
 const SUPERVISOR: &str = include_str!("../../../policy/seccomp/supervisor.toml");
 const SUPERVISOR_NET: &str = include_str!("../../../policy/seccomp/supervisor-net.toml");
+const SUPERVISOR_SERVE: &str = include_str!("../../../policy/seccomp/supervisor-serve.toml");
+const SUPERVISOR_SOCKETS: &str = include_str!("../../../policy/seccomp/supervisor-sockets.toml");
 const RELAY: &str = include_str!("../../../policy/seccomp/relay.toml");
 
 /// Compiles and installs the filter of the message process, for this thread and those that it starts;
@@ -21,16 +23,23 @@ pub(in crate::cell) fn install() -> Result<(), SeccompError> {
     load(&compile(&[OWN], host_arch()?, &[("SELF", &own)])?)
 }
 
-/// The same for the supervisor, whose child the server is.
+/// The same for the supervisor, whose child the server is: one that `connects` makes the server's
+/// connections, one with a server that `serves` lets it listen.
 ///
 /// # Errors
 /// When the table does not compile or the kernel refuses.
-pub(in crate::cell) fn install_supervisor(child: u32, connects: bool) -> Result<(), SeccompError> {
+pub(in crate::cell) fn install_supervisor(
+    child: u32,
+    connects: bool,
+    serves: bool,
+) -> Result<(), SeccompError> {
     let (own, child) = (std::process::id().to_string(), child.to_string());
     let numbers = [("SELF", own.as_str()), ("CHILD", child.as_str())];
-    let tables = [SUPERVISOR, SUPERVISOR_NET];
-    let tables = if connects { &tables[..] } else { &tables[..1] };
-    load(&compile(tables, host_arch()?, &numbers)?)
+    let mut tables = vec![SUPERVISOR];
+    tables.extend(connects.then_some(SUPERVISOR_NET));
+    tables.extend(serves.then_some(SUPERVISOR_SERVE));
+    tables.extend((connects || serves).then_some(SUPERVISOR_SOCKETS));
+    load(&compile(&tables, host_arch()?, &numbers)?)
 }
 
 /// The same for the process that makes the connections of a cell, in two steps: what it compiles while
@@ -239,7 +248,15 @@ mod tests {
             when: Vec<String>,
             why: String,
         }
-        for text in [OWN, SUPERVISOR, SUPERVISOR_NET, RELAY] {
+        for text in [
+            OWN,
+            SUPERVISOR,
+            SUPERVISOR_NET,
+            SUPERVISOR_SERVE,
+            SUPERVISOR_SOCKETS,
+            RELAY,
+            allow::DOOR,
+        ] {
             let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
             let slow: BTreeMap<&String, &Toml> = toml.values().flatten().collect();
             let fast = table::parse(text).unwrap();

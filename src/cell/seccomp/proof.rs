@@ -8,7 +8,13 @@
 use super::table::{self, Entry};
 use super::*;
 
-const NETWORKS: [Network; 4] = [Network::Off, Network::Tcp, Network::TcpAndUdp, Network::Own];
+const NETWORKS: [Network; 5] = [
+    Network::Off,
+    Network::Tcp,
+    Network::TcpAndUdp,
+    Network::Serve,
+    Network::Own,
+];
 const ARCHES: [TargetArch; 2] = [TargetArch::x86_64, TargetArch::aarch64];
 /// `AUDIT_ARCH_I386`, `AUDIT_ARCH_ARM`, nothing at all, and all bits.
 const FOREIGN: [u32; 4] = [0x4000_0003, 0x4000_0028, 0, u32::MAX];

@@ -232,6 +232,14 @@ fn only_a_network_of_its_own_may_be_listened_on() {
     for network in [Network::Off, Network::Tcp, Network::TcpAndUdp] {
         assert_eq!(x86(network, libc::SYS_listen, [3, 1, 0, 0, 0, 0]), EACCES);
     }
+    // There it is landlock or the supervisor that sees to where.
+    let serve = |number, args| x86(Network::Serve, number, args);
+    assert_eq!(serve(libc::SYS_listen, [3, 1, 0, 0, 0, 0]), 0);
+    assert_eq!(serve(libc::SYS_socket, [2, 1, 6, 0, 0, 0]), 0);
+    for [family, kind, protocol] in [[1, 1, 0], [2, 2, 17], [2, 3, 255], [16, 3, 1], [2, 1, 262]] {
+        let args = [family, kind, protocol, 0, 0, 0];
+        assert_eq!(serve(libc::SYS_socket, args), EACCES, "{args:?}");
+    }
     let own = |number, args| x86(Network::Own, number, args);
     assert_eq!(own(libc::SYS_listen, [3, 1, 0, 0, 0, 0]), 0);
     assert_eq!(own(libc::SYS_socket, [2, 2, 17, 0, 0, 0]), 0);

@@ -1,7 +1,8 @@
 //! One cell from its sealed spec to its end: launching, listening to the launcher, naming the exit.
 
+use super::dialer::{Dialer, Door};
 use super::into::spawn_into;
-use super::protocol::{Exit, Facts};
+use super::protocol::{Exit, Facts, Mode};
 use super::refusals::Refusals;
 use super::relay::{self, Relay};
 use super::server::ancestors;
@@ -234,6 +235,10 @@ pub(super) struct Cell {
     pub(super) ours: Vec<OwnedFd>,
     /// Makes its connections, if it has a network of its own from which any lead out.
     pub(super) relay: Option<Relay>,
+    /// Makes the connections to it, if it is a server on HTTP.
+    pub(super) dialer: Option<Dialer>,
+    /// Keeps its stdin open.
+    held: Option<OwnedFd>,
     /// For the operator, if it turns out to have the host's network.
     pub(super) floor_warnings: Vec<String>,
     /// Removed with the cell, after its last process.
@@ -244,7 +249,8 @@ impl Cell {
     /// The processes that are the cell's own from the start.
     pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
         let relay = self.relay.as_ref().and_then(Relay::pid);
-        [self.launched.pid].into_iter().chain(relay)
+        let dialer = self.dialer.as_ref().and_then(Dialer::pid);
+        [self.launched.pid].into_iter().chain(relay).chain(dialer)
     }
 
     /// Whether this is its private directory.
@@ -279,6 +285,18 @@ impl Cell {
         lost
     }
 
+    /// Whether nobody can reach the server any more, because the message process has hung up or whoever
+    /// connects was lost; true once.
+    pub(super) fn has_lost_its_dialer(&mut self) -> bool {
+        let gone = |dialer: &Dialer| dialer.pid().is_none();
+        let lost = self.exit.is_none() && self.dialer.as_ref().is_some_and(gone);
+        if lost {
+            self.dialer = None;
+            self.held = None;
+        }
+        lost
+    }
+
     /// One without an enclosure, because what runs in its place is ours.
     pub(super) fn bare(
         number: u32,
@@ -289,6 +307,8 @@ impl Cell {
     ) -> Self {
         Self {
             relay: None,
+            dialer: None,
+            held: None,
             floor_warnings: Vec::new(),
             number,
             launched,
@@ -306,20 +326,31 @@ impl Cell {
         number: u32,
         mut spec: CellSpec,
         facts: Facts,
-        ends: Ends,
+        mode: Mode,
         directory: TempDir,
     ) -> Result<Self, StartError> {
+        let os = |doing| move |source| StartError::Os { doing, source };
+        let mut ends = match (mode, spec.serves) {
+            (Mode::Run, Some(_)) => Ends::serving(spec.user.as_ref()),
+            _ => Ends::new(mode, spec.user.as_ref()),
+        }
+        .map_err(os("make the cell's pipes"))?;
         spec.terminal = ends.terminal;
         spec.parent = getpid().as_raw_nonzero().get();
-        let os = |doing| move |source| StartError::Os { doing, source };
         let (control, inside) = relay::way_out(&spec)
             .map_err(os("make a way out of the cell"))?
             .unzip();
+        let door = match mode {
+            Mode::Run => Door::of(&mut spec)?,
+            Mode::Exec => None,
+        };
+        let (door, theirs) = door.unzip();
         let leaf = limit_tree(&mut spec);
         let memory_kills = cgroup::memory_kills_around(Path::new("/proc/self"));
         let (stdin, stdout, stderr) = (ends.stdin, ends.stdout, ends.stderr);
         // The launcher first: it is what the server waits for.
         let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref(), inside);
+        drop(theirs);
         // Only the launcher needs its values.
         spec.wipe();
         let launched = launched?;
@@ -332,8 +363,15 @@ impl Cell {
                 let doing = "start the process that makes connections";
                 StartError::Os { doing, source }
             })?;
+        let dialer = door.map(Dialer::beside).transpose().inspect_err(|_| {
+            kill_process(launched.pid, Signal::KILL).ok();
+        })?;
+        let (dialer, asked) = dialer.unzip();
+        ends.ours.extend(asked);
         Ok(Self {
             relay,
+            dialer,
+            held: ends.held,
             floor_warnings: spec.floor_warnings,
             number,
             launched,

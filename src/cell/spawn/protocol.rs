@@ -106,8 +106,7 @@ pub enum Event {
         report: LayerReport,
         facts: Facts,
         /// Mode `Run`: stdin, stdout, stderr of the cell, our ends. Mode `Exec`: the read end of
-        /// stderr, or the master of the cell's terminal. Of a server that runs elsewhere: our ends,
-        /// then the stdin and stdout that it would have, and a [dialer](crate::cell::egress::dial)'s.
+        /// stderr, or the master of the cell's terminal. Of a server on HTTP: our ends, then the stdin and stdout that it would have, and a [dialer](crate::cell::egress::dial)'s.
         fds: Vec<OwnedFd>,
     },
     /// One line for people, while something takes long.

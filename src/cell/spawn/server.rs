@@ -10,6 +10,7 @@
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
 use super::completion::Watch;
+use super::dialer::Dialer;
 use super::duties::{Duties, Planned, Work};
 use super::freeze;
 use super::housework::Housework;
@@ -17,7 +18,6 @@ use super::protocol::{Event, MAX_CELLS, Mode, ProtocolError};
 use super::relay::Relay;
 use super::request::{REQUEST_BYTES, Request, Stop};
 use super::signals::Signals;
-use super::stdio::Ends;
 use super::tempdir::TempDir;
 use super::tree;
 use crate::cell::egress::News;
@@ -375,9 +375,8 @@ impl Server {
                 return Ok(());
             }
         };
-        let ends = Ends::new(self.mode, spec.user.as_ref()).map_err(os("make the cell's pipes"))?;
         self.cells
-            .push(Cell::start(number, spec, facts, ends, directory)?);
+            .push(Cell::start(number, spec, facts, self.mode, directory)?);
         Ok(())
     }
 
@@ -422,6 +421,7 @@ impl Server {
         if let Some(cell) = self.cells.iter_mut().find(|cell| cell.number == number) {
             cell.leaf.iter().for_each(|leaf| leaf.kill());
             cell.relay.iter_mut().for_each(Relay::end);
+            cell.dialer.iter_mut().for_each(Dialer::end);
         }
         let spare: Vec<Pid> = self
             .cells
@@ -439,6 +439,11 @@ impl Server {
         for (pid, status) in reaped {
             let relays = self.cells.iter_mut().filter_map(|cell| cell.relay.as_mut());
             relays.for_each(|relay| relay.note(pid));
+            let dialers = self
+                .cells
+                .iter_mut()
+                .filter_map(|cell| cell.dialer.as_mut());
+            dialers.for_each(|dialer| dialer.note(pid));
             // Whatever else ended was an orphan: reaped, and of no interest.
             let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
             if let Some(cell) = self.cells.iter_mut().find(known) {
@@ -468,6 +473,11 @@ impl Server {
                 continue;
             }
             let number = cell.number;
+            if cell.has_lost_its_dialer() {
+                // What the end of input is to a server that reads it.
+                self.stop(number, Stop::Terminate);
+                continue;
+            }
             let late = cell
                 .launched
                 .deadline()

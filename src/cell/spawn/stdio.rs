@@ -58,6 +58,8 @@ pub(super) struct Ends {
     pub(super) ours: Vec<OwnedFd>,
     /// Whether stdin is a terminal that the cell shall control.
     pub(super) terminal: bool,
+    /// What keeps the stdin of a server open that gets nothing on it.
+    pub(super) held: Option<OwnedFd>,
 }
 
 /// Which of our standard streams are terminals; both processes of `exec` see the same three.
@@ -109,6 +111,29 @@ impl Ends {
             stderr: stderr.into(),
             ours: vec![our_stdin.into(), our_stdout.into(), our_stderr.into()],
             terminal: false,
+            held: None,
+        })
+    }
+
+    /// For a server on HTTP in the cell: its output is log lines, and what it would have said on it comes
+    /// over HTTP, so the ends of those streams are the message process's too. Its own stdin stays open and
+    /// empty until it is to end, which is how some find out.
+    pub(super) fn serving(user: Option<&Account>) -> io::Result<Self> {
+        let bridged = Self::bridged()?;
+        let (our_log, log) = io::pipe()?;
+        let (stdin, held) = io::pipe()?;
+        give_to(user, [stdin.as_fd(), log.as_fd()]);
+        let mut ours = bridged.ours;
+        if let Some(place) = ours.get_mut(2) {
+            *place = our_log.into();
+        }
+        Ok(Self {
+            stdin: stdin.into(),
+            stdout: log.try_clone()?.into(),
+            stderr: log.into(),
+            ours,
+            terminal: false,
+            held: Some(held.into()),
         })
     }
 
@@ -134,6 +159,7 @@ impl Ends {
                 stdout.into(),
             ],
             terminal: false,
+            held: None,
         })
     }
 
@@ -175,6 +201,7 @@ impl Ends {
             stderr: to_cell,
             ours,
             terminal: are.stdin,
+            held: None,
         })
     }
 }

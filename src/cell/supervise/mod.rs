@@ -27,7 +27,7 @@ mod serve;
 mod sockets;
 mod watchers;
 
-use super::egress::Way;
+use super::egress::{Host, Way, Ways};
 use super::landlock::{Granted, LandlockError};
 use super::launcher::bind_to_parent;
 use super::report::Layer;
@@ -48,6 +48,7 @@ use rustix::net::{
 use rustix::process::{Pid as Child, WaitOptions, WaitStatus, waitpid};
 use serve::{Memory, Supervisor};
 use sockets::Sockets;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -99,10 +100,19 @@ pub(super) struct Link {
     pub(super) by_name: bool,
 }
 
+/// What it does for the server's sockets.
+#[derive(Debug, Default)]
+struct Net {
+    /// The way to the relay, where hosts are allowed.
+    way: Option<Way>,
+    /// Where the server listens, if it does.
+    host: Option<Host>,
+}
+
 /// Divides this process in two. `status` stays open in the process that becomes the server and nowhere
-/// else, because the spawner takes its closing for the execution of the server. `egress` leads to the relay,
-/// where hosts are allowed.
-pub(super) fn stand_by(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -> Side {
+/// else, because the spawner takes its closing for the execution of the server. `ways` lead to the relay,
+/// where hosts are allowed, and to whoever connects to the server.
+pub(super) fn stand_by(spec: &CellSpec, status: File, ways: Ways) -> Side {
     let signals = signals::relayed();
     let before = match signals.thread_swap_mask(SigmaskHow::SIG_BLOCK) {
         Ok(before) => before,
@@ -112,7 +122,7 @@ pub(super) fn stand_by(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -
         before.thread_set_mask().ok();
         alone(status, reason)
     };
-    let prepared = match prepare(spec, egress) {
+    let prepared = match prepare(spec, ways) {
         Ok(prepared) => prepared,
         Err(reason) => return give_up(status, reason),
     };
@@ -121,13 +131,13 @@ pub(super) fn stand_by(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -
         theirs,
         null,
         granted,
-        way,
+        net,
     } = prepared;
     let parent = getpid().as_raw();
     match sys::fork_into(CloneFlags::empty()) {
         Ok(None) => {
-            let by_name = way.is_some();
-            drop((ours, way));
+            let by_name = net.way.is_some();
+            drop((ours, net));
             before.thread_set_mask().ok();
             let stream = theirs;
             let link = Link {
@@ -140,7 +150,7 @@ pub(super) fn stand_by(spec: &CellSpec, status: File, egress: Option<OwnedFd>) -
         }
         Ok(Some(child)) => {
             drop((theirs, status));
-            Side::Watched(watch(spec, (granted, way), (child, ours), &null, &signals))
+            Side::Watched(watch(spec, (granted, net), (child, ours), &null, &signals))
         }
         Err(error) => give_up(status, format!("fork: {error}")),
     }
@@ -156,12 +166,12 @@ struct Prepared {
     theirs: UnixStream,
     null: File,
     granted: Option<Granted>,
-    way: Option<Way>,
+    net: Net,
 }
 
 /// Everything that may fail, and the domain that both processes share. What is given to the server's
 /// user is given here, because the domain does not reach it.
-fn prepare(spec: &CellSpec, egress: Option<OwnedFd>) -> Result<Prepared, String> {
+fn prepare(spec: &CellSpec, ways: Ways) -> Result<Prepared, String> {
     let abi = landlock::kernel_abi();
     let missing = landlock::missing(abi);
     if let Some((_, reason)) = missing.iter().find(|(layer, _)| *layer == Layer::Landlock) {
@@ -178,20 +188,26 @@ fn prepare(spec: &CellSpec, egress: Option<OwnedFd>) -> Result<Prepared, String>
     prctl::set_no_new_privs().map_err(|error| format!("no_new_privs: {error}"))?;
     let refused = |error: LandlockError| error.to_string();
     let granted = Granted::open(spec, abi).map_err(refused)?;
-    let way = egress.map(Way::open).transpose();
+    let way = ways.egress.map(Way::open).transpose();
     let way = way.map_err(|error| format!("the way to the relay: {error}"))?;
-    let around = way.as_ref().map(|way| CellSpec {
-        connect_ports: vec![way.port()],
-        ..spec.clone()
-    });
-    let around = around.as_ref().unwrap_or(spec);
-    landlock::restrict_around(around, granted.as_ref(), abi).map_err(refused)?;
+    let outside = spec.serves.map(|it| it.outside.unwrap_or(it.port));
+    let host = spec.serves.zip(outside);
+    let host = host.map(|(serves, outside)| Host::new(serves.port, outside, ways.door));
+    let net = Net { way, host };
+    let mut around = Cow::Borrowed(spec);
+    if let Some(way) = &net.way {
+        around.to_mut().connect_ports = vec![way.port()];
+    }
+    if let Some(outside) = outside {
+        around.to_mut().bind_ports = vec![outside];
+    }
+    landlock::restrict_around(&around, granted.as_ref(), abi).map_err(refused)?;
     Ok(Prepared {
         ours,
         theirs,
         null,
         granted,
-        way,
+        net,
     })
 }
 
@@ -199,7 +215,7 @@ fn prepare(spec: &CellSpec, egress: Option<OwnedFd>) -> Result<Prepared, String>
 ///
 /// # Errors
 /// There is no supervision; no call waits for an answer.
-pub(super) fn hand_over(link: &mut UnixStream, by_name: bool) -> Result<(), String> {
+pub(super) fn hand_over(link: &mut UnixStream, by_name: bool, serves: bool) -> Result<(), String> {
     let broken = |error: std::io::Error| format!("the supervisor does not answer: {error}");
     // Whoever changed its user hides from everybody until it executes; the supervisor must see it now.
     prctl::set_dumpable(true).map_err(|error| format!("dumpable: {error}"))?;
@@ -212,7 +228,7 @@ pub(super) fn hand_over(link: &mut UnixStream, by_name: bool) -> Result<(), Stri
         _ => return Err("the supervisor ended before it was ready".to_owned()),
     };
     let listener =
-        seccomp::notify::install(watchers, by_name).map_err(|error| error.to_string())?;
+        seccomp::notify::install(watchers, by_name, serves).map_err(|error| error.to_string())?;
     let fds = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -231,7 +247,7 @@ pub(super) fn hand_over(link: &mut UnixStream, by_name: bool) -> Result<(), Stri
 /// The supervisor's part: until the server has ended.
 fn watch(
     spec: &CellSpec,
-    held: (Option<Granted>, Option<Way>),
+    held: (Option<Granted>, Net),
     (server, link): (Pid, UnixStream),
     null: &File,
     signals: &SigSet,
@@ -272,7 +288,7 @@ fn watch(
 /// Gives up what it does not need. What is left: looking at the server, and doing what is granted.
 fn confine(
     spec: &CellSpec,
-    (granted, way): (Option<Granted>, Option<Way>),
+    (granted, net): (Option<Granted>, Net),
     child: Child,
 ) -> Result<Ready, String> {
     let channel = spec.refusals.map(|fd| sys::adopt(&[fd])).transpose();
@@ -290,11 +306,12 @@ fn confine(
             channel.and_then(|mut fds| fds.pop()),
             tried.and_then(|path| path.canonicalize().ok()),
         ),
-        way,
+        net,
     };
     let number = child.as_raw_nonzero().get().unsigned_abs();
-    let connects = ready.way.is_some();
-    seccomp::own::install_supervisor(number, connects).map_err(|error| error.to_string())?;
+    let (connects, serves) = (ready.net.way.is_some(), ready.net.host.is_some());
+    seccomp::own::install_supervisor(number, connects, serves)
+        .map_err(|error| error.to_string())?;
     Ok(ready)
 }
 
@@ -303,7 +320,7 @@ fn confine(
 struct Ready {
     grants: Grants,
     refusals: Refusals,
-    way: Option<Way>,
+    net: Net,
 }
 
 /// How far the handing over is.
@@ -372,10 +389,10 @@ impl Watch {
                     let Ready {
                         grants,
                         refusals,
-                        way,
+                        net,
                     } = ready;
                     let borrowed = matches!(watchers, Watchers::Borrowed);
-                    let sockets = way.map(|way| Sockets::new(way, borrowed));
+                    let sockets = Sockets::new(net, borrowed);
                     State::Serving(Supervisor {
                         listener,
                         grants,

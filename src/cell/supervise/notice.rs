@@ -50,6 +50,10 @@ pub enum Act {
     Watcher { flags: i32 },
     /// A connection of the caller's socket to an address in its memory.
     Connect { socket: i32, at: u64, length: usize },
+    /// An address in its memory for the caller's socket.
+    Bind { socket: i32, at: u64, length: usize },
+    /// The caller's socket is to listen.
+    Listen { socket: i32, backlog: i32 },
     /// A socket, where the caller's own cannot be borrowed.
     Socket {
         family: i32,
@@ -116,7 +120,18 @@ impl Request {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_inotify_init => Self::watcher(0),
             libc::SYS_inotify_init1 => Self::watcher(word(a)),
-            libc::SYS_connect => Self::connection(word(a), b, word(c)),
+            libc::SYS_connect => {
+                let (socket, at) = (word(a), b);
+                Self::addressed(word(c), |length| Act::Connect { socket, at, length })
+            }
+            libc::SYS_bind => {
+                let (socket, at) = (word(a), b);
+                Self::addressed(word(c), |length| Act::Bind { socket, at, length })
+            }
+            libc::SYS_listen => Ok(Self::bare(Act::Listen {
+                socket: word(a),
+                backlog: word(b),
+            })),
             libc::SYS_socket => Ok(Self::bare(Act::Socket {
                 family: word(a),
                 kind: word(b),
@@ -157,12 +172,12 @@ impl Request {
         Ok(Self::bare(Act::Watcher { flags }))
     }
 
-    fn connection(socket: i32, at: u64, length: i32) -> Result<Self, Errno> {
+    fn addressed(length: i32, act: impl FnOnce(usize) -> Act) -> Result<Self, Errno> {
         let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
         if length > ADDRESS_BYTES {
             return Err(Errno::EINVAL);
         }
-        Ok(Self::bare(Act::Connect { socket, at, length }))
+        Ok(Self::bare(act(length)))
     }
 
     /// Without a path.
@@ -450,6 +465,20 @@ mod tests {
         assert_eq!(address(&six), Ok("10.0.0.9:80".parse().unwrap()));
         assert_eq!(address(&[0; 16]), Err(Errno::EACCES));
         assert_eq!(address(&[]), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn binding_has_an_address_and_listening_none() {
+        let (socket, at) = (5, 0x7000);
+        let bound = call(libc::SYS_bind, &[5, at, 16]).unwrap();
+        let length = 16;
+        assert_eq!(bound.act, Act::Bind { socket, at, length });
+        for length in [129, u64::from(u32::MAX), 0x8000_0000] {
+            assert_eq!(call(libc::SYS_bind, &[5, at, length]), Err(Errno::EINVAL));
+        }
+        let listening = call(libc::SYS_listen, &[5, 128]).unwrap();
+        let backlog = 128;
+        assert_eq!(listening.act, Act::Listen { socket, backlog });
     }
 
     #[test]

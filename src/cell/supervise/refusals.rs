@@ -3,6 +3,7 @@
 
 use super::grants::{handle, of_rustix};
 use super::notice::Act;
+use crate::cell::egress::TRIED;
 use rustix::fs::{CWD, readlinkat};
 use rustix::net::{SendFlags, send};
 use std::collections::HashSet;
@@ -55,7 +56,28 @@ impl Refusals {
             return;
         };
         let (doing, word) = words(act);
-        if !self.told.insert(format!("{doing} {path}")) {
+        let kind = word.get(2..3).unwrap_or_default();
+        let allow = format!("{word} {}", crate::cell::denial::quoted(&path));
+        self.say(kind, &format!("{doing} {path}"), &allow, thread, name);
+    }
+
+    /// The same of a TCP port that it was to listen on; the witness tries one, as it must.
+    pub(super) fn tell_port(&mut self, port: u16, thread: i32, name: impl FnOnce() -> Vec<u8>) {
+        if port != TRIED.port() && self.told.len() <= TOLD {
+            let allow = format!("--url http://127.0.0.1:{port}/mcp");
+            self.say("l", &format!("listen on port {port}"), &allow, thread, name);
+        }
+    }
+
+    fn say(
+        &mut self,
+        kind: &str,
+        what: &str,
+        allow: &str,
+        thread: i32,
+        name: impl FnOnce() -> Vec<u8>,
+    ) {
+        if !self.told.insert(what.to_owned()) {
             return;
         }
         let name = name();
@@ -63,12 +85,9 @@ impl Refusals {
         let line = if self.told.len() > TOLD {
             "r\nfurther refusals of the supervisor are not told".to_owned()
         } else {
-            let kind = word.get(2..3).unwrap_or_default();
             format!(
-                "{kind}\ndenied: {doing} {path} by {} (pid {thread}), layer supervision: allow it with \
-                 {word} {}",
-                name.escape_debug(),
-                crate::cell::denial::quoted(&path)
+                "{kind}\ndenied: {what} by {} (pid {thread}), layer supervision: allow it with {allow}",
+                name.escape_debug()
             )
         };
         if let Some(channel) = &self.channel {
@@ -98,6 +117,7 @@ fn words(act: Act) -> (&'static str, &'static str) {
         Act::Watcher { .. } => ("make a watcher", "--read"),
         // The relay tells of those, which knows the names.
         Act::Connect { .. } | Act::Socket { .. } => ("connect", "--allow-host"),
+        Act::Bind { .. } | Act::Listen { .. } => ("listen", "--url"),
     }
 }
 
@@ -108,6 +128,7 @@ pub(in crate::cell) fn read(line: &[u8]) -> Option<(&'static str, String)> {
     let kind = match kind {
         b"r\n" => "read",
         b"w\n" => "write",
+        b"l\n" => "listen",
         _ => return None,
     };
     Some((kind, String::from_utf8_lossy(text).into_owned()))
@@ -166,6 +187,21 @@ mod tests {
                      --read '{path}'"
                 ),
             ]
+        );
+    }
+
+    #[test]
+    fn a_port_is_told_once_and_that_of_the_witness_never() {
+        let told = lines(|refusals| {
+            for port in [TRIED.port(), 3000, 3000, 3001] {
+                refusals.tell_port(port, 7, || b"node\n".to_vec());
+            }
+        });
+        assert_eq!(told.len(), 2);
+        assert_eq!(
+            told[0],
+            "listen denied: listen on port 3000 by node (pid 7), layer supervision: allow it with \
+             --url http://127.0.0.1:3000/mcp"
         );
     }
 

@@ -5,8 +5,8 @@
 //! descriptor, and the act is done on it. The call itself is never let through.
 
 use super::grants::{Grants, handle, of_rustix};
-use super::notice::times;
 use super::notice::{Act, Form, PATH_BYTES, Place, Request, Times, WORKING_DIRECTORY};
+use super::notice::{address, times};
 use super::refusals::Refusals;
 use super::sockets::Sockets;
 use super::watchers::Watchers;
@@ -154,28 +154,37 @@ impl Supervisor {
             self.watchers.give(self.listener.as_fd(), call.id, flags)?;
             return Ok(Answer::Given);
         }
-        if let (Act::Connect { .. } | Act::Socket { .. }, sockets) =
-            (request.act, &mut self.sockets)
-        {
-            let sockets = sockets.as_mut().ok_or(Errno::ENOSYS)?;
-            return match request.act {
-                Act::Socket {
-                    family,
-                    kind,
-                    protocol,
-                } => {
-                    sockets.make(self.listener.as_fd(), call.id, (family, kind, protocol))?;
-                    Ok(Answer::Given)
+        let listener = self.listener.as_fd();
+        let still = || sys::listen(listener, &mut Unotify::IsValid(call.id));
+        let sockets = self.sockets.as_mut().ok_or(Errno::ENOSYS);
+        match request.act {
+            Act::Socket {
+                family,
+                kind,
+                protocol,
+            } => {
+                sockets?.make(listener, call.id, (family, kind, protocol))?;
+                return Ok(Answer::Given);
+            }
+            Act::Connect { socket, at, length } => {
+                let (memory, whose) = (caller.copy(at, length)?, (caller.thread, socket));
+                return sockets?.connect(whose, &memory, still).map(Answer::Value);
+            }
+            Act::Bind { socket, at, length } => {
+                let meant = address(&caller.copy(at, length)?)?;
+                let done = sockets?.bind((caller.thread, socket), meant, still);
+                if done == Err(Errno::EACCES) && meant.port() != 0 {
+                    let thread = caller.thread;
+                    let name = || read(format!("/proc/{thread}/comm")).unwrap_or_default();
+                    self.refusals.tell_port(meant.port(), thread, name);
                 }
-                Act::Connect { socket, at, length } => {
-                    let memory = caller.copy(at, length)?;
-                    let listener = self.listener.as_fd();
-                    let still = || sys::listen(listener, &mut Unotify::IsValid(call.id));
-                    let place = (caller.thread, socket);
-                    sockets.connect(place, &memory, still).map(Answer::Value)
-                }
-                _ => Err(Errno::ENOSYS),
-            };
+                return done.map(Answer::Value);
+            }
+            Act::Listen { socket, backlog } => {
+                let whose = (caller.thread, socket);
+                return sockets?.listen(whose, backlog, still).map(Answer::Value);
+            }
+            _ => {}
         }
         let memory;
         let place = match request.path {
@@ -211,7 +220,11 @@ impl Supervisor {
         let (granted, error) = match act {
             Act::Mode(_) | Act::Times(..) => (self.grants.may_write(file), Errno::EPERM),
             Act::Watch { .. } => (self.grants.may_read(file), Errno::EACCES),
-            Act::Watcher { .. } | Act::Connect { .. } | Act::Socket { .. } => (true, Errno::EPERM),
+            Act::Watcher { .. }
+            | Act::Connect { .. }
+            | Act::Bind { .. }
+            | Act::Listen { .. }
+            | Act::Socket { .. } => (true, Errno::EPERM),
         };
         (!granted).then_some(error)
     }

@@ -1,4 +1,4 @@
-//! A server that runs elsewhere.
+//! A server on HTTP.
 
 use super::Rows;
 use crate::config::{Upstream, Word};
@@ -9,7 +9,12 @@ use serde_json::Value;
 impl Rows<'_> {
     pub(super) fn upstream(&mut self, upstream: &Upstream) {
         let url = upstream.url.to_string();
-        self.one("server.url", &url, url.as_str());
+        let inside = !self.resolved.config.server.is_elsewhere();
+        let shown = match inside {
+            true => format!("{url} in the cell"),
+            false => url.clone(),
+        };
+        self.one("server.url", shown, url.as_str());
         if upstream.url.tls {
             match &upstream.ca {
                 Some(path) => {

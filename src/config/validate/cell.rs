@@ -85,6 +85,7 @@ impl Builder<'_> {
             env,
             egress,
             egress_private,
+            serves: None,
             memory,
             processes,
             user,

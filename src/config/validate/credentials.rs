@@ -6,7 +6,7 @@ use crate::config::diagnose::{Place, Problem};
 use crate::config::entries::{self, variable_name};
 use crate::config::origin::Origin;
 use crate::config::raw::{self, At};
-use crate::config::{Cell, Credential, EntryError, Inject, Pointer, name};
+use crate::config::{Cell, Credential, EntryError, Inject, Pointer, Server, name};
 use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 use std::time::Duration;
@@ -65,19 +65,52 @@ const OVERLAP: Duration = Duration::from_secs(600);
 /// What is told of all of them has to fit into one message of the spawner.
 const MOST: usize = 12;
 
+/// How the server gets what it is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spoken {
+    /// It is a process of ours, which can be given variables and files.
+    ours: bool,
+    /// It gets requests with headers.
+    http: bool,
+}
+
+impl Spoken {
+    pub(super) fn to(server: &Server) -> Self {
+        Self {
+            ours: !server.is_elsewhere(),
+            http: server.upstream.is_some(),
+        }
+    }
+
+    /// The ways that there are.
+    fn ways(self) -> &'static str {
+        match (self.ours, self.http) {
+            (false, _) => {
+                "write one of `header` (with `format`) and `argument` (with `tools`): the server runs elsewhere"
+            }
+            (true, false) => {
+                "write one of `env`, `file` (with `env` and `signal`) and `argument` (with `tools`)"
+            }
+            (true, true) => {
+                "write one of `env`, `file` (with `env` and `signal`), `header` (with `format`) and `argument` (with `tools`)"
+            }
+        }
+    }
+}
+
 impl Builder<'_> {
     pub(super) fn credentials(
         &mut self,
         raw: &BTreeMap<At<String>, raw::Credential>,
         cell: &Cell,
-        elsewhere: bool,
+        spoken: Spoken,
         flags: &Overrides,
     ) -> Vec<Credential> {
         let mut all: Vec<Credential> = Vec::new();
         for (name, written) in raw {
             let place = Place::File(name.span());
             self.note(name::check(name.value()), &place);
-            let Some(credential) = self.credential(name, written, elsewhere) else {
+            let Some(credential) = self.credential(name, written, spoken) else {
                 continue;
             };
             self.alone(&credential, &all, cell, &place);
@@ -91,7 +124,7 @@ impl Builder<'_> {
         }
         for CredentialRule { variable, file } in &flags.credentials {
             let place = Place::Flag("--credential");
-            if elsewhere {
+            if !spoken.ours {
                 let what = "a server that runs elsewhere has no variables";
                 self.problems.push(Problem::new(place, what).hint(HEADER));
                 continue;
@@ -125,7 +158,7 @@ impl Builder<'_> {
         &mut self,
         name: &At<String>,
         raw: &raw::Credential,
-        elsewhere: bool,
+        spoken: Spoken,
     ) -> Option<Credential> {
         let key = |field: &str| format!("credentials.{}.{field}", name.value());
         let missing = |field: &str, hint: &str| {
@@ -140,11 +173,11 @@ impl Builder<'_> {
         }
         let file = self.file_path(&key("file"), raw.file.as_ref());
         let inject = match &raw.inject {
-            Some(inject) => self.inject(name, inject, elsewhere),
+            Some(inject) => self.inject(name, inject, spoken),
             None => {
-                let (field, hint) = match elsewhere {
-                    true => ("inject.header", HEADER),
-                    false => ("inject", VARIABLE),
+                let (field, hint) = match spoken.ours {
+                    false => ("inject.header", HEADER),
+                    true => ("inject", VARIABLE),
                 };
                 self.problems.push(missing(field, hint));
                 None
@@ -180,7 +213,7 @@ impl Builder<'_> {
         &mut self,
         name: &At<String>,
         raw: &At<raw::Inject>,
-        elsewhere: bool,
+        spoken: Spoken,
     ) -> Option<Inject> {
         let key = format!("credentials.{}.inject", name.value());
         let place = Place::File(raw.span());
@@ -203,7 +236,7 @@ impl Builder<'_> {
                 tools: None,
                 header: None,
                 format: None,
-            } if !elsewhere => {
+            } if spoken.ours => {
                 self.origins.set(format!("{key}.env"), origin);
                 Some(Inject::Env { variable })
             }
@@ -215,7 +248,7 @@ impl Builder<'_> {
                 tools: None,
                 header: None,
                 format: None,
-            } if !elsewhere => {
+            } if spoken.ours => {
                 self.origins.set(format!("{key}.file"), origin);
                 let path = PathBuf::from(path);
                 let plain = |part| matches!(part, Component::Normal(_));
@@ -260,7 +293,7 @@ impl Builder<'_> {
                 tools: None,
                 header: Some(header),
                 format,
-            } if elsewhere => {
+            } if spoken.http => {
                 self.origins.set(format!("{key}.header"), origin);
                 self.note(header_rule(&header, format.as_deref()), &place);
                 let bearer = header.eq_ignore_ascii_case("authorization");
@@ -272,15 +305,7 @@ impl Builder<'_> {
             }
             _ => {
                 let what = format!("`{key}` says no way that there is, or more than one");
-                let hint = match elsewhere {
-                    true => {
-                        "write one of `header` (with `format`) and `argument` (with `tools`): the server runs elsewhere"
-                    }
-                    false => {
-                        "write one of `env`, `file` (with `env` and `signal`) and `argument` (with `tools`)"
-                    }
-                };
-                wrong(self, what, hint)
+                wrong(self, what, spoken.ways())
             }
         }
     }

@@ -25,8 +25,9 @@ use super::origin::Origins;
 use super::raw::{At, Raw};
 use super::{
     AdminAddr, ByteSize, Check, Config, Cores, EgressRule, Endpoint, EnvRule, Preset, SchemaChecks,
-    SecretsMode, TimeSpan,
+    SecretsMode, Server, TimeSpan,
 };
+use credentials::Spoken;
 use std::path::PathBuf;
 
 /// What the flags say, in the units of [`Config`]; `None` and empty: nothing.
@@ -34,7 +35,7 @@ use std::path::PathBuf;
 pub struct Overrides {
     pub name: Option<String>,
     pub command: Vec<String>,
-    /// In place of a command.
+    /// In place of a command, or where the command listens in its cell.
     pub url: Option<Endpoint>,
     pub ca: Option<String>,
     pub pins: Vec<String>,
@@ -158,7 +159,8 @@ impl Builder<'_> {
     fn config(&mut self, raw: &Raw, flags: &Overrides) -> Config {
         let server = self.server(&raw.server, flags);
         let limits = self.limits(&raw.limits, flags);
-        let cell = self.cell(&raw.cell, flags);
+        let mut cell = self.cell(&raw.cell, flags);
+        cell.serves = serves(&server);
         let secrets = self.pick(
             "scrub.secrets",
             raw.scrub.secrets.as_ref(),
@@ -202,8 +204,7 @@ impl Builder<'_> {
         let admin = self.admin(raw.admin.as_ref(), flags);
         let audit = self.audit(&raw.audit, flags);
         let packages = self.packages(&raw.packages, flags);
-        let credentials =
-            self.credentials(&raw.credentials, &cell, server.upstream.is_some(), flags);
+        let credentials = self.credentials(&raw.credentials, &cell, Spoken::to(&server), flags);
         let state_dir = self.state_dir(&server.name);
         Config {
             server,
@@ -230,6 +231,13 @@ impl Builder<'_> {
             state_dir,
         }
     }
+}
+
+/// The port of a server on HTTP that we run ourselves.
+fn serves(server: &Server) -> Option<u16> {
+    let upstream = server.upstream.as_ref();
+    let ours = upstream.filter(|_| !server.is_elsewhere());
+    ours.map(|upstream| upstream.url.port)
 }
 
 fn place_of<A, B>(file: Option<&At<A>>, flag: Option<B>, name: &'static str) -> Place {

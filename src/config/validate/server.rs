@@ -10,7 +10,7 @@ impl Builder<'_> {
     pub(super) fn server(&mut self, raw: &raw::Server, flags: &Overrides) -> Server {
         let mut command = Vec::new();
         let upstream = self.upstream(raw, flags);
-        if upstream.is_some() {
+        if upstream.is_some() && !self.runs(raw, flags) {
             // There is nothing to run.
         } else if !flags.command.is_empty() {
             self.origins.set("server.command", Origin::Command);
@@ -48,8 +48,10 @@ impl Builder<'_> {
         } else {
             self.origins.set("server.name", Origin::Command);
             match &upstream {
-                Some(upstream) => name::derive(std::slice::from_ref(&upstream.url.host)),
-                None => name::derive(&command),
+                Some(upstream) if command.is_empty() => {
+                    name::derive(std::slice::from_ref(&upstream.url.host))
+                }
+                _ => name::derive(&command),
             }
         };
         self.transport(raw.transport.as_ref(), upstream.is_some());

@@ -252,6 +252,70 @@ fn a_server_elsewhere_has_a_url_in_place_of_a_command() {
     assert!(server.command.is_empty() && server.upstream.is_some());
 }
 
+const INSIDE: &str = "server.url = 'http://127.0.0.1:8080/mcp'\nserver.command = ['prog', 'x']\n";
+
+#[test]
+fn a_url_and_a_command_are_a_server_in_the_cell() {
+    let effective = both(INSIDE, &Overrides::default());
+    let server = &effective.config.server;
+    assert!(server.upstream.is_some() && !server.is_elsewhere());
+    assert_eq!((&*server.name, server.command.len()), ("prog", 2));
+    assert_eq!(effective.config.cell.serves, Some(8080));
+    // Each is replaced by its flag; the other stays.
+    let at = |url: &str, command: &[&str]| Overrides {
+        url: Some(url.parse().unwrap()),
+        ..flags(command)
+    };
+    let words = both(INSIDE, &flags(&["other"])).config;
+    assert_eq!(
+        (words.server.command.len(), words.cell.serves),
+        (1, Some(8080))
+    );
+    let moved = both(INSIDE, &at("http://localhost:9090/", &[])).config;
+    assert_eq!(
+        (moved.server.command.len(), moved.cell.serves),
+        (2, Some(9090))
+    );
+    let all = both("", &at("http://[::1]:9090/", &["prog"])).config;
+    assert_eq!((all.server.command.len(), all.cell.serves), (1, Some(9090)));
+    // A URL in place of the file's command, and a command in place of its URL, are what they were.
+    let elsewhere = both(COMMAND, &at("http://127.0.0.1:9090/", &[])).config;
+    assert!(elsewhere.server.is_elsewhere() && elsewhere.cell.serves.is_none());
+    let stdio = both(ELSEWHERE, &flags(&["prog"])).config;
+    assert!(stdio.server.upstream.is_none() && stdio.cell.serves.is_none());
+}
+
+#[test]
+fn a_server_in_the_cell_is_near_and_its_port_is_for_everybody() {
+    let server = |text: &str| {
+        let text = format!("[server]\ncommand = ['prog']\n{text}");
+        let file = File::parse("/etc/x.toml", &text).unwrap();
+        build(Some(&file), &Overrides::default(), &around())
+    };
+    for (text, fits) in [
+        ("url = 'http://127.0.0.1:1024/mcp'", true),
+        (
+            "url = 'http://localhost:65535/mcp'\ntransport = 'http'",
+            true,
+        ),
+        ("url = 'http://[::1]:8080/mcp?k=v'", true),
+        (
+            "url = 'http://127.0.0.1:8080/mcp'\ntransport = 'stdio'",
+            false,
+        ),
+        ("transport = 'http'", false),
+        ("url = 'https://127.0.0.1:8080/mcp'", false),
+        ("url = 'https://mcp.example.com/mcp'", false),
+        ("url = 'http://10.0.0.1:8080/mcp'\nplain_http = true", false),
+        ("url = 'http://0.0.0.0:8080/mcp'\nplain_http = true", false),
+        ("url = 'http://127.0.0.2:8080/mcp'", false),
+        ("url = 'http://127.0.0.1/mcp'", false),
+        ("url = 'http://127.0.0.1:1023/mcp'", false),
+    ] {
+        assert_eq!(server(text).is_ok(), fits, "{text}");
+    }
+}
+
 #[test]
 fn a_server_elsewhere_gets_headers_and_one_of_ours_gets_variables() {
     let credential = |server: &str, inject: &str| {
@@ -269,6 +333,14 @@ fn a_server_elsewhere_gets_headers_and_one_of_ours_gets_variables() {
     );
     assert!(credential(ELSEWHERE, "header = 'X-Key', format = 'k={};v=1'").is_ok());
     assert!(credential(COMMAND, "env = 'KEY'").is_ok());
+    for inject in [
+        "env = 'KEY'",
+        "header = 'X-Key'",
+        "file = 'k'",
+        "argument = '/t'",
+    ] {
+        assert!(credential(INSIDE, inject).is_ok(), "{inject}");
+    }
     for (server, inject) in [
         (ELSEWHERE, "env = 'KEY'"),
         (COMMAND, "header = 'X-Key'"),

@@ -1,4 +1,4 @@
-//! A server that runs elsewhere: where it is, and how it proves that it is the one.
+//! A server on HTTP: where it is, in the cell or elsewhere, and how it proves that it is the one.
 
 use super::{Builder, Overrides, place_of};
 use crate::config::diagnose::{Place, Problem};
@@ -10,14 +10,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::path::PathBuf;
 
+/// Ports below are for whoever has CAP_NET_BIND_SERVICE (`ip_unprivileged_port_start`, ip(7)).
+const LOWEST: u16 = 1024;
+
 impl Builder<'_> {
     pub(super) fn upstream(&mut self, raw: &raw::Server, flags: &Overrides) -> Option<Upstream> {
         let (url, place) = self.endpoint(raw, flags)?;
-        let written = raw.command.as_ref().filter(|_| flags.url.is_none());
-        if !flags.command.is_empty() || written.is_some() {
-            let what = "there are both a command to run and the URL of a server";
-            self.problems
-                .push(Problem::new(place.clone(), what).hint("keep one of them"));
+        if self.runs(raw, flags) {
+            self.inside(&url, &place);
         }
         let plain = self.only("server.plain_http", raw.plain_http.as_ref());
         if !url.tls && !url.is_loopback() && plain != Some(true) {
@@ -34,6 +34,34 @@ impl Builder<'_> {
             pins: self.pins(&raw.pins, &flags.pins),
             min_version: min_version.unwrap_or_default(),
         })
+    }
+
+    /// True when there is a command for the server at the URL: it runs in the cell and listens there. A URL
+    /// among the flags takes the place of a command in the file, unless the file has a URL too.
+    pub(super) fn runs(&self, raw: &raw::Server, flags: &Overrides) -> bool {
+        let written = raw.command.is_some() && (flags.url.is_none() || raw.url.is_some());
+        !flags.command.is_empty() || written
+    }
+
+    /// Nobody but us is to reach a server in a cell, so its URL is one of the cell's own loopback.
+    fn inside(&mut self, url: &Endpoint, place: &Place) {
+        let near = ["127.0.0.1", "::1", "localhost"].contains(&&*url.host);
+        let (what, hint) = if url.tls || !near {
+            (
+                format!("a server that is run here cannot be at `{url}`"),
+                "what listens in the cell is at http://127.0.0.1:PORT/, http://[::1]:PORT/ or \
+                 http://localhost:PORT/; without a command, the server at the URL runs elsewhere",
+            )
+        } else if url.port < LOWEST {
+            (
+                format!("a server in a cell may not listen on port {}", url.port),
+                "only root may listen below 1024, and no server in a cell is: let it use another port",
+            )
+        } else {
+            return;
+        };
+        self.problems
+            .push(Problem::new(place.clone(), what).hint(hint));
     }
 
     /// `server.transport` says nothing that the command or the URL does not say.
@@ -53,14 +81,16 @@ impl Builder<'_> {
         }
     }
 
+    /// Where the server is, if it is on HTTP.
     fn endpoint(&mut self, raw: &raw::Server, flags: &Overrides) -> Option<(Endpoint, Place)> {
         let place = place_of(raw.url.as_ref(), flags.url.as_ref(), "--url");
         if let Some(url) = &flags.url {
             self.origins.set("server.url", Origin::Flag("--url"));
             return Some((url.clone(), place));
         }
-        // The words after `--` win over the file.
-        let at = raw.url.as_ref().filter(|_| flags.command.is_empty())?;
+        // The words after `--` win over the file: its command, or what it has in place of one.
+        let kept = flags.command.is_empty() || raw.command.is_some();
+        let at = raw.url.as_ref().filter(|_| kept)?;
         let origin = self.line(at.span());
         self.origins.set("server.url", origin);
         match at.value().parse() {

@@ -25,7 +25,12 @@ struct State {
     owed: Vec<(String, String)>,
     /// The list of tools has been asked for so often.
     lists: u32,
+    /// What the tool `act` does, where there is one.
+    act: Option<Act>,
 }
+
+/// Does what the words say, and says what came of it.
+pub(crate) type Act = fn(&str) -> String;
 
 type Shared = Arc<(Mutex<State>, Condvar)>;
 
@@ -42,10 +47,11 @@ impl Request {
     }
 }
 
-/// Serves for ever.
-pub(crate) fn serve(listener: &TcpListener, flags: &[String]) {
+/// Serves for ever, with one more tool.
+pub(crate) fn serve_with(listener: &TcpListener, flags: &[String], act: Option<Act>) {
     let state = State {
         flags: flags.to_vec(),
+        act,
         ..State::default()
     };
     let shared: Shared = Arc::new((Mutex::new(state), Condvar::new()));
@@ -197,6 +203,11 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
             }
             say(stream, has("events"), "", id, &done("there"))
         }
+        Some("act") => {
+            let act = lock.lock().unwrap().act;
+            let said = act.map_or_else(|| "no".to_owned(), |act| act(text("act")));
+            say(stream, has("events"), "", id, &done(&said))
+        }
         Some("echo") => say(stream, has("events"), "", id, &done(text("text"))),
         _ if request.body["method"] == "tools/list" => {
             let mut state = lock.lock().unwrap();
@@ -218,10 +229,12 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
 }
 
 fn tools(modern: bool, lists: u32) -> Value {
-    let mut all: Vec<Value> = ["echo", "raw", "forget", "push", "cut", "hang", "flood"]
-        .iter()
-        .map(|name| json!({"name": name, "inputSchema": {"type": "object"}}))
-        .collect();
+    let mut all: Vec<Value> = [
+        "echo", "raw", "forget", "push", "cut", "hang", "flood", "act",
+    ]
+    .iter()
+    .map(|name| json!({"name": name, "inputSchema": {"type": "object"}}))
+    .collect();
     let mut region = json!({"type": "string"});
     if lists > 1 {
         region["x-mcp-header"] = json!("Region");
