@@ -11,7 +11,7 @@ use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::Signal;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 impl Loop {
@@ -22,10 +22,7 @@ impl Loop {
             let reads = self.again.has_file() || !self.config.credentials.is_empty();
             if signal.ssi_signo == Signal::SIGHUP as u32 && reads {
                 tracing::info!("SIGHUP: the configuration and what it names is read again");
-                self.spawner.reload().map_err(|source| LoopError::System {
-                    doing: "reach the spawner",
-                    source,
-                })?;
+                self.spawner.reload().map_err(LoopError::unreached)?;
                 continue;
             }
             if signal.ssi_signo == Signal::SIGUSR1 as u32 {
@@ -152,13 +149,7 @@ impl Loop {
     ) -> Result<(), LoopError> {
         self.server_in = Some(Outlet::exclusive(stdin));
         self.server_out = Some(stdout);
-        self.seldom
-            .watch_stderr(stderr.as_fd())
-            .map_err(|source| LoopError::System {
-                doing: "watch the server's stderr",
-                source,
-            })?;
-        self.stderr = Some(Drain::new(stderr, now));
+        self.follow_stderr(Drain::new(stderr, now))?;
         self.started = true;
         self.life.started();
         self.metrics.child_starts.inc();

@@ -9,7 +9,7 @@ use super::reload::{self, Told};
 use super::stdio::{Loop, LoopError};
 use super::{clerk, live};
 use crate::admin::Phase;
-use crate::audit::Operator;
+use crate::audit::{Log, Operator};
 use crate::cell::spawn::Asked;
 use crate::config::{Config, Replace, Restart};
 use serde_json::json;
@@ -72,6 +72,18 @@ impl Farewell {
     }
 }
 
+/// Says that nothing new is begun, and notes it.
+pub(super) fn announce(open: usize, audit: &mut Log, now: Instant) {
+    let text = format!("{open} requests are open");
+    tracing::info!("draining: nothing new is begun; {text}");
+    let record = Operator {
+        act: "drain",
+        done: true,
+        text: &text,
+    };
+    audit.operator(&record, now);
+}
+
 impl Loop {
     /// Answers an operator, or does what he wants.
     pub(super) fn answer_operator(&mut self, asked: Asked, reply: OwnedFd, now: Instant) {
@@ -88,14 +100,7 @@ impl Loop {
                 let open = self.session.open();
                 let farewell = Farewell::begin(reply, within, open, now);
                 self.health.drains(farewell.limit());
-                let text = format!("{open} requests are open");
-                tracing::info!("draining: nothing new is begun; {text}");
-                let record = Operator {
-                    act: "drain",
-                    done: true,
-                    text: &text,
-                };
-                self.session.audit().operator(&record, now);
+                announce(open, self.session.audit(), now);
                 self.farewell = Some(farewell);
             }
         }

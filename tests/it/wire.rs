@@ -65,6 +65,31 @@ impl Wire {
         Self::in_rig(Rig::new(), flags, server)
     }
 
+    /// The fake server `mortal`, which may write its notes.
+    pub(crate) fn mortal(rig: Rig, flags: &[&str], server: &[&str]) -> Self {
+        let mark = mark();
+        let path = example("mortal").to_str().unwrap().to_owned();
+        let notes = rig.path().join("notes");
+        std::fs::create_dir_all(&notes).unwrap();
+        // Root's server is somebody else, who needs no more than this.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(notes, open).unwrap();
+        let flags = [&["--write", "{dir}/notes"], flags].concat();
+        let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
+        Self::start(rig, &mark, &flags, &command)
+    }
+
+    /// Begins a session of a revision that has sessions, with `mortal`.
+    pub(crate) fn greet(&mut self, capabilities: &Value) {
+        let told = self.ask(
+            "\"hello\"",
+            "initialize",
+            &json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": {"name": "it", "version": "1"}}),
+        );
+        assert_eq!(told["result"]["serverInfo"]["name"], "mortal", "{told}");
+        self.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    }
+
     /// The same in a directory that is prepared: `{dir}` in flags and arguments is its path.
     pub(crate) fn in_rig(rig: Rig, flags: &[&str], server: &[&str]) -> Self {
         let mark = mark();

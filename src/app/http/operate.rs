@@ -4,7 +4,7 @@ use super::server::{Kind, Role};
 use super::state::{Gate, State};
 use super::turns::Turns;
 use crate::admin::Phase;
-use crate::app::farewell::Farewell;
+use crate::app::farewell::{Farewell, announce};
 use crate::app::reload::{self, Told};
 use crate::app::{clerk, live};
 use crate::audit::Operator;
@@ -40,14 +40,7 @@ impl Gate {
         let open = self.work(|state| {
             state.draining = true;
             let open = state.open();
-            let text = format!("{open} requests are open");
-            tracing::info!("draining: nothing new is begun; {text}");
-            let record = Operator {
-                act: "drain",
-                done: true,
-                text: &text,
-            };
-            state.desk.audit().operator(&record, now);
+            announce(open, state.desk.audit(), now);
             state.rest_soon();
             open
         });
