@@ -19,7 +19,7 @@ impl Loop {
     pub(super) fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             // Without files it is what a terminal says when it goes.
-            let reads = self.again.has_file() || !self.config.credentials.is_empty();
+            let reads = self.again.path().is_some() || !self.config.credentials.is_empty();
             if signal.ssi_signo == Signal::SIGHUP as u32 && reads {
                 tracing::info!("SIGHUP: the configuration and what it names is read again");
                 self.spawner.reload().map_err(LoopError::unreached)?;
@@ -31,13 +31,9 @@ impl Loop {
                 continue;
             }
             tracing::info!("stopping: signal {}", signal.ssi_signo);
-            let act = self.life.stop(now);
-            if !self.started {
-                // The spawner may be waiting for an installer; closing its channel ends both.
-                self.leave();
-                return Ok(Some(self.life.exit_code()));
+            if let Some(code) = self.stop_on_signal(now)? {
+                return Ok(Some(code));
             }
-            self.act(act)?;
         }
         Ok(None)
     }

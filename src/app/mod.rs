@@ -7,6 +7,7 @@ mod access;
 mod clerk;
 mod credentials;
 mod drain;
+mod edited;
 mod ending;
 mod events;
 mod exec;

@@ -4,6 +4,7 @@ use super::access::Porter;
 use super::audit_path;
 use super::clerk::{self, Clerk, answer, failed};
 use super::credentials::{Keeper, unix_now};
+use super::edited::Edited;
 use super::incident::Incident;
 use super::reload::Again;
 use super::roll::{Drilled, Holders, Instance, Roll, Shown};
@@ -77,6 +78,7 @@ pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) ->
                 clerk: None,
                 unheard: message_process().filter(|_| runs),
                 looked: false,
+                edited: None,
                 reload: false,
                 is_frozen: false,
                 incident: None,
@@ -117,6 +119,8 @@ struct Office<'a> {
     /// The message process, until operators can ask about it.
     unheard: Option<Pid>,
     looked: bool,
+    /// The configuration file, where there is one.
+    edited: Option<Edited>,
     /// A signal asked for it.
     reload: bool,
     is_frozen: bool,
@@ -125,9 +129,14 @@ struct Office<'a> {
 }
 
 impl Office<'_> {
-    /// Listens for operators, once; what there is to say when that cannot be.
-    fn open_socket(&mut self) -> Option<Event> {
+    /// Listens for operators and watches the configuration file, once; what there is to say when nobody can
+    /// be listened to.
+    fn open_ears(&mut self) -> Option<Event> {
         let pid = self.unheard.take()?;
+        self.edited = self.again.path().and_then(|path| {
+            let text = self.again.read();
+            Edited::open(path, &text, Instant::now())
+        });
         match Clerk::open(&self.config, pid.as_raw_nonzero().get()) {
             Ok(clerk) => {
                 self.clerk = Some(clerk);
@@ -191,7 +200,11 @@ impl Office<'_> {
     }
 
     fn renew(&mut self) -> Result<OwnedFd, String> {
-        let text = self.again.read()?;
+        let text = self.again.read();
+        if let Some(edited) = &mut self.edited {
+            edited.taken(&text);
+        }
+        let text = text?;
         let config = self.again.build(text.as_deref())?;
         let (config, _) = renew(&self.config, config);
         self.again.check(&config)?;
@@ -264,7 +277,8 @@ impl Duties for Office<'_> {
         let porter = self.porter.as_ref().and_then(Porter::watched);
         let clerk = self.clerk.iter().flat_map(Clerk::watched);
         let files = keeper.into_iter().chain(guarded).chain(porter);
-        files.chain(clerk).collect()
+        let edited = self.edited.as_ref().map(Edited::watched);
+        files.chain(clerk).chain(edited).collect()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -276,20 +290,27 @@ impl Duties for Office<'_> {
         let known = self.keeper.as_ref().is_ok_and(Keeper::is_known);
         let again = self.again_at.filter(|_| known);
         let files = keeper.into_iter().chain(guarded).chain(porter);
-        files.chain(clerk).chain(opens).chain(again).min()
+        let edited = self.edited.as_ref().and_then(Edited::due);
+        let all = files.chain(clerk).chain(opens).chain(again);
+        all.chain(edited).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
         let mut events = Vec::new();
         // Not before the first request: whoever starts a server waits for it.
         if std::mem::replace(&mut self.looked, true) {
-            events.extend(self.open_socket());
+            events.extend(self.open_ears());
         }
         let asked = self.clerk.as_mut().map(|clerk| clerk.hear(Instant::now()));
         let mut again = now;
         for (ask, reply) in asked.unwrap_or_default() {
             again |= ask == Ask::Reload;
             events.extend(self.attend(ask, reply));
+        }
+        let reader = self.again;
+        let edited = self.edited.as_mut();
+        if edited.is_some_and(|it| it.look(Instant::now(), || reader.read())) {
+            self.reload = true;
         }
         if std::mem::take(&mut self.reload) {
             events.push(self.read_again(None));

@@ -52,6 +52,7 @@ mod rotation;
 mod smuggling;
 mod spawn_cells;
 mod spawn_tree;
+mod stopping;
 mod support;
 mod switch;
 mod unit;

@@ -214,11 +214,7 @@ fn rotate_under_load(source: &Source, way: &Way, flags: &[&str], rounds: u32, sl
 
 #[test]
 fn every_source_rotates_under_load_without_a_failed_call() {
-    let rounds = if std::env::var_os("COFFERDAM_FULL").is_some() {
-        10
-    } else {
-        3
-    };
+    let rounds = if crate::support::full() { 10 } else { 3 };
     for source in &SOURCES {
         rotate_under_load(source, &ENV, &[], rounds, 0);
     }
@@ -226,7 +222,7 @@ fn every_source_rotates_under_load_without_a_failed_call() {
 
 #[test]
 fn a_server_that_starts_slowly_loses_no_call_either() {
-    let (rounds, slow) = if std::env::var_os("COFFERDAM_FULL").is_some() {
+    let (rounds, slow) = if crate::support::full() {
         (10, 2000)
     } else {
         (2, 700)
@@ -236,11 +232,7 @@ fn a_server_that_starts_slowly_loses_no_call_either() {
 
 #[test]
 fn files_and_arguments_change_and_the_server_stays() {
-    let rounds = if std::env::var_os("COFFERDAM_FULL").is_some() {
-        10
-    } else {
-        3
-    };
+    let rounds = if crate::support::full() { 10 } else { 3 };
     for way in &WAYS {
         for flags in [&[][..], &["--off", "namespaces"], &["--user", "root"]] {
             if flags.contains(&"root") && !nix::unistd::geteuid().is_root() {

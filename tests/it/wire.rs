@@ -207,6 +207,12 @@ impl Wire {
         assert_eq!(said(&answer), "still here", "{answer}");
     }
 
+    /// That the session lives, and begins nothing new.
+    pub(crate) fn alive_is_refused(&mut self) {
+        let answer = self.call("\"refused\"", "echo", &json!({"text": "?"}));
+        refused_by(&answer, "server.unavailable");
+    }
+
     /// The next message; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Value> {
         if !self.early.is_empty() {

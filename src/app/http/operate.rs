@@ -32,19 +32,32 @@ impl Gate {
             Asked::Drain { .. } if self.farewell.borrow().is_some() => {
                 clerk::answer(reply, &clerk::failed("it is ending already"));
             }
-            Asked::Drain { within } => self.drain(reply, within, now),
+            Asked::Drain { within } => {
+                let open = self.state.borrow().open();
+                self.drain(Farewell::begin(reply, within, open, now), now);
+            }
         }
     }
 
-    fn drain(self: &Rc<Self>, reply: OwnedFd, within: Option<u64>, now: Instant) {
-        let open = self.work(|state| {
+    /// SIGTERM, SIGINT: what is open is answered first, unless it is not the first time.
+    pub(super) fn stop_on_signal(self: &Rc<Self>, now: Instant) {
+        let waits = {
+            let state = self.state.borrow();
+            state.ran && !state.frozen && !state.stopping && self.farewell.borrow().is_none()
+        };
+        match waits {
+            true => self.drain(Farewell::hurried(now), now),
+            false => self.stop(now),
+        }
+    }
+
+    fn drain(self: &Rc<Self>, farewell: Farewell, now: Instant) {
+        self.work(|state| {
             state.draining = true;
             let open = state.open();
             announce(open, state.desk.audit(), now);
             state.rest_soon();
-            open
         });
-        let farewell = Farewell::begin(reply, within, open, now);
         self.health.drains(farewell.limit());
         self.wake_by(Some(farewell.due()));
         *self.farewell.borrow_mut() = Some(farewell);
