@@ -10,9 +10,9 @@
 
 use super::guarding::Held;
 use super::turns::Place;
-use crate::audit::Arguments;
+use crate::audit::{Arguments, Begun, Log};
 use crate::identity::Caller;
-use crate::mcp::{RawId, RequestId};
+use crate::mcp::{Capability, RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use foldhash::{HashMap, HashSet};
 use slab::Slab;
@@ -59,6 +59,8 @@ pub(super) struct Open {
     pub(super) held: Option<Box<Held>>,
     /// Its place among what may run, once it has one.
     pub(super) place: Option<Box<Place>>,
+    /// Its line in the journal, once a server may run it and it may not run twice.
+    pub(super) begun: Option<Begun>,
     limit: Option<Deadlines>,
     last_sign: Instant,
     /// Place in the order of arrival.
@@ -88,9 +90,20 @@ impl Open {
             token: None,
             held: None,
             place: None,
+            begun: None,
             limit,
             last_sign: now,
             order: 0,
+        }
+    }
+
+    /// Notes that it is passed on to a server, if it is a call: it may not run twice.
+    pub(super) fn note_begin(&mut self, log: &Log, now: Instant) {
+        if let (Capability::Tool, Some(tool)) =
+            (self.origin.subject.capability, &self.origin.subject.name)
+        {
+            let client = self.origin.caller.as_ref().map(|caller| &*caller.client);
+            self.begun = log.begin(tool, &self.raw_id, client, now);
         }
     }
 
@@ -228,7 +241,7 @@ impl Pending {
         match self.find(id) {
             Some(open) if open.state == State::Open => {
                 open.state = State::Cancelled;
-                (open.held, open.place) = (None, None);
+                (open.held, open.place, open.begun) = (None, None, None);
                 true
             }
             _ => false,
@@ -298,7 +311,7 @@ impl Pending {
                 wanted: open.state == State::Open,
                 held: open.held.take(),
             });
-            open.place = None;
+            (open.place, open.begun) = (None, None);
             open.state = State::Expired;
             self.graves.push_back(id.clone());
         }

@@ -185,6 +185,9 @@ impl Session {
                 && let Some(open) = self.client.find_open(&waiting.id)
             {
                 open.place = Some(place);
+                if !self.policy.repeatable(&open.origin.subject) {
+                    open.note_begin(&self.audit, now);
+                }
                 out.to_server.extend_from_slice(&waiting.line);
                 out.to_server.push(b'\n');
             }

@@ -38,6 +38,7 @@ mod http_identity;
 mod http_legacy;
 mod http_many;
 mod http_modern;
+mod journal;
 mod kill_nine;
 mod operate;
 mod overlap;
