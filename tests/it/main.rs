@@ -25,6 +25,7 @@ mod credentials;
 mod egress;
 mod escape;
 mod exec;
+mod faults;
 mod fidelity;
 mod guards;
 mod honest;

@@ -67,8 +67,13 @@ impl Wire {
 
     /// The fake server `mortal`, which may write its notes.
     pub(crate) fn mortal(rig: Rig, flags: &[&str], server: &[&str]) -> Self {
+        Self::noting("mortal", rig, flags, server)
+    }
+
+    /// A fake server that takes its mark and `{dir}/notes`, which it may write.
+    pub(crate) fn noting(name: &str, rig: Rig, flags: &[&str], server: &[&str]) -> Self {
         let mark = mark();
-        let path = example("mortal").to_str().unwrap().to_owned();
+        let path = example(name).to_str().unwrap().to_owned();
         let notes = rig.path().join("notes");
         std::fs::create_dir_all(&notes).unwrap();
         // Root's server is somebody else, who needs no more than this.

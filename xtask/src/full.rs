@@ -25,6 +25,10 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
         ),
         ("chaos: 100,000 mixed requests".into(), Line::Tests("chaos")),
         (
+            "faults: every fault on every way in".into(),
+            Line::Tests("faults"),
+        ),
+        (
             "kill -9: 1,000 times in each cell".into(),
             Line::Tests("kill_nine"),
         ),
