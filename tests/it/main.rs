@@ -40,6 +40,7 @@ mod http_legacy;
 mod http_many;
 mod http_modern;
 mod journal;
+mod kill_fast;
 mod kill_nine;
 mod operate;
 mod overlap;

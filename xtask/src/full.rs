@@ -29,6 +29,10 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
             Line::Tests("faults"),
         ),
         (
+            "kill: 120 times with 100 calls in flight".into(),
+            Line::Tests("kill_fast"),
+        ),
+        (
             "kill -9: 1,000 times in each cell".into(),
             Line::Tests("kill_nine"),
         ),
