@@ -153,9 +153,11 @@ impl Pending {
         self.open.iter().map(|(_, open)| open)
     }
 
-    /// The place in the order of arrival of the first one that is here.
+    /// The place in the order of arrival of the first one whose answer may still pass.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.open.iter().map(|(_, open)| open.order).min()
+        let all = self.open.iter().map(|(_, open)| open);
+        let living = all.filter(|open| open.state != State::Expired);
+        living.map(|open| open.order).min()
     }
 
     /// Requests that still wait for an answer.

@@ -407,3 +407,21 @@ fn a_call_with_a_credential_is_filled_in_again_for_the_next_server() {
         rig.to_server.clear();
     }
 }
+
+#[test]
+fn what_has_expired_keeps_no_earlier_policy() {
+    let toml = "[limits]\ntimeout = \"1s\"\n";
+    let mut rig = Rig::new(toml);
+    let config = config(toml);
+    let mut renew = |rig: &mut Rig| {
+        let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &[])));
+        rig.session.renew(&config, policy);
+        rig.session.earlier.len()
+    };
+    rig.client(&json!({"jsonrpc": "2.0", "id": 1, "method": "resources/list"}));
+    assert_eq!(renew(&mut rig), 1, "what is open is answered under its own");
+    rig.pass(Duration::from_secs(2));
+    for _ in 0..10 {
+        assert_eq!(renew(&mut rig), 0);
+    }
+}

@@ -59,5 +59,6 @@ mod stopping;
 mod support;
 mod switch;
 mod unit;
+mod virtual_day;
 mod web;
 mod wire;

@@ -33,6 +33,10 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
             Line::Tests("kill_fast"),
         ),
         (
+            "a virtual day, and three real minutes".into(),
+            Line::Tests("virtual_day"),
+        ),
+        (
             "kill -9: 1,000 times in each cell".into(),
             Line::Tests("kill_nine"),
         ),
