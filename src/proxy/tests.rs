@@ -413,7 +413,7 @@ fn what_has_expired_keeps_no_earlier_policy() {
     let toml = "[limits]\ntimeout = \"1s\"\n";
     let mut rig = Rig::new(toml);
     let config = config(toml);
-    let mut renew = |rig: &mut Rig| {
+    let renew = |rig: &mut Rig| {
         let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &[])));
         rig.session.renew(&config, policy);
         rig.session.earlier.len()

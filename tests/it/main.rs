@@ -9,6 +9,7 @@
 
 mod access;
 mod architecture;
+mod booted;
 mod cell_floor;
 mod cell_launch;
 mod cell_namespaces;

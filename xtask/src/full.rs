@@ -37,6 +37,11 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
             Line::Tests("virtual_day"),
         ),
         (
+            "the unit under a booted systemd".into(),
+            Line::Tests("booted"),
+        ),
+        ("what takes seconds to end".into(), Line::Tests("stopping")),
+        (
             "kill -9: 1,000 times in each cell".into(),
             Line::Tests("kill_nine"),
         ),
