@@ -8,21 +8,23 @@
 //!
 //! One thread, one `poll` without timeout, no runtime.
 
+use super::reload::Again;
+use super::spawner::spawner;
 use crate::cell::denial::{Denial, Denials, Grants};
 use crate::cell::egress::News;
 use crate::cell::pty::{RawMode, copy_size};
 use crate::cell::spawn::{Event, Mode, SpawnError, Spawner, Stop, Terminals};
-use crate::cell::{LayerReport, LayerState};
+use crate::cell::{LayerReport, LayerState, hide_memory};
 use crate::config::Config;
 use crate::transport::terminal::sanitize;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// The only cell of this command.
 const CELL: u32 = 0;
@@ -38,8 +40,6 @@ const SOFTWARE: u8 = 70;
 /// What `exec` needs besides the configuration.
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
-    /// The command line without the program's own name; the spawner parses the same words.
-    pub words: Vec<OsString>,
     /// 0 to 2; from 1 on one line says what is in force.
     pub verbose: u8,
     pub quiet: bool,
@@ -48,9 +48,8 @@ pub struct ExecOptions {
 /// Runs the program and gives its exit code: its own, 128 + the signal that ended it, or ours when
 /// it did not start.
 #[must_use]
-pub fn exec(config: &Config, options: &ExecOptions) -> ExitCode {
-    let grants = Grants::from(&config.cell);
-    match Session::open(options, grants).and_then(|session| session.run()) {
+pub fn exec(config: Config, again: &dyn Again, options: &ExecOptions) -> ExitCode {
+    match Session::open(Arc::new(config), again, options).and_then(|session| session.run()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&format!("error: {error}"));
@@ -105,7 +104,17 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(options: &'a ExecOptions, grants: Grants) -> Result<Self, ExecError> {
+    fn open(
+        config: Arc<Config>,
+        again: &dyn Again,
+        options: &'a ExecOptions,
+    ) -> Result<Self, ExecError> {
+        let grants = Grants::from(&config.cell);
+        let serve = |control| {
+            hide_memory();
+            spawner(control, Mode::Exec, config, again)
+        };
+        let mut spawner = Spawner::launch(Mode::Exec, serve)?;
         let mut set = SigSet::empty();
         for signal in [
             Signal::SIGINT,
@@ -119,7 +128,6 @@ impl<'a> Session<'a> {
         set.thread_block().map_err(io::Error::from)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&set, flags).map_err(io::Error::from)?;
-        let mut spawner = Spawner::launch(Mode::Exec, &options.words)?;
         spawner.start(CELL)?;
         Ok(Self {
             options,

@@ -38,7 +38,7 @@ mod wake;
 pub use exec::{ExecOptions, exec};
 pub use reload::Again;
 pub(crate) use roll::{Instance, Shown, instances};
-pub use spawner::spawner;
+pub use spawner::lone_spawner;
 pub(crate) use switch::{Turn, change as change_switch, path as switch_path};
 
 use crate::admin::{self, Facts, Health};
@@ -51,7 +51,6 @@ use crate::proxy::Session;
 use crate::secret::{Secret, looks_secret};
 use crate::telemetry::Metrics;
 use http::{Fittings, Front};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -115,24 +114,24 @@ impl Error {
     }
 }
 
-/// `run`: one server on stdio behind policy, until it is gone. `words` are the command line that
-/// `config` came from; the spawner reads them again for itself. `again` builds what the spawner reads
+/// `run`: one server on stdio behind policy, until it is gone. `again` builds what the spawner reads
 /// later.
 ///
 /// # Errors
 /// When something that was asked for cannot be had. What the server does is no error: its exit code
 /// is the result.
-pub fn run(config: Config, words: &[OsString], again: Box<dyn Again>) -> Result<u8, Error> {
+pub fn run(config: Config, again: Box<dyn Again>) -> Result<u8, Error> {
     let begun = Instant::now();
     cell::hide_memory();
     cell::close_inherited().map_err(|error| Error::Internal(format!("close_range: {error}")))?;
+    let config = Arc::new(config);
+    let serve = |control| spawner::spawner(control, Mode::Run, Arc::clone(&config), &*again);
     let mut spawner =
-        Spawner::launch(Mode::Run, words).map_err(|source| Error::Spawner { source })?;
+        Spawner::launch(Mode::Run, serve).map_err(|source| Error::Spawner { source })?;
     spawner
         .start(0)
         .map_err(|error| Error::Internal(format!("the spawner is gone: {error}")))?;
 
-    let config = Arc::new(config);
     let policy = Arc::new(Policy::new(
         &config,
         Scrubber::new(config.scrub, &given(&config)),

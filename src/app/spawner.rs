@@ -1,4 +1,4 @@
-//! `__spawn`: from the spawner's own reading of the configuration to its loop, below its guardian.
+//! The spawner: from the configuration to its loop, below its guardian.
 
 use super::access::Porter;
 use super::audit_path;
@@ -35,13 +35,20 @@ use std::time::{Duration, Instant};
 /// From an attempt to write a file into a cell that failed until the next.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Serves the message process at the other end of descriptor `control` until it is gone; `again` reads
-/// what `config` came from.
+/// As [`spawner`], on the inherited descriptor `control`: for whoever plays the message process.
 #[must_use]
-pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) -> ExitCode {
+pub fn lone_spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) -> ExitCode {
     cell::hide_memory();
-    let config = Arc::new(config);
-    let ended = match adopt(control).and_then(guard) {
+    ExitCode::from(match adopt(control) {
+        Ok(control) => spawner(control, mode, Arc::new(config), again),
+        Err(error) => complain(&error.to_string()),
+    })
+}
+
+/// Serves the message process at the other end of `control` until it is gone; `again` reads what
+/// `config` came from. The result is the code to exit with.
+pub(super) fn spawner(control: OwnedFd, mode: Mode, config: Arc<Config>, again: &dyn Again) -> u8 {
+    let ended = match guard(control) {
         Ok(Role::Guardian { code, parent }) => {
             if let (Mode::Run, Some(parent)) = (mode, parent) {
                 clerk::sweep(&config, parent.as_raw_nonzero().get());
@@ -55,7 +62,7 @@ pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) ->
                     remove_socket(path, parent.as_raw_nonzero().get());
                 }
             }
-            return ExitCode::from(code);
+            return code;
         }
         Ok(Role::Spawner(control)) => {
             let keeper = Keeper::open(&config.credentials, &config.state_dir, say);
@@ -88,13 +95,17 @@ pub fn spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Again) ->
         Err(error) => Err(error),
     };
     let complaint = match ended {
-        Ok(Ended::Closed) => return ExitCode::SUCCESS,
+        Ok(Ended::Closed) => return 0,
         Ok(Ended::Malformed(error)) => format!("the message process sent nonsense: {error}"),
         Ok(Ended::Stuck) => "the message process does not read what the spawner says".to_owned(),
         Err(error) => error.to_string(),
     };
-    say(&complaint);
-    ExitCode::from(70)
+    complain(&complaint)
+}
+
+fn complain(complaint: &str) -> u8 {
+    say(complaint);
+    70
 }
 
 /// The configuration as the spawner has read it.

@@ -414,7 +414,7 @@ impl Loop {
             code.shed();
         }
         if !self.session.restless() {
-            self.session.audit().shrink();
+            self.session.shrink();
             self.to_server.rest();
             self.to_client.rest();
             return;

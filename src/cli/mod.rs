@@ -48,8 +48,8 @@ pub fn main() -> ExitCode {
 
 fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     match args::parse(&words)?.command {
-        Command::Run(args) => run::run(&args, words),
-        Command::Exec(_) => exec::exec(words),
+        Command::Run(args) => run::run(&args),
+        Command::Exec(_) => exec::exec(&words),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => live::reload(&args),

@@ -7,12 +7,9 @@ use super::exit::Failure;
 use super::{exit, preflight, show};
 use crate::app;
 use crate::telemetry::logs;
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// `words` are those of the command line without the program's own name: the spawner parses them
-/// again by itself.
-pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let resolved = args::resolve(args)?;
     if resolved.dry_run {
         return Ok(exit::print(&show::human(&resolved)));
@@ -29,7 +26,7 @@ pub(super) fn run(args: &RunArgs, words: Vec<OsString>) -> Result<ExitCode, Fail
     };
     logs::init(format, level);
     let again = Box::new(Again::of(args)?);
-    let code = app::run(resolved.config, &words, again).map_err(|error| {
+    let code = app::run(resolved.config, again).map_err(|error| {
         let failure = Failure::new(Exit::from(error.code()), error.to_string());
         match error.hint() {
             Some(hint) => failure.hint(hint),

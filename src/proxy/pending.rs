@@ -15,7 +15,6 @@ use crate::identity::Caller;
 use crate::mcp::{Capability, RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use foldhash::{HashMap, HashSet};
-use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +23,8 @@ use std::time::{Duration, Instant};
 const OPEN: usize = 16 * 1024;
 /// Expired ids that are remembered.
 const GRAVES: usize = 4096;
+/// Boxes that are kept while requests come and go: as many as a busy client has open.
+const SPARE: usize = 256;
 /// Progress tokens of answered requests that are remembered, the latest: tasks go on after their
 /// first answer.
 const TOKENS: usize = 4096;
@@ -121,9 +122,11 @@ impl Open {
 /// The table.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Where each lies in `open`: what is hashed and moved on is small, what is open stays in its place.
-    requests: HashMap<RequestId, usize>,
-    open: Slab<Open>,
+    /// Boxed, so that what the table moves is small and an answer is not copied to be looked at.
+    requests: HashMap<RequestId, Box<Open>>,
+    /// Boxes of requests that are over, for the next ones.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    spare: Vec<Box<Open>>,
     by_token: HashMap<RequestId, RequestId>,
     tokens_seen: HashSet<RequestId>,
     tokens_order: VecDeque<RequestId>,
@@ -150,13 +153,12 @@ impl Pending {
 
     /// Everything that is here, in no order.
     pub(super) fn all(&self) -> impl Iterator<Item = &Open> {
-        self.open.iter().map(|(_, open)| open)
+        self.requests.values().map(|open| &**open)
     }
 
     /// The place in the order of arrival of the first one whose answer may still pass.
     pub(super) fn oldest(&self) -> Option<u64> {
-        let all = self.open.iter().map(|(_, open)| open);
-        let living = all.filter(|open| open.state != State::Expired);
+        let living = self.all().filter(|open| open.state != State::Expired);
         living.map(|open| open.order).min()
     }
 
@@ -182,14 +184,19 @@ impl Pending {
             }
             self.by_token.insert(token.clone(), id.clone());
         }
-        let at = self.open.insert(open);
-        self.requests.insert(id, at);
+        let place = match self.spare.pop() {
+            Some(mut place) => {
+                *place = open;
+                place
+            }
+            None => Box::new(open),
+        };
+        self.requests.insert(id, place);
     }
 
     /// Takes the request that an answer with this id closes.
-    pub(super) fn close(&mut self, id: &RequestId) -> Option<Open> {
-        let at = self.requests.remove(id)?;
-        let open = self.open.try_remove(at)?;
+    pub(super) fn close(&mut self, id: &RequestId) -> Option<Box<Open>> {
+        let open = self.requests.remove(id)?;
         if let Some(token) = &open.token {
             self.by_token.remove(token);
         }
@@ -197,6 +204,19 @@ impl Pending {
             self.graves.retain(|grave| grave != id);
         }
         Some(open)
+    }
+
+    /// A request is over: its place among what may run is free.
+    pub(super) fn over(&mut self, mut open: Box<Open>) {
+        (open.held, open.place, open.line, open.origin.caller) = (None, None, None, None);
+        if self.spare.len() < SPARE {
+            self.spare.push(open);
+        }
+    }
+
+    /// Gives the memory of a burst back.
+    pub(super) fn shrink(&mut self) {
+        self.spare = Vec::new();
     }
 
     /// The open request whose id a server with 64-bit floats would spell like this: servers in
@@ -213,15 +233,12 @@ impl Pending {
 
     /// The id as the client wrote it.
     pub(super) fn raw_id(&self, id: &RequestId) -> Option<&[u8]> {
-        let at = *self.requests.get(id)?;
-        self.open.get(at).map(|open| &*open.raw_id)
+        self.requests.get(id).map(|open| &*open.raw_id)
     }
 
     /// True when a credential was put into it.
     pub(super) fn is_filled(&self, id: &RequestId) -> bool {
-        let at = self.requests.get(id);
-        let open = at.and_then(|at| self.open.get(*at));
-        open.is_some_and(|open| open.filled)
+        self.requests.get(id).is_some_and(|open| open.filled)
     }
 
     /// The request was decided anew: it is as old as before, and was asked as often.
@@ -233,8 +250,7 @@ impl Pending {
 
     /// Who asked for this one.
     pub(super) fn caller(&self, id: &RequestId) -> Option<Arc<Caller>> {
-        let at = *self.requests.get(id)?;
-        self.open.get(at)?.origin.caller.clone()
+        self.requests.get(id)?.origin.caller.clone()
     }
 
     /// The client has cancelled this one; true when it was open. Most servers answer it no more, so that
@@ -253,11 +269,8 @@ impl Pending {
     /// A sign of life: the silence of this request starts anew. True when progress with this token
     /// may pass: the client gave it, now or before (tasks go on after their first answer).
     pub(super) fn progress(&mut self, token: &RequestId, now: Instant) -> bool {
-        if let Some(at) = self
-            .by_token
-            .get(token)
-            .and_then(|id| self.requests.get(id))
-            && let Some(open) = self.open.get_mut(*at)
+        if let Some(id) = self.by_token.get(token)
+            && let Some(open) = self.requests.get_mut(id)
         {
             open.last_sign = now;
             return true;
@@ -271,12 +284,12 @@ impl Pending {
     }
 
     fn find(&mut self, id: &RequestId) -> Option<&mut Open> {
-        self.open.get_mut(*self.requests.get(id)?)
+        self.requests.get_mut(id).map(|open| &mut **open)
     }
 
     /// A person was asked and has answered: the time that took is nobody's silence.
     pub(super) fn excuse_all(&mut self, now: Instant) {
-        for (_, open) in &mut self.open {
+        for open in self.requests.values_mut() {
             open.last_sign = now;
         }
     }
@@ -291,10 +304,7 @@ impl Pending {
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Expiry> {
         let mut expired = Vec::new();
         let mut next = None;
-        for (id, at) in &self.requests {
-            let Some(open) = self.open.get_mut(*at) else {
-                continue;
-            };
+        for (id, open) in &mut self.requests {
             if open.state == State::Expired {
                 continue;
             }
@@ -320,8 +330,7 @@ impl Pending {
         self.next_due = next;
         while self.graves.len() > GRAVES {
             if let Some(id) = self.graves.pop_front() {
-                let at = self.requests.remove(&id);
-                at.and_then(|at| self.open.try_remove(at));
+                self.requests.remove(&id);
             }
         }
         expired
@@ -329,15 +338,14 @@ impl Pending {
 
     /// True while a request waits that ends by itself: a listen stream does not.
     pub(super) fn busy(&self) -> bool {
-        let mut all = self.open.iter();
-        all.any(|(_, open)| open.state == State::Open && open.limit.is_some())
+        let mut all = self.requests.values();
+        all.any(|open| open.state == State::Open && open.limit.is_some())
     }
 
     /// True when an answer with this id is still wanted.
     pub(super) fn is_open(&self, id: &RequestId) -> bool {
-        let at = self.requests.get(id);
-        at.and_then(|at| self.open.get(*at))
-            .is_some_and(|open| open.state == State::Open)
+        let open = self.requests.get(id);
+        open.is_some_and(|open| open.state == State::Open)
     }
 
     /// The server is lost: takes all but what `keep` wants, and hands out what was still wanted of
@@ -346,14 +354,8 @@ impl Pending {
         &mut self,
         mut keep: impl FnMut(&RequestId, &mut Open) -> bool,
     ) -> Vec<Open> {
-        let mut gone = Vec::new();
-        self.requests.retain(|id, at| {
-            let kept = self.open.get_mut(*at).is_some_and(|open| keep(id, open));
-            if !kept {
-                gone.extend(self.open.try_remove(*at));
-            }
-            kept
-        });
+        let lost = self.requests.extract_if(|id, open| !keep(id, open));
+        let mut gone: Vec<_> = lost.map(|(_, open)| *open).collect();
         self.graves.clear();
         for token in gone.iter().filter_map(|open| open.token.as_ref()) {
             self.by_token.remove(token);
@@ -368,8 +370,7 @@ impl Pending {
         self.by_token.clear();
         self.graves.clear();
         self.next_due = None;
-        self.requests.clear();
-        let mut left: Vec<Open> = self.open.drain().collect();
+        let mut left: Vec<_> = self.requests.drain().map(|(_, open)| *open).collect();
         left.retain(|open| open.state == State::Open);
         left.sort_by_key(|open| open.order);
         left

@@ -391,8 +391,7 @@ impl Session {
                 let kind = MessageKind::Response;
                 self.tally
                     .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
-                // With it its place is free.
-                drop(open);
+                self.client.over(open);
                 self.advance(now, out);
                 return Passage::Stop;
             }
@@ -407,8 +406,7 @@ impl Session {
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
-        // With it its place is free.
-        drop(open);
+        self.client.over(open);
         self.advance(now, out);
         passage
     }
@@ -555,8 +553,7 @@ impl Session {
                 let why = malformed.fault.to_string();
                 let refused = own::broken_answer(&open.origin.subject, &why);
                 self.answer_for_server(&open, &refused, "malformed", now, out);
-                // With it its place is free.
-                drop(open);
+                self.client.over(open);
                 self.advance(now, out);
                 self.noise(line);
             }

@@ -168,6 +168,12 @@ impl Session {
         self.audit.waiting() || self.tally.waits()
     }
 
+    /// Gives the memory of a burst back.
+    pub fn shrink(&mut self) {
+        self.audit.shrink();
+        self.client.shrink();
+    }
+
     /// What is counted here, for the loop to publish when it has nothing else to do.
     pub fn tally(&mut self) -> &mut Tally {
         &mut self.tally
@@ -330,8 +336,7 @@ impl Session {
                 let refused =
                     own::response_too_large(&open.origin.subject, bytes, self.caps.response);
                 self.answer_for_server(&open, &refused, "refused", now, out);
-                // With it its place is free.
-                drop(open);
+                self.client.over(open);
                 self.advance(now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),

@@ -10,17 +10,21 @@
     unsafe_code,
     reason = "attacks are made of raw system calls; this is a test program"
 )]
-#![expect(clippy::print_stdout, reason = "its output is its result")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is its result"
+)]
 #![expect(clippy::unwrap_used, reason = "a broken test program must fail loudly")]
 
 use cofferdam::cell::spawn::{Event, Mode, Spawner, Stop};
 use cofferdam::cell::{LayerState, close_inherited, confine};
 use libc::c_long;
 use serde_json::Value;
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -248,8 +252,7 @@ fn scene(targets: &Value) -> Scene {
     close_inherited().unwrap();
     let text = |key: &str| targets[key].as_str().unwrap().to_owned();
     let number = |key: &str| i32::try_from(targets[key].as_i64().unwrap()).unwrap();
-    let command = ["run", "--", "cat"].map(OsString::from);
-    let spawner = Spawner::launch(Mode::Run, &command).unwrap();
+    let spawner = Spawner::launch(Mode::Run, serve_cat).unwrap();
     let audit = PathBuf::from(text("audit"));
     let log = OpenOptions::new().append(true).create(true).open(&audit);
     let child = |pid: i32| -> Option<i32> {
@@ -280,6 +283,17 @@ fn scene(targets: &Value) -> Scene {
         spawner,
         spawner_pid,
     }
+}
+
+/// The spawner of `cofferdam run -- cat`.
+fn serve_cat(control: OwnedFd) -> u8 {
+    let flags = rustix::io::fcntl_getfd(&control).unwrap();
+    rustix::io::fcntl_setfd(&control, flags - rustix::io::FdFlags::CLOEXEC).unwrap();
+    let number = control.as_raw_fd().to_string();
+    let words = ["__spawn", &number, "run", "run", "--", "cat"];
+    let error = Command::new("/proc/self/exe").args(words).exec();
+    eprintln!("no spawner: {error}");
+    70
 }
 
 /// What it may do: the server that the configuration names is started, answers, ends, and is started

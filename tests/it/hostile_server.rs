@@ -621,7 +621,7 @@ fn nothing_survives_either_process_when_a_daemon_was_left_behind() {
         if victim == "message" {
             wire.kill_message_process();
         } else {
-            wire.kill("__spawn");
+            wire.kill_guardian();
         }
         wire.nothing_is_left(Duration::from_millis(if victim == "message" {
             200
@@ -732,7 +732,7 @@ fn without_the_spawner_nothing_lives_and_the_client_is_answered() {
     wire.begin("2", "hang", &json!({}));
     wire.alive();
     let begun = Instant::now();
-    wire.kill("__spawn");
+    wire.kill_guardian();
     refused_by(&wire.answer("1"), "server.gone");
     refused_by(&wire.answer("2"), "server.gone");
     let over = wire.wait();

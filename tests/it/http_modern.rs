@@ -460,7 +460,7 @@ fn a_killed_spawner_leaves_no_request_without_an_answer_and_nothing_behind() {
     }
     let text = site.call(&json!(1), "echo", &json!({"text":"up"})).json();
     assert_eq!(said(&text), "up");
-    site.wire.kill("__spawn");
+    site.wire.kill_guardian();
     for conn in &mut waiting {
         let answer = conn.reply().json();
         assert_eq!(

@@ -106,7 +106,7 @@ fn every_instance_is_found_and_says_how_it_is_and_nothing_of_it_is_left() {
         assert_eq!(mode & 0o777, 0o600);
     }
     // One ends in order, of the other everything is killed that could clear away.
-    second.kill("__spawn");
+    second.kill_guardian();
     let over = second.wait();
     assert_eq!(over.code, 70, "{}", over.text());
     assert_eq!(statuses(&first).len(), 1);

@@ -388,12 +388,12 @@ impl Wire {
         }
     }
 
-    /// Kills a process of this session with -9: the first whose command line says so.
-    pub(crate) fn kill(&self, words: &str) {
-        let all = processes(&self.mark);
-        let found = all.iter().find(|(_, line)| line.contains(words));
-        let (pid, _) = found.unwrap_or_else(|| panic!("no {words} in {all:?}"));
-        self.signal(*pid, nix::sys::signal::Signal::SIGKILL);
+    /// kill -9 of the guardian.
+    pub(crate) fn kill_guardian(&self) {
+        let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let mut all = processes(&self.mark).into_iter();
+        let guardian = all.find(|(pid, _)| name(*pid) == "cofferdam-guard\n");
+        self.signal(guardian.unwrap().0, nix::sys::signal::Signal::SIGKILL);
     }
 
     /// The same, once it has given back what its start has touched.

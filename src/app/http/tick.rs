@@ -176,7 +176,7 @@ impl State {
             .map(|server| &mut server.session);
         for session in sessions.chain([&mut self.desk]) {
             if !session.restless() {
-                session.audit().shrink();
+                session.shrink();
                 continue;
             }
             restless = true;

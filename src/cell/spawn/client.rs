@@ -4,20 +4,24 @@
 use super::channel::{Channel, Received};
 use super::protocol::{Event, HEADER_BYTES, MAX_BODY, Mode, ProtocolError};
 use super::request::{Request, Stop};
-use super::stdio::pass_on;
 use super::tree;
+use crate::cell::sys;
+use nix::sched::CloneFlags;
+use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{Shutdown, shutdown};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::ffi::OsString;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
+use rustix::stdio::{dup2_stdin, dup2_stdout};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long the spawner, or the guardian in its place, may take to end the tree.
 const FAREWELL: Duration = Duration::from_secs(6);
+
+/// The code of a guardian that could not begin.
+const GUARDIAN_FAILED: u8 = 70;
 
 /// Why there is no spawner to talk to.
 #[derive(Debug, thiserror::Error)]
@@ -39,43 +43,38 @@ pub enum SpawnError {
 pub struct Spawner {
     channel: Channel,
     /// The guardian; the spawner is its child.
-    child: Child,
+    child: Pid,
     /// Readable once the guardian has ended.
     ended: OwnedFd,
     gone: bool,
 }
 
 impl Spawner {
-    /// Starts `cofferdam __spawn FD MODE ARGS…`, which reads `args` itself.
+    /// Divides this process: the copy does `serve` with its end of the socket and ends with the code that
+    /// it gives. A copy has read the configuration already and costs a third of what an exec does.
     ///
-    /// Call it on the main thread before any other thread exists: the spawner dies with the thread
-    /// that started it, and a descriptor is open across exec for a moment. This process becomes a
-    /// subreaper: from now on it inherits what the spawner leaves behind.
+    /// Call it on the main thread before any other thread exists: the copy has only that one, and dies
+    /// with it. This process becomes a subreaper: from now on it inherits what the spawner leaves behind.
     ///
     /// # Errors
     /// No more processes or descriptors.
-    pub fn launch(mode: Mode, args: &[OsString]) -> Result<Self, SpawnError> {
+    pub fn launch(mode: Mode, serve: impl FnOnce(OwnedFd) -> u8) -> Result<Self, SpawnError> {
         let launch = |source| SpawnError::Launch { source };
         tree::adopt_orphans().map_err(launch)?;
         let (channel, theirs) = Channel::pair().map_err(launch)?;
-        pass_on(&theirs).map_err(launch)?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("cofferdam")
-            .arg("__spawn")
-            .arg(theirs.as_raw_fd().to_string())
-            .arg(mode.word())
-            .args(args);
-        if mode == Mode::Run {
-            // Stdin and stdout are the client's connection: nobody else holds them.
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-        }
-        let child = command.spawn().map_err(launch)?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let ended = pid
-            .ok_or(rustix::io::Errno::SRCH)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-            .map_err(|error| launch(error.into()))?;
+        let copied = sys::fork_into(CloneFlags::empty());
+        let Some(child) = copied.map_err(|error| launch(error.into()))? else {
+            drop(channel);
+            let code = match part(mode) {
+                Ok(()) => serve(theirs),
+                Err(_) => GUARDIAN_FAILED,
+            };
+            end(code);
+        };
+        let child = Pid::from_raw(child.as_raw()).ok_or(rustix::io::Errno::SRCH);
+        let child = child.map_err(|error| launch(error.into()))?;
+        let ended = pidfd_open(child, PidfdFlags::empty());
+        let ended = ended.map_err(|error| launch(error.into()))?;
         Ok(Self {
             channel,
             child,
@@ -181,7 +180,7 @@ impl Spawner {
         let _ = shutdown(&self.channel, Shutdown::Both);
         let until = Instant::now() + FAREWELL;
         if self.ends_in(FAREWELL) {
-            drop(self.child.wait());
+            self.wait();
         }
         // What both of them have left is ours by re-parenting.
         while !tree::reap(&mut |_, _| {}) {
@@ -191,6 +190,12 @@ impl Spawner {
             std::thread::sleep(Duration::from_millis(1));
         }
         String::new()
+    }
+
+    /// The code of a guardian that has ended.
+    fn wait(&self) -> Option<i32> {
+        let ended = waitpid(Some(self.child), WaitOptions::empty()).ok()??;
+        ended.1.exit_status()
     }
 
     /// Waits until the guardian has ended; false when it takes too long.
@@ -206,6 +211,27 @@ impl Spawner {
     }
 }
 
+/// What a copy that will be the guardian must not share with the message process.
+fn part(mode: Mode) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    if mode == Mode::Run {
+        // Stdin and stdout are the client's connection: nobody else holds them.
+        let nothing = File::options().read(true).write(true).open("/dev/null")?;
+        dup2_stdin(&nothing)?;
+        dup2_stdout(&nothing)?;
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    clippy::exit,
+    reason = "the copy must not go on as the message process, and nothing here is its own to drop"
+)]
+fn end(code: u8) -> ! {
+    std::process::exit(i32::from(code))
+}
+
 impl AsFd for Spawner {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
@@ -219,7 +245,7 @@ impl Drop for Spawner {
         }
         let _ = shutdown(&self.channel, Shutdown::Both);
         let ended = self.ends_in(FAREWELL);
-        let clean = ended && self.child.wait().is_ok_and(|status| status.success());
+        let clean = ended && self.wait() == Some(0);
         if !clean {
             self.clear_away();
         }

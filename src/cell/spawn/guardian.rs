@@ -7,6 +7,7 @@ use super::housework::QUIET;
 use super::signals::Signals;
 use super::{tempdir, tree};
 use crate::cell::{Code, cgroup, sys};
+use nix::sys::prctl;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, Signal, WaitStatus, getpid, getppid, kill_process, set_parent_process_death_signal, setsid,
@@ -46,6 +47,8 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
     // a group already, as when started by hand.
     let _ = setsid();
     let signals = Signals::open()?;
+    // What `ps` shows: all of ours have the command line of the message process.
+    prctl::set_name(c"cofferdam-guard")?;
     let us = getpid();
     let Some(spawner) = sys::fork_into(nix::sched::CloneFlags::empty())? else {
         super::server::born_of(us, parent);
@@ -54,6 +57,7 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
         if getppid() != Some(us) {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe));
         }
+        prctl::set_name(c"cofferdam-spawn")?;
         return Ok(Role::Spawner(control));
     };
     // The message process must see the end of file when the spawner dies.
