@@ -7,6 +7,7 @@
 //! ```
 //! A file that is written in two steps may be valid in between, with fewer rules than it will have.
 
+use super::reload::Again;
 use crate::secret::{SETTLE, Watch};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,11 +31,16 @@ pub(super) struct Edited {
 }
 
 impl Edited {
+    /// Watches the file that this reads; `None` where there is none, or no watch for it.
+    pub(super) fn of(again: &dyn Again) -> Option<Self> {
+        Self::open(again.path()?, &again.read(), Instant::now())
+    }
+
     /// Watches the file at `path`, which says `text` now; `None` where the kernel gives no watch.
-    pub(super) fn open(path: &Path, text: &Text, now: Instant) -> Option<Self> {
+    fn open(path: &Path, text: &Text, now: Instant) -> Option<Self> {
         let path: PathBuf = std::path::absolute(path).ok()?;
         Some(Self {
-            watch: Watch::new(vec![path], SETTLE, now).ok()?,
+            watch: Watch::beside(vec![path], SETTLE, now).ok()?,
             known: print(text),
             seen: None,
         })

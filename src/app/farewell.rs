@@ -152,10 +152,12 @@ impl Loop {
     /// Ends once everything is answered; a code when there is no server whose end would have to be
     /// awaited.
     pub(super) fn step_farewell(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
-        let open = self.session.owes() || self.to_server.has_output();
         let Some(farewell) = &mut self.farewell else {
             return Ok(None);
         };
+        // Nobody waits for what a server does not read and need not answer.
+        let unsent = !farewell.hurried && self.to_server.has_output();
+        let open = self.session.owes() || unsent;
         if !farewell.ends(open, now) {
             return Ok(None);
         }

@@ -7,7 +7,7 @@ use super::credentials::{Keeper, unix_now};
 use super::edited::Edited;
 use super::incident::Incident;
 use super::reload::Again;
-use super::roll::{Drilled, Holders, Instance, Roll, Shown};
+use super::roll::{Drilled, Instance, Roll, Shown};
 use super::sealed::Packed;
 use super::shelf::{self, Shelf};
 use super::switch::{Guarded, Turn};
@@ -144,10 +144,7 @@ impl Office<'_> {
     /// be listened to.
     fn open_ears(&mut self) -> Option<Event> {
         let pid = self.unheard.take()?;
-        self.edited = self.again.path().and_then(|path| {
-            let text = self.again.read();
-            Edited::open(path, &text, Instant::now())
-        });
+        self.edited = Edited::of(self.again);
         match Clerk::open(&self.config, pid.as_raw_nonzero().get()) {
             Ok(clerk) => {
                 self.clerk = Some(clerk);
@@ -300,10 +297,13 @@ impl Duties for Office<'_> {
         let opens = self.unheard.map(|_| Instant::now());
         let known = self.keeper.as_ref().is_ok_and(Keeper::is_known);
         let again = self.again_at.filter(|_| known);
-        let files = keeper.into_iter().chain(guarded).chain(porter);
         let edited = self.edited.as_ref().and_then(Edited::due);
-        let all = files.chain(clerk).chain(opens).chain(again);
-        all.chain(edited).min()
+        let files = keeper
+            .into_iter()
+            .chain(guarded)
+            .chain(porter)
+            .chain(edited);
+        files.chain(clerk).chain(opens).chain(again).min()
     }
 
     fn look(&mut self, now: bool) -> Vec<Event> {
@@ -320,9 +320,7 @@ impl Duties for Office<'_> {
         }
         let reader = self.again;
         let edited = self.edited.as_mut();
-        if edited.is_some_and(|it| it.look(Instant::now(), || reader.read())) {
-            self.reload = true;
-        }
+        self.reload |= edited.is_some_and(|it| it.look(Instant::now(), || reader.read()));
         if std::mem::take(&mut self.reload) {
             events.push(self.read_again(None));
         }
@@ -456,7 +454,7 @@ impl Office<'_> {
             previous: held.previous.as_ref().map(|it| it.fingerprint.clone()),
             problem: held.problem.as_ref().map(ToString::to_string),
             known,
-            holders: holders(shelves, &source.name),
+            holders: shelf::holders(shelves, &source.name),
         });
         roll.write(Instance {
             pid: std::process::id(),
@@ -465,26 +463,6 @@ impl Office<'_> {
             drill,
         });
     }
-}
-
-/// How many cells hold which value of one credential.
-fn holders(shelves: &[Shelf], name: &str) -> Vec<Holders> {
-    let mut found: Vec<Holders> = Vec::new();
-    let all = shelves.iter().flat_map(Shelf::laid);
-    for laid in all.filter(|laid| laid.name == name) {
-        let known = found
-            .iter_mut()
-            .find(|it| it.fingerprint == laid.fingerprint);
-        match known {
-            Some(holders) => holders.servers += 1,
-            None => found.push(Holders {
-                generation: laid.generation,
-                fingerprint: laid.fingerprint.clone(),
-                servers: 1,
-            }),
-        }
-    }
-    found
 }
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.
