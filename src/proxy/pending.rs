@@ -206,9 +206,10 @@ impl Pending {
         Some(open)
     }
 
-    /// A request is over: its place among what may run is free.
+    /// A request is over: its place among what may run is free, and its line in the journal.
     pub(super) fn over(&mut self, mut open: Box<Open>) {
         (open.held, open.place, open.line, open.origin.caller) = (None, None, None, None);
+        open.begun = None;
         if self.spare.len() < SPARE {
             self.spare.push(open);
         }

@@ -42,6 +42,7 @@ fn what_was_under_way_at_a_kill_is_said_by_the_next_start_and_only_once() {
         let ledger = std::fs::read_to_string(rig.path().join("notes/ledger"));
         ledger.unwrap_or_default().matches("hang").count() == 3
     }));
+    assert_eq!(said(&wire.call("8", "work", &json!({"key": 8}))), "8");
     let mark = wire.mark.clone();
     wire.kill_message_process();
     drop(wire);

@@ -439,7 +439,7 @@ fn real_minutes_of_the_same_leave_descriptors_threads_and_memory_as_they_were() 
     let config = |round: u32| {
         let size = 64 + round % 7;
         format!(
-            "[server]\nname = \"it\"\n[limits]\nrequest = \"{size}KiB\"\n[tools.look]\neffect = \"read\"\n[credentials.t]\nfile = \"token\"\ninject = {{ env = \"TOKEN\" }}\n"
+            "[server]\nname = \"it\"\n[limits]\nrequest = \"{size}KiB\"\n[tools.look]\neffect = \"read\"\n[credentials.t]\nfile = \"token\"\ninject = {{ env = \"TOKEN\" }}\noverlap = \"5s\"\n"
         )
     };
     let rig = Rig::new()
