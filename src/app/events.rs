@@ -11,7 +11,7 @@ use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::Signal;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 impl Loop {
@@ -19,13 +19,10 @@ impl Loop {
     pub(super) fn take_signals(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             // Without files it is what a terminal says when it goes.
-            let reads = self.again.has_file() || !self.config.credentials.is_empty();
+            let reads = self.again.path().is_some() || !self.config.credentials.is_empty();
             if signal.ssi_signo == Signal::SIGHUP as u32 && reads {
                 tracing::info!("SIGHUP: the configuration and what it names is read again");
-                self.spawner.reload().map_err(|source| LoopError::System {
-                    doing: "reach the spawner",
-                    source,
-                })?;
+                self.spawner.reload().map_err(LoopError::unreached)?;
                 continue;
             }
             if signal.ssi_signo == Signal::SIGUSR1 as u32 {
@@ -34,13 +31,9 @@ impl Loop {
                 continue;
             }
             tracing::info!("stopping: signal {}", signal.ssi_signo);
-            let act = self.life.stop(now);
-            if !self.started {
-                // The spawner may be waiting for an installer; closing its channel ends both.
-                self.leave();
-                return Ok(Some(self.life.exit_code()));
+            if let Some(code) = self.stop_on_signal(now)? {
+                return Ok(Some(code));
             }
-            self.act(act)?;
         }
         Ok(None)
     }
@@ -152,13 +145,7 @@ impl Loop {
     ) -> Result<(), LoopError> {
         self.server_in = Some(Outlet::exclusive(stdin));
         self.server_out = Some(stdout);
-        self.seldom
-            .watch_stderr(stderr.as_fd())
-            .map_err(|source| LoopError::System {
-                doing: "watch the server's stderr",
-                source,
-            })?;
-        self.stderr = Some(Drain::new(stderr, now));
+        self.follow_stderr(Drain::new(stderr, now))?;
         self.started = true;
         self.life.started();
         self.metrics.child_starts.inc();

@@ -1,15 +1,20 @@
-//! The orderly end that an operator asks for, and what operators ask the loop on stdio for besides.
+//! The orderly end that an operator or a signal asks for, and what operators ask the loop on stdio for
+//! besides.
 //!
 //! ```text
-//! (none) ── drain ──▶ nothing new is begun ── everything answered ──▶ end of the server's input ──▶ gone
-//!                              └── too late ──▶ SIGTERM to the server; what is open is answered by us ──┘
+//! (none) ── drain, SIGTERM, SIGINT ──▶ nothing new is begun ── everything answered ──▶ the server ends ──▶ gone
+//!                                       │                                                  ▲
+//!                                       └── too late, or a second signal ──▶ SIGTERM to it, what is open is
+//!                                                                            answered by us
 //! ```
+//! A server that was drained by an operator sees the end of its input first; one that a signal ends gets
+//! SIGTERM at once, because whoever has sent it counts the seconds.
 
 use super::reload::{self, Told};
 use super::stdio::{Loop, LoopError};
 use super::{clerk, live};
 use crate::admin::Phase;
-use crate::audit::Operator;
+use crate::audit::{Log, Operator};
 use crate::cell::spawn::Asked;
 use crate::config::{Config, Replace, Restart};
 use serde_json::json;
@@ -21,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// How long what is open is waited for, unless the operator says otherwise.
 pub(super) const DRAIN: Duration = Duration::from_secs(30);
+/// The same after SIGTERM or SIGINT: container runtimes kill ten seconds after SIGTERM, and the server's
+/// own end comes after this.
+pub(super) const STOP: Duration = Duration::from_secs(8);
 /// The longest that anybody may want to wait.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
@@ -29,8 +37,10 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Farewell {
     until: Option<Instant>,
     since: Instant,
+    /// A signal asked for it.
+    hurried: bool,
     /// Closed when everything is over.
-    _reply: File,
+    _reply: Option<File>,
 }
 
 impl Farewell {
@@ -48,7 +58,18 @@ impl Farewell {
         Self {
             until: Some(now + within),
             since: now,
-            _reply: reply,
+            hurried: false,
+            _reply: Some(reply),
+        }
+    }
+
+    /// Begins because of a signal.
+    pub(super) fn hurried(now: Instant) -> Self {
+        Self {
+            until: Some(now + STOP),
+            since: now,
+            hurried: true,
+            _reply: None,
         }
     }
 
@@ -72,6 +93,18 @@ impl Farewell {
     }
 }
 
+/// Says that nothing new is begun, and notes it.
+pub(super) fn announce(open: usize, audit: &mut Log, now: Instant) {
+    let text = format!("{open} requests are open");
+    tracing::info!("draining: nothing new is begun; {text}");
+    let record = Operator {
+        act: "drain",
+        done: true,
+        text: &text,
+    };
+    audit.operator(&record, now);
+}
+
 impl Loop {
     /// Answers an operator, or does what he wants.
     pub(super) fn answer_operator(&mut self, asked: Asked, reply: OwnedFd, now: Instant) {
@@ -86,28 +119,45 @@ impl Loop {
             }
             Asked::Drain { within } => {
                 let open = self.session.open();
-                let farewell = Farewell::begin(reply, within, open, now);
-                self.health.drains(farewell.limit());
-                let text = format!("{open} requests are open");
-                tracing::info!("draining: nothing new is begun; {text}");
-                let record = Operator {
-                    act: "drain",
-                    done: true,
-                    text: &text,
-                };
-                self.session.audit().operator(&record, now);
-                self.farewell = Some(farewell);
+                self.drain(Farewell::begin(reply, within, open, now), now);
             }
         }
+    }
+
+    fn drain(&mut self, farewell: Farewell, now: Instant) {
+        self.health.drains(farewell.limit());
+        announce(self.session.open(), self.session.audit(), now);
+        self.farewell = Some(farewell);
+    }
+
+    /// SIGTERM, SIGINT: what is open is answered first, unless nobody can be waiting for that, or it is
+    /// not the first time; a code when there is no server whose end would have to be awaited.
+    pub(super) fn stop_on_signal(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
+        let serves = self.started || self.restarts.down();
+        let waits = serves && self.client_in.is_some() && !self.frozen;
+        if waits && self.farewell.is_none() && !self.life.ending() {
+            self.drain(Farewell::hurried(now), now);
+            return Ok(None);
+        }
+        let act = self.life.stop(now);
+        if !self.started {
+            // The spawner may be waiting for an installer; closing its channel ends both.
+            self.leave();
+            return Ok(Some(self.life.exit_code()));
+        }
+        self.act(act)?;
+        Ok(None)
     }
 
     /// Ends once everything is answered; a code when there is no server whose end would have to be
     /// awaited.
     pub(super) fn step_farewell(&mut self, now: Instant) -> Result<Option<u8>, LoopError> {
-        let open = self.session.owes() || self.to_server.has_output();
         let Some(farewell) = &mut self.farewell else {
             return Ok(None);
         };
+        // Nobody waits for what a server does not read and need not answer.
+        let unsent = !farewell.hurried && self.to_server.has_output();
+        let open = self.session.owes() || unsent;
         if !farewell.ends(open, now) {
             return Ok(None);
         }
@@ -115,13 +165,14 @@ impl Loop {
             self.leave();
             return Ok(Some(0));
         }
+        let hurried = farewell.hurried;
         self.lost_beside(now);
         self.replacing = None;
-        let act = match open {
-            true => {
-                tracing::warn!("draining took too long: what is open is answered as lost");
-                self.life.stop(now)
-            }
+        if open {
+            tracing::warn!("draining took too long: what is open is answered as lost");
+        }
+        let act = match open || hurried {
+            true => self.life.stop(now),
             false => self.life.end_of_input(now),
         };
         self.act(act)?;
@@ -225,5 +276,9 @@ mod tests {
         assert!(!farewell.ends(true, now + DRAIN - Duration::from_nanos(1)));
         assert!(farewell.ends(true, now + DRAIN));
         assert!(begin(Some(u64::MAX)).0.limit() <= LONGEST);
+
+        let mut farewell = Farewell::hurried(now);
+        assert_eq!(farewell.limit(), STOP);
+        assert!(!farewell.ends(true, now) && farewell.ends(true, now + STOP));
     }
 }

@@ -7,6 +7,7 @@ mod access;
 mod clerk;
 mod credentials;
 mod drain;
+mod edited;
 mod ending;
 mod events;
 mod exec;
@@ -30,6 +31,7 @@ mod starting;
 mod stdio;
 mod stopwatch;
 mod switch;
+mod unfinished;
 mod upstream;
 mod wake;
 
@@ -138,12 +140,13 @@ pub fn run(config: Config, again: Box<dyn Again>) -> Result<u8, Error> {
     metrics.policy(policy.digest());
     metrics.reloaded(true, jiff::Timestamp::now().as_second());
     let metrics = Arc::new(metrics);
-    let audit = Log::open(
+    let mut audit = Log::open(
         audit_path(&config).as_deref(),
         &config.server.name,
         policy.digest(),
     )
     .map_err(|source| Error::Audit { source })?;
+    unfinished::look_back(&config, &mut audit, &metrics, begun);
     let facts = Facts {
         server: config.server.name.clone(),
         owner: config.server.owner.clone(),

@@ -9,7 +9,7 @@
 //! Its cell has a number of its own, so that one starts beside the other. Until it takes over nothing
 //! that it says reaches the client.
 
-use super::drain::{Drain, Drained};
+use super::drain::Drain;
 use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
 use super::starting::tell_started;
@@ -20,7 +20,6 @@ use crate::cell::spawn::{Exit, Facts, MAX_CELLS, Stop};
 use crate::mcp::RequestId;
 use crate::proxy::{Outbox, Passage};
 use crate::supervise::{Act, Life};
-use crate::telemetry::logs::SERVER;
 use crate::transport::writer::Outlet;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -93,12 +92,7 @@ impl Loop {
             running: None,
         });
         self.replacing = Some(Replacing::Preparing { since: now });
-        self.spawner
-            .start(cell)
-            .map_err(|source| LoopError::System {
-                doing: "reach the spawner",
-                source,
-            })
+        self.spawner.start(cell).map_err(LoopError::unreached)
     }
 
     /// A number that no process has that may still be there.
@@ -197,24 +191,13 @@ impl Loop {
 
     /// The next server's stderr, while it waits.
     pub(super) fn drain_newcomer(&mut self, now: Instant) {
-        let (session, name) = (&mut self.session, &self.config.server.name);
         let running = self.newcomer.as_mut().and_then(|it| it.running.as_mut());
-        let Some(running) = running else { return };
-        let Some(stderr) = &mut running.stderr else {
+        let Some(mut stderr) = running.and_then(|it| it.stderr.take()) else {
             return;
         };
-        let metrics = &self.metrics;
-        let drained = stderr.read(
-            now,
-            |line| {
-                let text = session.stderr_line(line);
-                tracing::info!(target: SERVER, server = name.as_str(), "{text}");
-            },
-            |lost| metrics.stderr_dropped.inc_by(lost),
-        );
-        if !matches!(drained, Ok(Drained::More)) {
-            self.seldom.forget(stderr.as_fd());
-            running.stderr = None;
+        let more = self.hear_stderr(&mut stderr, now);
+        if let Some(running) = self.newcomer.as_mut().and_then(|it| it.running.as_mut()) {
+            running.stderr = more.then_some(stderr);
         }
     }
 
@@ -270,12 +253,7 @@ impl Loop {
     }
 
     fn stop_beside(&mut self, cell: u32, how: Stop) -> Result<(), LoopError> {
-        self.spawner
-            .stop(cell, how)
-            .map_err(|source| LoopError::System {
-                doing: "reach the spawner",
-                source,
-            })
+        self.spawner.stop(cell, how).map_err(LoopError::unreached)
     }
 
     /// A cell that does not serve has ended or did not start; false when it is none of those.
@@ -329,11 +307,7 @@ impl Loop {
         };
         let mut old = std::mem::take(&mut self.life);
         old.replaced(now);
-        self.settle_output(now);
-        let unsent = self.to_server.recall();
-        let mut out = Outbox::default();
-        self.session
-            .server_lost("it was replaced", &unsent, now, &mut out);
+        let mut out = self.settle_lost("it was replaced", now);
         out.to_server.clear();
         self.send(out);
         self.leaving.push(Leaving {
@@ -347,13 +321,7 @@ impl Loop {
         self.server_out = Some(running.stdout);
         if let Some(stderr) = running.stderr {
             self.seldom.forget(stderr.as_fd());
-            self.seldom
-                .watch_stderr(stderr.as_fd())
-                .map_err(|source| LoopError::System {
-                    doing: "watch the server's stderr",
-                    source,
-                })?;
-            self.stderr = Some(stderr);
+            self.follow_stderr(stderr)?;
         }
         self.started = true;
         self.life.started();

@@ -1,9 +1,9 @@
 //! The configuration, read again while everything runs.
 //!
 //! ```text
-//! in force ── SIGHUP, or an operator asks ──▶ read by the spawner ── it can be used ──▶ in force: the new one
-//!    ▲                                                │
-//!    └──────────── it cannot: said, counted ──────────┘
+//! in force ── edited, SIGHUP, or an operator asks ──▶ read by the spawner ── it can be used ──▶ in force: the new one
+//!    ▲                                                        │
+//!    └──────────── it cannot: said, counted ──────────────────┘
 //! ```
 //! The spawner reads the file, proves it and goes by it; the message process gets the very text that was
 //! proved and builds the same from it. Calls in flight finish on the rules that they began with.
@@ -18,6 +18,7 @@ use crate::transport::terminal::sanitize;
 use serde_json::json;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Instant;
 
 /// Bytes of a configuration file.
@@ -25,8 +26,8 @@ const MOST: u64 = 1 << 20;
 
 /// What the process was started with, to be read again.
 pub trait Again: fmt::Debug {
-    /// True where there is a file.
-    fn has_file(&self) -> bool;
+    /// Where the file is, if there is one.
+    fn path(&self) -> Option<&Path>;
 
     /// The text of the file as it is now; `None` where there is none, and everything comes from flags.
     ///

@@ -97,10 +97,7 @@ impl Loop {
         let shown = states.to_vec();
         self.health.update(|facts| facts.credentials = shown);
         // From here on a server may say them.
-        self.spawner.taken().map_err(|source| LoopError::System {
-            doing: "reach the spawner",
-            source,
-        })?;
+        self.spawner.taken().map_err(LoopError::unreached)?;
         let changed: Vec<String> = states
             .iter()
             .filter(|state| {
@@ -179,11 +176,7 @@ impl Loop {
             return false;
         }
         self.life.exited(exit);
-        self.settle_output(now);
-        let unsent = self.to_server.recall();
-        let mut out = Outbox::default();
-        self.session
-            .server_lost("it was replaced", &unsent, now, &mut out);
+        let out = self.settle_lost("it was replaced", now);
         self.send(out);
         self.replacing = Some(Replacing::Starting { since });
         self.restarts.planned(now);

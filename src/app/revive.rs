@@ -32,10 +32,7 @@ impl Loop {
         self.replacing = None;
         self.life.exited(exit);
         self.last_exit = Some(self.life.exit_code());
-        self.settle_output(now);
-        let unsent = self.to_server.recall();
-        let mut out = Outbox::default();
-        self.session.server_lost(how, &unsent, now, &mut out);
+        let mut out = self.settle_lost(how, now);
         if next == Next::Park && self.restarts.off() {
             self.session
                 .give_up_waiting("it was switched off", now, &mut out);
@@ -54,6 +51,16 @@ impl Loop {
         });
         self.life = Life::default();
         true
+    }
+
+    /// The server that served is out (`how`): what it has said is passed on, and what it has not read
+    /// waits for the next one. What there is to say to the client besides.
+    pub(super) fn settle_lost(&mut self, how: &str, now: Instant) -> Outbox {
+        self.settle_output(now);
+        let unsent = self.to_server.recall();
+        let mut out = Outbox::default();
+        self.session.server_lost(how, &unsent, now, &mut out);
+        out
     }
 
     /// What the dead server has said is passed on; its half line is no message.
@@ -97,10 +104,7 @@ impl Loop {
                 self.spawner.stop(self.cell, Stop::Kill)
             }
         };
-        asked.map_err(|source| LoopError::System {
-            doing: "reach the spawner",
-            source,
-        })
+        asked.map_err(LoopError::unreached)
     }
 
     /// A server that has stopped answering altogether is ended, so that another can take its place.

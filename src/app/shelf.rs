@@ -5,6 +5,7 @@
 //! the two whole. Directory and files belong to whoever the directory belongs to: on the floor the
 //! launcher gives it to the server's user, elsewhere owners are translated on the way in.
 
+use super::roll::Holders;
 use crate::cell::CellSpec;
 use crate::config::{Credential, Inject, Signal};
 use crate::secret::{Fingerprint, Held, Vault};
@@ -220,6 +221,26 @@ fn files(vault: &Vault) -> impl Iterator<Item = (&Credential, &Path, &Held)> {
 fn open_directory(at: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
+}
+
+/// How many cells hold which value of one credential.
+pub(super) fn holders(shelves: &[Shelf], name: &str) -> Vec<Holders> {
+    let mut found: Vec<Holders> = Vec::new();
+    let all = shelves.iter().flat_map(Shelf::laid);
+    for laid in all.filter(|laid| laid.name == name) {
+        let known = found
+            .iter_mut()
+            .find(|it| it.fingerprint == laid.fingerprint);
+        match known {
+            Some(holders) => holders.servers += 1,
+            None => found.push(Holders {
+                generation: laid.generation,
+                fingerprint: laid.fingerprint.clone(),
+                servers: 1,
+            }),
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::access::Porter;
 use super::audit_path;
 use super::clerk::{self, Clerk, answer, failed};
 use super::credentials::{Keeper, unix_now};
+use super::edited::Edited;
 use super::incident::Incident;
 use super::reload::Again;
-use super::roll::{Drilled, Holders, Instance, Roll, Shown};
+use super::roll::{Drilled, Instance, Roll, Shown};
 use super::sealed::Packed;
 use super::shelf::{self, Shelf};
 use super::switch::{Guarded, Turn};
@@ -84,6 +85,7 @@ pub(super) fn spawner(control: OwnedFd, mode: Mode, config: Arc<Config>, again: 
                 clerk: None,
                 unheard: message_process().filter(|_| runs),
                 looked: false,
+                edited: None,
                 reload: false,
                 is_frozen: false,
                 incident: None,
@@ -128,6 +130,8 @@ struct Office<'a> {
     /// The message process, until operators can ask about it.
     unheard: Option<Pid>,
     looked: bool,
+    /// The configuration file, where there is one.
+    edited: Option<Edited>,
     /// A signal asked for it.
     reload: bool,
     is_frozen: bool,
@@ -136,9 +140,11 @@ struct Office<'a> {
 }
 
 impl Office<'_> {
-    /// Listens for operators, once; what there is to say when that cannot be.
-    fn open_socket(&mut self) -> Option<Event> {
+    /// Listens for operators and watches the configuration file, once; what there is to say when nobody can
+    /// be listened to.
+    fn open_ears(&mut self) -> Option<Event> {
         let pid = self.unheard.take()?;
+        self.edited = Edited::of(self.again);
         match Clerk::open(&self.config, pid.as_raw_nonzero().get()) {
             Ok(clerk) => {
                 self.clerk = Some(clerk);
@@ -202,7 +208,11 @@ impl Office<'_> {
     }
 
     fn renew(&mut self) -> Result<OwnedFd, String> {
-        let text = self.again.read()?;
+        let text = self.again.read();
+        if let Some(edited) = &mut self.edited {
+            edited.taken(&text);
+        }
+        let text = text?;
         let config = self.again.build(text.as_deref())?;
         let (config, _) = renew(&self.config, config);
         self.again.check(&config)?;
@@ -285,7 +295,8 @@ impl Duties for Office<'_> {
         let porter = self.porter.as_ref().and_then(Porter::watched);
         let clerk = self.clerk.iter().flat_map(Clerk::watched);
         let files = keeper.into_iter().chain(guarded).chain(porter);
-        files.chain(clerk).collect()
+        let edited = self.edited.as_ref().map(Edited::watched);
+        files.chain(clerk).chain(edited).collect()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -296,7 +307,12 @@ impl Duties for Office<'_> {
         let opens = self.unheard.map(|_| Instant::now());
         let known = self.keeper.as_ref().is_ok_and(Keeper::is_known);
         let again = self.again_at.filter(|_| known);
-        let files = keeper.into_iter().chain(guarded).chain(porter);
+        let edited = self.edited.as_ref().and_then(Edited::due);
+        let files = keeper
+            .into_iter()
+            .chain(guarded)
+            .chain(porter)
+            .chain(edited);
         files.chain(clerk).chain(opens).chain(again).min()
     }
 
@@ -304,7 +320,7 @@ impl Duties for Office<'_> {
         let mut events = Vec::new();
         // Not before the first request: whoever starts a server waits for it.
         if std::mem::replace(&mut self.looked, true) {
-            events.extend(self.open_socket());
+            events.extend(self.open_ears());
         }
         let asked = self.clerk.as_mut().map(|clerk| clerk.hear(Instant::now()));
         let mut again = now;
@@ -312,6 +328,9 @@ impl Duties for Office<'_> {
             again |= ask == Ask::Reload;
             events.extend(self.attend(ask, reply));
         }
+        let reader = self.again;
+        let edited = self.edited.as_mut();
+        self.reload |= edited.is_some_and(|it| it.look(Instant::now(), || reader.read()));
         if std::mem::take(&mut self.reload) {
             events.push(self.read_again(None));
         }
@@ -443,7 +462,7 @@ impl Office<'_> {
             previous: held.previous.as_ref().map(|it| it.fingerprint.clone()),
             problem: held.problem.as_ref().map(ToString::to_string),
             known,
-            holders: holders(shelves, &source.name),
+            holders: shelf::holders(shelves, &source.name),
         });
         roll.write(Instance {
             pid: std::process::id(),
@@ -452,26 +471,6 @@ impl Office<'_> {
             drill,
         });
     }
-}
-
-/// How many cells hold which value of one credential.
-fn holders(shelves: &[Shelf], name: &str) -> Vec<Holders> {
-    let mut found: Vec<Holders> = Vec::new();
-    let all = shelves.iter().flat_map(Shelf::laid);
-    for laid in all.filter(|laid| laid.name == name) {
-        let known = found
-            .iter_mut()
-            .find(|it| it.fingerprint == laid.fingerprint);
-        match known {
-            Some(holders) => holders.servers += 1,
-            None => found.push(Holders {
-                generation: laid.generation,
-                fingerprint: laid.fingerprint.clone(),
-                servers: 1,
-            }),
-        }
-    }
-    found
 }
 
 /// One cell: a package is prepared when the command runs one, then the cell is planned.

@@ -53,6 +53,16 @@ pub(super) enum LoopError {
     Spawner { source: spawn::SpawnError },
 }
 
+impl LoopError {
+    /// The spawner takes no request.
+    pub(super) fn unreached(source: io::Error) -> Self {
+        Self::System {
+            doing: "reach the spawner",
+            source,
+        }
+    }
+}
+
 /// Everything that the loop works on.
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
@@ -447,17 +457,19 @@ impl Loop {
             Act::Terminate => self.spawner.stop(self.cell, Stop::Terminate),
             Act::Kill => self.spawner.stop(self.cell, Stop::Kill),
         };
-        asked.map_err(|source| LoopError::System {
-            doing: "reach the spawner",
-            source,
-        })
+        asked.map_err(LoopError::unreached)
     }
 
     pub(super) fn drain_stderr(&mut self, now: Instant) {
+        if let Some(mut stderr) = self.stderr.take() {
+            let more = self.hear_stderr(&mut stderr, now);
+            self.stderr = more.then_some(stderr);
+        }
+    }
+
+    /// Logs what a server has written on its stderr; false, and it is watched no more, when that was all.
+    pub(super) fn hear_stderr(&mut self, stderr: &mut Drain, now: Instant) -> bool {
         let (session, metrics, name) = (&mut self.session, &self.metrics, &self.config.server.name);
-        let Some(stderr) = &mut self.stderr else {
-            return;
-        };
         let drained = stderr.read(
             now,
             |line| {
@@ -466,10 +478,23 @@ impl Loop {
             },
             |lost| metrics.stderr_dropped.inc_by(lost),
         );
-        if !matches!(drained, Ok(Drained::More)) {
+        let more = matches!(drained, Ok(Drained::More));
+        if !more {
             self.seldom.forget(stderr.as_fd());
-            self.stderr = None;
         }
+        more
+    }
+
+    /// From here on this is the stderr of the server that serves.
+    pub(super) fn follow_stderr(&mut self, stderr: Drain) -> Result<(), LoopError> {
+        self.seldom
+            .watch_stderr(stderr.as_fd())
+            .map_err(|source| LoopError::System {
+                doing: "watch the server's stderr",
+                source,
+            })?;
+        self.stderr = Some(stderr);
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cell::spawn::{Event, Stop};
 use crate::config::Config;
 use crate::proxy::Outbox;
 use crate::secret::Watch;
+use crate::transport::terminal::one_line;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -67,7 +68,7 @@ impl Guarded {
     pub(super) fn open(config: &Config) -> Self {
         let path = path(config);
         let expected = config.server.kill_file.is_some();
-        if !expected && matches!(Switch::read(&path), Err(SwitchError::Absent { .. })) {
+        if !expected && path.try_exists().is_ok_and(|exists| !exists) {
             // Where no state can be kept there is no switch either; a first start runs.
             drop(Switch::default().write(&path));
         }
@@ -199,7 +200,7 @@ impl Loop {
     ) -> Result<(), LoopError> {
         let was_off = self.restarts.off();
         for tool in &tools {
-            tracing::warn!("switched off: the tool {}", sanitized(tool));
+            tracing::warn!("switched off: the tool {}", one_line(tool));
         }
         self.session.switch_tools(BTreeSet::from_iter(tools));
         self.metrics.switched_off.set(off.is_some().into());
@@ -219,7 +220,6 @@ impl Loop {
                     self.life.stop(now);
                     let act = self.life.stuck();
                     self.act(act)?;
-                    self.health.enter(Phase::Off);
                 }
             }
             None if was_off => {
@@ -237,15 +237,8 @@ impl Loop {
         self.spawner
             .switch_off()
             .and_then(|()| self.spawner.stop(self.cell, Stop::Kill))
-            .map_err(|source| LoopError::System {
-                doing: "reach the spawner",
-                source,
-            })
+            .map_err(LoopError::unreached)
     }
-}
-
-fn sanitized(text: &str) -> String {
-    crate::transport::terminal::one_line(text)
 }
 
 /// Changes the switch of a server; what it says now.

@@ -11,6 +11,7 @@
 //! file [in](Log::replace).
 
 use super::credential::Rotation;
+use super::journal::{Begun, Journal};
 use super::record::{Context, Denial, Notice, Operator, Outbound, Record};
 use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
@@ -56,6 +57,8 @@ pub struct Log {
     context: Context,
     gathered: Vec<u8>,
     waiting: u64,
+    /// Shared like the file.
+    journal: Option<Rc<Journal>>,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,7 @@ impl Log {
             context: Context::new(server, policy),
             gathered: Vec::new(),
             waiting: 0,
+            journal: None,
         })
     }
 
@@ -92,7 +96,28 @@ impl Log {
             context: self.context.anonymous(),
             gathered: Vec::new(),
             waiting: 0,
+            journal: self.journal.clone(),
         }
+    }
+
+    /// Where calls are noted that may not run twice, here and by each sibling that is made from now on.
+    pub fn keep_journal(&mut self, journal: Journal) {
+        self.journal = Some(Rc::new(journal));
+    }
+
+    /// Notes in the journal, where there is one, that a call of `tool` is passed on at `now`, until what
+    /// is returned is dropped.
+    #[must_use]
+    pub fn begin(
+        &self,
+        tool: &str,
+        id: &[u8],
+        client: Option<&str>,
+        now: Instant,
+    ) -> Option<Begun> {
+        let journal = self.journal.as_ref()?;
+        let id = str::from_utf8(id).unwrap_or_default();
+        Some(journal.begin([tool, id, client.unwrap_or_default()], now))
     }
 
     /// Names the client in the lines that follow.

@@ -18,7 +18,7 @@ pub struct Record<'a> {
     /// The rule that decided, when one did.
     pub rule: Option<&'a str>,
     /// How it ended: `success`, `tool_error`, `error`, `refused`, `timeout`, `unavailable`,
-    /// `cancelled`, `malformed`, `cached`; apart from the decision, because a forwarded call can fail.
+    /// `cancelled`, `malformed`, `cached`, or `unknown` (what an instance had begun that was killed); apart from the decision, because a forwarded call can fail.
     pub status: &'static str,
     /// From the request to its answer.
     pub latency: Option<Duration>,

@@ -36,7 +36,7 @@ pub(super) fn give_back(start: usize, length: usize) -> Result<(), Errno> {
     scalar(libc::SYS_madvise, args).map(drop)
 }
 
-/// Takes over the descriptors that the spawner names on our command line.
+/// Takes over descriptors that were named on our command line.
 ///
 /// # Errors
 /// `EBADF` when one of them is not open, or when two are the same or one is a standard stream.

@@ -5,7 +5,7 @@ use super::exit::Failure;
 use super::preflight;
 use crate::app;
 use crate::config::{self, Config, File, Overrides, Surroundings};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `run` was typed with.
 #[derive(Debug, Clone)]
@@ -31,8 +31,8 @@ impl Again {
 }
 
 impl app::Again for Again {
-    fn has_file(&self) -> bool {
-        self.path.is_some()
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     fn read(&self) -> Result<Option<String>, String> {

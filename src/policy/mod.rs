@@ -35,3 +35,10 @@ pub use rules::{
 };
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};
+
+use std::time::Duration;
+
+/// Microseconds, in which guards and rates count; the most that fits where there are more.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::mcp::{self, Capability, Direction, Envelope, Kind, Subject};
 use crate::policy::{
     Asking, Circuit, Decision, Ending, Guards, LIMITS_RESULT, News, Party, Pass, Refusal, Ruling,
-    Verdict, Weight,
+    Verdict, Weight, micros,
 };
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -74,8 +74,7 @@ impl Guarding {
     }
 
     fn micros(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.begun);
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        micros(now.saturating_duration_since(self.begun))
     }
 }
 

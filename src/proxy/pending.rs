@@ -10,9 +10,9 @@
 
 use super::guarding::Held;
 use super::turns::Place;
-use crate::audit::Arguments;
+use crate::audit::{Arguments, Begun, Log};
 use crate::identity::Caller;
-use crate::mcp::{RawId, RequestId};
+use crate::mcp::{Capability, RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use foldhash::{HashMap, HashSet};
 use std::collections::VecDeque;
@@ -60,6 +60,8 @@ pub(super) struct Open {
     pub(super) held: Option<Box<Held>>,
     /// Its place among what may run, once it has one.
     pub(super) place: Option<Box<Place>>,
+    /// Its line in the journal, once a server may run it and it may not run twice.
+    pub(super) begun: Option<Begun>,
     limit: Option<Deadlines>,
     last_sign: Instant,
     /// Place in the order of arrival.
@@ -91,9 +93,20 @@ impl Open {
             token: None,
             held: None,
             place: None,
+            begun: None,
             limit,
             last_sign: now,
             order: 0,
+        }
+    }
+
+    /// Notes that it is passed on to a server, if it is a call: it may not run twice.
+    pub(super) fn note_begin(&mut self, log: &Log, now: Instant) {
+        if let (Capability::Tool, Some(tool)) =
+            (self.origin.subject.capability, &self.origin.subject.name)
+        {
+            let client = self.origin.caller.as_ref().map(|caller| &*caller.client);
+            self.begun = log.begin(tool, &self.raw_id, client, now);
         }
     }
 
@@ -145,9 +158,10 @@ impl Pending {
         self.requests.values().map(|open| &**open)
     }
 
-    /// The place in the order of arrival of the first one that is here.
+    /// The place in the order of arrival of the first one whose answer may still pass.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.requests.values().map(|open| open.order).min()
+        let living = self.all().filter(|open| open.state != State::Expired);
+        living.map(|open| open.order).min()
     }
 
     /// Requests that still wait for an answer.
@@ -195,9 +209,10 @@ impl Pending {
         Some(open)
     }
 
-    /// A request is over: its place among what may run is free.
+    /// A request is over: its place among what may run is free, and its line in the journal.
     pub(super) fn over(&mut self, mut open: Box<Open>) {
         (open.held, open.place, open.line, open.origin.caller) = (None, None, None, None);
+        open.begun = None;
         if self.spare.len() < SPARE {
             self.spare.push(open);
         }
@@ -248,7 +263,7 @@ impl Pending {
         match self.find(id) {
             Some(open) if open.state == State::Open => {
                 open.state = State::Cancelled;
-                (open.held, open.place) = (None, None);
+                (open.held, open.place, open.begun) = (None, None, None);
                 true
             }
             _ => false,
@@ -312,7 +327,7 @@ impl Pending {
                 wanted: open.state == State::Open,
                 held: open.held.take(),
             });
-            open.place = None;
+            (open.place, open.begun) = (None, None);
             open.state = State::Expired;
             self.graves.push_back(id.clone());
         }

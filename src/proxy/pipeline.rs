@@ -186,7 +186,8 @@ impl Session {
         if subject.capability != mcp::Capability::Tool {
             self.handshake.passed_on(&subject, line);
         }
-        let repeats = line.len() <= REPEATED && self.policy.repeatable(&subject);
+        let repeatable = self.policy.repeatable(&subject);
+        let repeats = line.len() <= REPEATED && repeatable;
         let line = (repeats || filled).then(|| line.into());
         let mut open = Open::new(
             id.raw,
@@ -216,6 +217,9 @@ impl Session {
                 passage
             }
         };
+        if !repeatable && !matches!(passage, Passage::Stop) {
+            open.note_begin(&self.audit, now);
+        }
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());
         passage

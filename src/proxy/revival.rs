@@ -15,7 +15,7 @@ use crate::cell::denial::{Denials, Grants};
 use crate::config::Config;
 use crate::mcp::method::{CANCELLED, INITIALIZED};
 use crate::mcp::{self, Direction, Envelope, Kind, RequestId};
-use crate::policy::{Origin, Policy, Verdict};
+use crate::policy::{Origin, Policy, Verdict, micros};
 use foldhash::HashSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,8 +38,7 @@ impl Session {
         self.handshake.forget_question();
         self.pause_turns(true);
         self.retries.earn(self.client.arrivals());
-        let micros = now.saturating_duration_since(self.begun).as_micros();
-        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        let micros = micros(now.saturating_duration_since(self.begun));
         let waiting = self.waiting_here();
         let unread = self.unread_by_the_dead(unsent);
         let ids: HashSet<RequestId> = unread.iter().filter_map(|kept| kept.id.clone()).collect();

@@ -459,3 +459,21 @@ fn what_has_not_left_goes_out_with_the_value_in_force() {
         "credentials.missing"
     );
 }
+
+#[test]
+fn what_has_expired_keeps_no_earlier_policy() {
+    let toml = "[limits]\ntimeout = \"1s\"\n";
+    let mut rig = Rig::new(toml);
+    let config = config(toml);
+    let renew = |rig: &mut Rig| {
+        let policy = Arc::new(Policy::new(&config, Scrubber::new(config.scrub, &[])));
+        rig.session.renew(&config, policy);
+        rig.session.earlier.len()
+    };
+    rig.client(&json!({"jsonrpc": "2.0", "id": 1, "method": "resources/list"}));
+    assert_eq!(renew(&mut rig), 1, "what is open is answered under its own");
+    rig.pass(Duration::from_secs(2));
+    for _ in 0..10 {
+        assert_eq!(renew(&mut rig), 0);
+    }
+}

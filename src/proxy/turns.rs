@@ -16,7 +16,7 @@ use super::reply::own;
 use super::session::{Outbox, Session};
 use crate::config::Config;
 use crate::mcp::{RequestId, Subject};
-use crate::policy::{Admission, Clock, Deadlines, Limiter, Permit, Refusal, Ticket};
+use crate::policy::{Admission, Clock, Deadlines, Limiter, Permit, Refusal, Ticket, micros};
 use foldhash::HashSet;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -86,8 +86,7 @@ impl Turns {
     }
 
     fn micros(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.begun);
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        micros(now.saturating_duration_since(self.begun))
     }
 
     fn place(&self, permit: Permit) -> Box<Place> {
@@ -179,6 +178,9 @@ impl Session {
                 continue;
             };
             open.place = Some(place);
+            if !self.policy.repeatable(&open.origin.subject) {
+                open.note_begin(&self.audit, now);
+            }
             match waiting.line {
                 Some(line) => {
                     out.to_server.extend_from_slice(&line);

@@ -29,6 +29,8 @@ pub struct Watch {
     inotify: Inotify,
     files: Vec<PathBuf>,
     settle: Duration,
+    /// The directories above theirs are watched too.
+    above: bool,
     /// First and last event since the files were read.
     stirred: Option<(Instant, Instant)>,
     look_at: Instant,
@@ -41,11 +43,30 @@ impl Watch {
     /// # Errors
     /// The kernel gives no inotify instance.
     pub fn new(files: Vec<PathBuf>, settle: Duration, now: Instant) -> io::Result<Self> {
+        Self::watching(files, settle, true, now)
+    }
+
+    /// The same for files whose directories stay: those above, where strangers may be busy, are not
+    /// watched.
+    ///
+    /// # Errors
+    /// The kernel gives no inotify instance.
+    pub fn beside(files: Vec<PathBuf>, settle: Duration, now: Instant) -> io::Result<Self> {
+        Self::watching(files, settle, false, now)
+    }
+
+    fn watching(
+        files: Vec<PathBuf>,
+        settle: Duration,
+        above: bool,
+        now: Instant,
+    ) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let mut watch = Self {
             inotify,
             files,
             settle,
+            above,
             stirred: None,
             look_at: now + LOOK,
         };
@@ -75,7 +96,7 @@ impl Watch {
         let directories: BTreeSet<PathBuf> = self
             .files
             .iter()
-            .flat_map(|file| directories(file))
+            .flat_map(|file| directories(file, self.above))
             .collect();
         for directory in directories {
             // Not there, not readable, or too many watches: the regular look finds what it can.
@@ -131,8 +152,8 @@ impl AsFd for Watch {
     }
 }
 
-/// The directory of a file, the one above it, and those of every link on the way.
-fn directories(file: &Path) -> Vec<PathBuf> {
+/// The directory of a file, the one `above` it, and those of every link on the way.
+fn directories(file: &Path, above: bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut at = file.to_path_buf();
     for _ in 0..LINKS {
@@ -140,7 +161,7 @@ fn directories(file: &Path) -> Vec<PathBuf> {
             break;
         };
         found.push(parent.clone());
-        found.extend(parent.parent().map(Path::to_path_buf));
+        found.extend(parent.parent().filter(|_| above).map(Path::to_path_buf));
         // The file may be a link, and so may its directory (`..data`).
         let next = std::fs::read_link(&at)
             .map(|target| parent.join(target))

@@ -68,6 +68,7 @@ pub struct Metrics {
     pub child_parked: IntGauge,
     pub retries: IntCounter,
     pub retries_refused: IntCounter,
+    pub calls_unknown: IntCounter,
     pub requests_waiting: IntGauge,
     pub breakers_open: IntGauge,
     breaker_moves: IntCounterVec,
@@ -238,6 +239,10 @@ impl Metrics {
             retries_refused: counter(
                 "cofferdam_retries_refused_total",
                 "Requests that could have been asked again and were not, because the retry budget was used up",
+            )?,
+            calls_unknown: counter(
+                "cofferdam_calls_outcome_unknown_total",
+                "Calls that an instance had begun that was killed before they were answered",
             )?,
             requests_waiting: gauge(
                 "cofferdam_requests_waiting",

@@ -54,7 +54,7 @@ const ENDS: [i32; 4] = [0, 7, 9, 128 + 9];
 
 #[test]
 fn every_request_is_answered_once_and_with_its_own_answer() {
-    let total = if std::env::var_os("COFFERDAM_FULL").is_some() {
+    let total = if crate::support::full() {
         100_000
     } else {
         5_000

@@ -44,7 +44,7 @@ struct Case<'a> {
 
 /// The places of a server: of the whole matrix, or of the quick set.
 fn cases<'a>(server: &'a str, quick: &[(&'a str, &'a str)]) -> Vec<Case<'a>> {
-    let full = std::env::var_os("COFFERDAM_FULL").is_some();
+    let full = crate::support::full();
     let mut sessions: Vec<(&str, &str)> = quick.to_vec();
     if full {
         sessions = ERAS.map(|era| ("raw", era)).to_vec();

@@ -1,9 +1,8 @@
 //! Breakers, places, budgets and kept answers, in front of servers that fail, hang and say too much.
 
 use crate::rig::Rig;
-use crate::support::example;
 use crate::web::Site;
-use crate::wire::{Wire, eventually, hex, mark, refused_by, rule, said};
+use crate::wire::{Wire, eventually, hex, refused_by, rule, said};
 use serde_json::{Value, json};
 
 const ADMIN: &[&str] = &["--admin", "unix:{dir}/admin.sock"];
@@ -19,22 +18,9 @@ fn hostile(toml: &str) -> Wire {
 
 /// A server that can be made to die, greeted.
 fn mortal(toml: &str) -> Wire {
-    let rig = configured(toml);
-    let mark = mark();
-    let path = example("mortal").to_str().unwrap().to_owned();
-    std::fs::create_dir_all(rig.path().join("notes")).unwrap();
-    // Root's server is somebody else, who needs no more than this.
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
-    let own = ["--config", "{dir}/c.toml", "--write", "{dir}/notes"];
-    let flags = [&own, ADMIN].concat();
-    let mut wire = Wire::start(rig, &mark, &flags, &[&path, &mark, "{dir}/notes"]);
-    wire.ask(
-        "\"hello\"",
-        "initialize",
-        &json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}}),
-    );
-    wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    let flags = [&["--config", "{dir}/c.toml"], ADMIN].concat();
+    let mut wire = Wire::mortal(configured(toml), &flags, &[]);
+    wire.greet(&json!({}));
     wire
 }
 

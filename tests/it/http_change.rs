@@ -1,32 +1,18 @@
 //! What changes while many clients are served: a credential, the operator's switch.
 
 use crate::rig::Rig;
-use crate::support::example;
 use crate::web::{Site, modern};
-use crate::wire::{Wire, eventually, mark, rule, said};
+use crate::wire::{Wire, eventually, rule, said};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// The fake server that reads its token once, behind the listener.
 fn mortal(flags: &[&str], server: &[&str]) -> Site {
     let rig = Rig::new();
-    let mark = mark();
-    let path = example("mortal").to_str().unwrap().to_owned();
-    std::fs::create_dir_all(rig.path().join("notes")).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
     std::fs::write(rig.path().join("token"), "tok-0-Zq7vLm2Xw9").unwrap();
-    let own = [
-        "--listen",
-        "127.0.0.1:0",
-        "--write",
-        "{dir}/notes",
-        "--name",
-        "many",
-    ];
+    let own = ["--listen", "127.0.0.1:0", "--name", "many"];
     let flags = [&own, flags].concat();
-    let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
-    Site::around(Wire::start(rig, &mark, &flags, &command))
+    Site::around(Wire::mortal(rig, &flags, server))
 }
 
 #[test]
@@ -152,13 +138,8 @@ fn each_tenant_is_served_with_its_own_credential() {
         format!("Authorization: Bearer {}\r\n", key.trim())
     };
     let [acme, zeta, other] = ["acme", "zeta", "other"].map(add);
-    std::fs::create_dir(rig.path().join("notes")).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
-    let (mark, path) = (mark(), example("mortal").to_str().unwrap().to_owned());
-    let flags = ["--config", "{dir}/c.toml", "--write", "{dir}/notes"];
-    let command = [path.as_str(), &mark, "{dir}/notes"];
-    let site = Site::around(Wire::start(rig, &mark, &flags, &command));
+    let flags = ["--config", "{dir}/c.toml"];
+    let site = Site::around(Wire::mortal(rig, &flags, &[]));
     let ask = |who: &str, key: u32| {
         let params = json!({"name": "given", "arguments": {"key": key}});
         let reply = site.ask(&modern(&json!(1), "tools/call", &params, who));

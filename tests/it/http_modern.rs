@@ -489,6 +489,10 @@ fn a_request_to_stop_is_an_orderly_end_with_every_answer() {
     assert_eq!(said(&text), "up");
     let begun = std::time::Instant::now();
     site.wire.terminate();
+    site.wire
+        .until_stderr("draining: nothing new is begun; 5 requests are open");
+    // None of them will be answered: once more is at once.
+    site.wire.terminate();
     for conn in &mut waiting {
         let answer = conn.reply().json();
         assert_eq!(

@@ -261,26 +261,8 @@ fn mortal(text: &str, flags: &[&str]) -> Wire {
 
 fn mortal_with(text: &str, flags: &[&str], server: &[&str]) -> Wire {
     let rig = Rig::new().file("c.toml", config(text));
-    let mark = mark();
-    let path = example("mortal").to_str().unwrap().to_owned();
-    let notes = rig.path().join("notes");
-    std::fs::create_dir(&notes).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(&notes, open).unwrap();
-    let own = ["--config", "{dir}/c.toml", "--write", "{dir}/notes"];
-    let flags = [&own, flags].concat();
-    let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
-    Wire::start(rig, &mark, &flags, &command)
-}
-
-fn greet(wire: &mut Wire) {
-    let told = wire.ask(
-        "\"hello\"",
-        "initialize",
-        &json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}}),
-    );
-    assert_eq!(told["result"]["serverInfo"]["name"], "mortal", "{told}");
-    wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    let flags = [&["--config", "{dir}/c.toml"], flags].concat();
+    Wire::mortal(rig, &flags, server)
 }
 
 /// The configuration of one round: each is another policy, some are another cell.
@@ -295,7 +277,7 @@ fn round_of(round: u32) -> String {
 #[test]
 fn a_hundred_reloads_under_load_lose_nothing() {
     let mut wire = mortal(&round_of(0), &["--admin", "unix:{dir}/admin.sock"]);
-    greet(&mut wire);
+    wire.greet(&json!({}));
     let manager = wire.rig().again();
     let mut reloading = std::thread::spawn(move || {
         for round in 1..=100 {
@@ -404,7 +386,7 @@ fn a_change_of_the_cell_is_a_planned_replacement_and_not_the_end() {
         &[&program, &mark, "{dir}"],
         &[&notify],
     );
-    greet(&mut wire);
+    wire.greet(&json!({}));
     write(&wire, &round_of(20));
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(wire.pid()).unwrap()),

@@ -1,8 +1,7 @@
 //! Replacement without a pause: the next server is ready before the one that serves is drained.
 
 use crate::rig::Rig;
-use crate::support::example;
-use crate::wire::{Wire, eventually, mark, refused_by, said};
+use crate::wire::{Wire, eventually, refused_by, said};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,29 +15,14 @@ fn start(server: &[&str]) -> Wire {
         "[server]\nname = \"it\"\nreplace = \"overlap\"\n[credentials.t]\nfile = \"token\"\ninject = { env = \"TOKEN\" }\n",
     );
     std::fs::write(rig.path().join("token"), "tok-0-Zq7vLm2Xw9").unwrap();
-    let mark = mark();
-    let path = example("mortal").to_str().unwrap().to_owned();
-    let notes = rig.path().join("notes");
-    std::fs::create_dir(&notes).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(&notes, open).unwrap();
     let flags = [
         "--config",
         "{dir}/c.toml",
-        "--write",
-        "{dir}/notes",
         "--admin",
         "unix:{dir}/admin.sock",
     ];
-    let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
-    let mut wire = Wire::start(rig, &mark, &flags, &command);
-    let told = wire.ask(
-        "\"hello\"",
-        "initialize",
-        &json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}}),
-    );
-    assert_eq!(told["result"]["serverInfo"]["name"], "mortal", "{told}");
-    wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    let mut wire = Wire::mortal(rig, &flags, server);
+    wire.greet(&json!({}));
     wire
 }
 

@@ -1,33 +1,15 @@
 //! A server that dies is replaced, and its client does not notice more than it must.
 
 use crate::rig::Rig;
-use crate::support::example;
-use crate::wire::{Wire, mark, refused_by, rule, said};
+use crate::wire::{Wire, refused_by, rule, said};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// A session with a greeted server that may write its notes.
 fn session(rig: Rig, flags: &[&str]) -> Wire {
-    let mut wire = start(rig, flags);
-    let told = wire.ask(
-        "\"hello\"",
-        "initialize",
-        &json!({"protocolVersion": "2025-11-25", "capabilities": {"roots": {}}, "clientInfo": {"name": "it", "version": "1"}}),
-    );
-    assert_eq!(told["result"]["serverInfo"]["name"], "mortal", "{told}");
-    wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    let mut wire = Wire::mortal(rig, flags, &[]);
+    wire.greet(&json!({"roots": {}}));
     wire
-}
-
-fn start(rig: Rig, flags: &[&str]) -> Wire {
-    let mark = mark();
-    let path = example("mortal").to_str().unwrap().to_owned();
-    let flags = [&["--write", "{dir}/notes"], flags].concat();
-    std::fs::create_dir_all(rig.path().join("notes")).unwrap();
-    // Root's server is somebody else, who needs no more than this.
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
-    Wire::start(rig, &mark, &flags, &[&path, &mark, "{dir}/notes"])
 }
 
 fn works(wire: &mut Wire, id: u32) {
@@ -301,7 +283,7 @@ fn fifty_deaths_leave_nothing_open_and_cost_little_time() {
 
 #[test]
 fn a_modern_session_needs_no_handshake() {
-    let mut wire = start(Rig::new(), &[]);
+    let mut wire = Wire::mortal(Rig::new(), &[], &[]);
     let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}});
     let call =
         |name: &str, key: u32| json!({"name": name, "arguments": {"key": key}, "_meta": meta});

@@ -2,7 +2,7 @@
 
 use crate::rig::Rig;
 use crate::support::example;
-use crate::wire::{Wire, eventually, mark, refused_by, said};
+use crate::wire::{Wire, eventually, refused_by, said};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,29 +23,14 @@ pub(crate) fn value(round: u32) -> String {
 }
 
 pub(crate) fn start(rig: Rig, flags: &[&str], server: &[&str]) -> Wire {
-    let mark = mark();
-    let path = example("mortal").to_str().unwrap().to_owned();
-    std::fs::create_dir_all(rig.path().join("notes")).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(rig.path().join("notes"), open).unwrap();
     if flags.contains(&"namespaces") && nix::unistd::geteuid().is_root() {
         // Where owners are not translated the server's user needs to own it.
+        std::fs::create_dir_all(rig.path().join("notes")).unwrap();
         std::os::unix::fs::chown(rig.path().join("notes"), Some(USER), Some(USER)).unwrap();
     }
-    let flags = [
-        &["--write", "{dir}/notes", "--admin", "unix:{dir}/admin.sock"],
-        flags,
-    ]
-    .concat();
-    let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
-    let mut wire = Wire::start(rig, &mark, &flags, &command);
-    let told = wire.ask(
-        "\"hello\"",
-        "initialize",
-        &json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}}),
-    );
-    assert_eq!(told["result"]["serverInfo"]["name"], "mortal", "{told}");
-    wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    let flags = [&["--admin", "unix:{dir}/admin.sock"], flags].concat();
+    let mut wire = Wire::mortal(rig, &flags, server);
+    wire.greet(&json!({}));
     wire
 }
 

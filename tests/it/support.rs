@@ -33,6 +33,11 @@ pub(crate) fn example(name: &str) -> PathBuf {
     path
 }
 
+/// True where tests may take their time: `COFFERDAM_FULL=1`.
+pub(crate) fn full() -> bool {
+    std::env::var_os("COFFERDAM_FULL").is_some()
+}
+
 /// Says that a check could not be made. The name must be listed with its reason.
 pub(crate) fn skip(name: &str, reason: &str) {
     println!("SKIPPED: {name}: {reason}");

@@ -65,6 +65,36 @@ impl Wire {
         Self::in_rig(Rig::new(), flags, server)
     }
 
+    /// The fake server `mortal`, which may write its notes.
+    pub(crate) fn mortal(rig: Rig, flags: &[&str], server: &[&str]) -> Self {
+        Self::noting("mortal", rig, flags, server)
+    }
+
+    /// A fake server that takes its mark and `{dir}/notes`, which it may write.
+    pub(crate) fn noting(name: &str, rig: Rig, flags: &[&str], server: &[&str]) -> Self {
+        let mark = mark();
+        let path = example(name).to_str().unwrap().to_owned();
+        let notes = rig.path().join("notes");
+        std::fs::create_dir_all(&notes).unwrap();
+        // Root's server is somebody else, who needs no more than this.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(notes, open).unwrap();
+        let flags = [&["--write", "{dir}/notes"], flags].concat();
+        let command = [&[path.as_str(), &mark, "{dir}/notes"], server].concat();
+        Self::start(rig, &mark, &flags, &command)
+    }
+
+    /// Begins a session of a revision that has sessions, with `mortal`.
+    pub(crate) fn greet(&mut self, capabilities: &Value) {
+        let told = self.ask(
+            "\"hello\"",
+            "initialize",
+            &json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": {"name": "it", "version": "1"}}),
+        );
+        assert_eq!(told["result"]["serverInfo"]["name"], "mortal", "{told}");
+        self.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    }
+
     /// The same in a directory that is prepared: `{dir}` in flags and arguments is its path.
     pub(crate) fn in_rig(rig: Rig, flags: &[&str], server: &[&str]) -> Self {
         let mark = mark();
@@ -180,6 +210,12 @@ impl Wire {
         let id = format!("\"alive-{}\"", NEXT.fetch_add(1, Ordering::Relaxed));
         let answer = self.call(&id, "echo", &json!({"text": "still here"}));
         assert_eq!(said(&answer), "still here", "{answer}");
+    }
+
+    /// That the session lives, and begins nothing new.
+    pub(crate) fn alive_is_refused(&mut self) {
+        let answer = self.call("\"refused\"", "echo", &json!({"text": "?"}));
+        refused_by(&answer, "server.unavailable");
     }
 
     /// The next message; `None` at the end.

@@ -25,6 +25,23 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
         ),
         ("chaos: 100,000 mixed requests".into(), Line::Tests("chaos")),
         (
+            "faults: every fault on every way in".into(),
+            Line::Tests("faults"),
+        ),
+        (
+            "kill: 120 times with 100 calls in flight".into(),
+            Line::Tests("kill_fast"),
+        ),
+        (
+            "a virtual day, and three real minutes".into(),
+            Line::Tests("virtual_day"),
+        ),
+        (
+            "the unit under a booted systemd".into(),
+            Line::Tests("booted"),
+        ),
+        ("what takes seconds to end".into(), Line::Tests("stopping")),
+        (
             "kill -9: 1,000 times in each cell".into(),
             Line::Tests("kill_nine"),
         ),

@@ -247,7 +247,7 @@ impl Gate {
         self.wake_by(Some(now));
     }
 
-    /// SIGHUP: files are read again; SIGUSR1: everything off; any other: the end.
+    /// SIGHUP: files are read again; SIGUSR1: everything off; any other: the end, in order at first.
     pub(super) fn signalled(self: &Rc<Self>, number: u32) {
         let asked = match i32::try_from(number).map(Signal::try_from) {
             Ok(Ok(Signal::SIGHUP)) => {
@@ -268,7 +268,7 @@ impl Gate {
             }
             _ => {
                 tracing::info!("stopping: signal {number}");
-                return self.stop(Instant::now());
+                return self.stop_on_signal(Instant::now());
             }
         };
         // A spawner that is gone says so by itself.

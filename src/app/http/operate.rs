@@ -4,7 +4,7 @@ use super::server::{Kind, Role};
 use super::state::{Gate, State};
 use super::turns::Turns;
 use crate::admin::Phase;
-use crate::app::farewell::Farewell;
+use crate::app::farewell::{Farewell, announce};
 use crate::app::reload::{self, Told};
 use crate::app::{clerk, live};
 use crate::audit::Operator;
@@ -32,26 +32,32 @@ impl Gate {
             Asked::Drain { .. } if self.farewell.borrow().is_some() => {
                 clerk::answer(reply, &clerk::failed("it is ending already"));
             }
-            Asked::Drain { within } => self.drain(reply, within, now),
+            Asked::Drain { within } => {
+                let open = self.state.borrow().open();
+                self.drain(Farewell::begin(reply, within, open, now), now);
+            }
         }
     }
 
-    fn drain(self: &Rc<Self>, reply: OwnedFd, within: Option<u64>, now: Instant) {
-        let open = self.work(|state| {
+    /// SIGTERM, SIGINT: what is open is answered first, unless it is not the first time.
+    pub(super) fn stop_on_signal(self: &Rc<Self>, now: Instant) {
+        let waits = {
+            let state = self.state.borrow();
+            state.ran && !state.frozen && !state.stopping && self.farewell.borrow().is_none()
+        };
+        match waits {
+            true => self.drain(Farewell::hurried(now), now),
+            false => self.stop(now),
+        }
+    }
+
+    fn drain(self: &Rc<Self>, farewell: Farewell, now: Instant) {
+        self.work(|state| {
             state.draining = true;
             let open = state.open();
-            let text = format!("{open} requests are open");
-            tracing::info!("draining: nothing new is begun; {text}");
-            let record = Operator {
-                act: "drain",
-                done: true,
-                text: &text,
-            };
-            state.desk.audit().operator(&record, now);
+            announce(open, state.desk.audit(), now);
             state.rest_soon();
-            open
         });
-        let farewell = Farewell::begin(reply, within, open, now);
         self.health.drains(farewell.limit());
         self.wake_by(Some(farewell.due()));
         *self.farewell.borrow_mut() = Some(farewell);

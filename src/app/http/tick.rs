@@ -60,6 +60,14 @@ impl State {
                     state.send(server, out, now);
                 }
                 state.release(server, now);
+                if !state.frozen && !server.life.ending() && server.session.has_stopped(now) {
+                    tracing::warn!(
+                        "a server let a call expire and has said nothing since, not even to a ping: it is killed"
+                    );
+                    // A process that is stopped (SIGSTOP) would not see SIGTERM.
+                    let act = server.life.stuck();
+                    state.act(server, act);
+                }
                 let act = server.life.step(now);
                 state.act(server, act);
             });

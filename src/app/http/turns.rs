@@ -4,7 +4,7 @@ use super::who::unix_now;
 use crate::config::Config;
 use crate::identity::Caller;
 use crate::mcp::Subject;
-use crate::policy::{Admission, Clock, Limiter, Permit, Refusal, Ticket};
+use crate::policy::{Admission, Clock, Limiter, Permit, Refusal, Ticket, micros};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -106,7 +106,7 @@ impl Turns {
     }
 
     fn micros(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+        micros(self.begun.elapsed())
     }
 
     fn taken(self: &Rc<Self>, permit: Permit) -> Pass {

@@ -3,29 +3,25 @@
 use super::protocol::Mode;
 use crate::cell::Account;
 use crate::cell::pty::Pty;
+use crate::cell::sys;
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::termios::isatty;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Stdio;
 
 /// Takes over a descriptor whose number came on the command line, and closes it on exec.
 ///
 /// # Errors
 /// The number is a standard stream or not an open socket.
-#[expect(
-    unsafe_code,
-    reason = "a descriptor inherited by number has no safe constructor"
-)]
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     let link = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
     if number < 3 || !link.as_os_str().as_encoded_bytes().starts_with(b"socket:") {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    // SAFETY: the descriptor is open (its link was just read), it is none of the standard streams,
-    // and this runs once at the start of a single-threaded process that was given it for this.
-    let owned = unsafe { OwnedFd::from_raw_fd(number) };
+    let mut owned = sys::adopt(&[number])?;
+    let owned = owned.pop().ok_or(io::ErrorKind::InvalidInput)?;
     fcntl_setfd(&owned, fcntl_getfd(&owned)? | FdFlags::CLOEXEC)?;
     Ok(owned)
 }

@@ -12,6 +12,7 @@
 //! ever know the outcome (its client cancelled it) gives its place to another.
 
 use crate::config::Breaker as Rule;
+use crate::policy::micros;
 use std::time::Duration;
 
 /// Parts of the window that are forgotten one by one.
@@ -214,10 +215,6 @@ impl Window {
 
 fn index(slot: u64) -> usize {
     usize::try_from(slot % SLOTS as u64).unwrap_or(0)
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::who::Account;
 use crate::config::Budget;
+use crate::policy::micros;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -161,10 +162,6 @@ impl Entry {
             (self.calls, self.bytes, self.tokens) = (0, 0, 0);
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

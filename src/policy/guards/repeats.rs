@@ -7,6 +7,7 @@
 use super::canon::Sum;
 use super::who::Party;
 use crate::config::Repeats as Rule;
+use crate::policy::micros;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -88,10 +89,6 @@ impl Repeats {
             }
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

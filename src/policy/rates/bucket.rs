@@ -1,6 +1,7 @@
 //! A token bucket in one number: the generic cell rate algorithm (ITU-T I.371, virtual scheduling).
 
 use crate::config::Rate;
+use crate::policy::micros;
 use std::time::Duration;
 
 /// How far ahead of its rate somebody is: the time at which the bucket is full again, in microseconds.
@@ -32,7 +33,7 @@ impl Bucket {
 
 /// Microseconds for one, and for all.
 fn shape(rate: Rate) -> (u64, u64) {
-    let whole = u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX);
+    let whole = micros(rate.per);
     let count = u64::from(rate.count.max(1));
     // Rounded down, a step could be lost; `whole` follows it so that exactly `count` fit at once.
     let step = (whole / count).max(1);

@@ -1,0 +1,135 @@
+//! The configuration file, watched: another text in it is read once it stands still.
+//!
+//! ```text
+//! Known ── something has happened beside it, and it says something else ──▶ Seen ── still, after [`STILL`] ──▶ Known,
+//!   ▲                                                                        │ ▲                        to be read
+//!   └──────────────────────── what it said before ───────────────────────────┘ └── something else again
+//! ```
+//! A file that is written in two steps may be valid in between, with fewer rules than it will have.
+
+use super::reload::Again;
+use crate::secret::{SETTLE, Watch};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the file must say the same.
+const STILL: Duration = Duration::from_millis(200);
+
+/// What was read, or why nothing could be.
+pub(super) type Text = Result<Option<String>, String>;
+
+/// The watcher of one file.
+#[derive(Debug)]
+pub(super) struct Edited {
+    watch: Watch,
+    /// A print of what is in force, or was refused.
+    known: u64,
+    /// A print of what the file says now, and until when it has to.
+    seen: Option<(u64, Instant)>,
+}
+
+impl Edited {
+    /// Watches the file that this reads; `None` where there is none, or no watch for it.
+    pub(super) fn of(again: &dyn Again) -> Option<Self> {
+        Self::open(again.path()?, &again.read(), Instant::now())
+    }
+
+    /// Watches the file at `path`, which says `text` now; `None` where the kernel gives no watch.
+    fn open(path: &Path, text: &Text, now: Instant) -> Option<Self> {
+        let path: PathBuf = std::path::absolute(path).ok()?;
+        Some(Self {
+            watch: Watch::beside(vec![path], SETTLE, now).ok()?,
+            known: print(text),
+            seen: None,
+        })
+    }
+
+    pub(super) fn watched(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    /// When to look; an idle file wakes nobody.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let seen = self.seen.map(|(_, until)| until);
+        self.watch.stirred().into_iter().chain(seen).min()
+    }
+
+    /// True when the file says something that was not read yet; `read` reads it.
+    pub(super) fn look(&mut self, now: Instant, read: impl FnOnce() -> Text) -> bool {
+        let stirred = self.watch.take(now);
+        let still = self.seen.is_some_and(|(_, until)| until <= now);
+        if !stirred && !still {
+            return false;
+        }
+        let there = print(&read());
+        match self.seen {
+            _ if there == self.known => self.seen = None,
+            Some((seen, _)) if seen == there && still => return true,
+            Some((seen, _)) if seen == there => {}
+            _ => self.seen = Some((there, now + STILL)),
+        }
+        false
+    }
+
+    /// The file was read, for whatever reason.
+    pub(super) fn taken(&mut self, text: &Text) {
+        self.known = print(text);
+        self.seen = None;
+    }
+}
+
+fn print(text: &Text) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_still_and_is_another_text_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        let says = |text: &str| -> Text { Ok(Some(text.to_owned())) };
+        std::fs::write(&path, "1").unwrap();
+        let mut now = Instant::now();
+        let mut edited = Edited::open(&path, &says("1"), now).unwrap();
+        assert_eq!(edited.due(), None);
+        let step = Duration::from_millis(60);
+        // Half, then all of it; it is due when nothing more has come.
+        for text in ["2", "22"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(!edited.look(now, || says(text)));
+            assert_eq!(edited.due(), Some(now + SETTLE));
+            now += step;
+            assert!(!edited.look(now, || says(text)));
+            assert_eq!(edited.due(), Some(now + STILL));
+        }
+        now += STILL;
+        assert!(edited.look(now, || says("22")));
+        edited.taken(&says("22"));
+        assert_eq!(edited.due(), None);
+        assert!(!edited.look(now + step, || panic!("nothing has happened")));
+        // What was read by request, and what it said before, is not read again.
+        for text in ["22", "3", "22"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(!edited.look(now, || says(text)));
+            now += step;
+            assert!(!edited.look(now, || says(text)));
+        }
+        assert_eq!(edited.due(), None);
+        // A file that is gone says something else too, and changes its mind while it is looked at.
+        std::fs::remove_file(&path).unwrap();
+        assert!(!edited.look(now, || unreachable!()));
+        now += step;
+        assert!(!edited.look(now, || Err("gone".to_owned())));
+        now += STILL;
+        assert!(!edited.look(now, || says("4")));
+        now += STILL;
+        assert!(edited.look(now, || says("4")));
+    }
+}

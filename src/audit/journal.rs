@@ -1,0 +1,370 @@
+//! Calls that were begun and may not run twice, kept where they outlive this process: whoever starts
+//! next says that their outcome is unknown.
+//!
+//! ```text
+//! free ── passed on to the server ──▶ begun ── answered, expired or given up, which its client was told ──▶ free
+//!                                      └── this process is killed ──▶ found by the next one ──▶ said, free
+//! ```
+//! A file of a fixed size that is mapped into memory: a call costs some stores and no system call, and
+//! what is stored survives the process (not the machine). It is mapped before the process is caged, and
+//! the cage cannot map it again. Each instance holds one of `begun/0`, `begun/1`, … by a lock.
+
+use nix::fcntl::{Flock, FlockArg, posix_fallocate};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::statfs::{
+    EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
+use std::cell::RefCell;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const DIRECTORY: &str = "begun";
+/// Instances of one server that keep a journal.
+const INSTANCES: u32 = 64;
+/// First word of the file; the last digit is the version.
+const MAGIC: u64 = u64::from_le_bytes(*b"CFDjrnl1");
+/// Words of 64 bits of one call: when it began in ms since 1970 (0: none), the lengths of its three
+/// texts, the texts.
+const WORDS: usize = 16;
+const TEXT: usize = (WORDS - 2) * 8;
+/// Bytes of the tool's name, of the id and of the client that are kept.
+const LENGTHS: [usize; 3] = [64, 24, 24];
+/// Calls that are named; what is open besides is counted. The first place is that of the header.
+const CALLS: u16 = 255;
+const SIZE: usize = (CALLS as usize + 1) * WORDS * 8;
+
+/// A call of which nobody knows how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    pub tool: String,
+    /// The id as it stood on the wire, at most its first 24 bytes.
+    pub id: String,
+    /// Who asked, behind a listener.
+    pub client: Option<String>,
+    /// When it was passed on.
+    pub since: SystemTime,
+}
+
+/// What instances that are gone have left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    pub calls: Vec<Unfinished>,
+    /// Calls besides, of which nothing is known.
+    pub more: u64,
+}
+
+/// The journal of this instance.
+#[derive(Debug)]
+pub struct Journal {
+    words: &'static [AtomicU64],
+    free: RefCell<Vec<u16>>,
+    /// The same moment on both clocks.
+    began: (Instant, Duration),
+}
+
+/// A call that is under way; dropped when its client has been told how it ended, or that nobody knows.
+#[derive(Debug)]
+pub struct Begun {
+    journal: Rc<Journal>,
+    /// `None`: it is only counted.
+    slot: Option<u16>,
+}
+
+impl Journal {
+    /// Takes a journal below the state directory, and what others have left there that are gone.
+    ///
+    /// # Errors
+    /// What the file system says; `Unsupported` where a full disk could end us when we write into memory.
+    pub fn open(state: &Path) -> io::Result<(Self, Left)> {
+        let directory = state.join(DIRECTORY);
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&directory)?;
+        let (mut left, mut own) = (Left::default(), None);
+        for number in 0..INSTANCES {
+            let path = directory.join(number.to_string());
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).truncate(false).mode(0o600);
+            // They are made in order and never removed: behind the first gap there is none.
+            let file = match options.create(own.is_none()).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                file => file?,
+            };
+            let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+                continue;
+            };
+            take(&file, &mut left)?;
+            own = own.or(Some(file));
+        }
+        let file = own.ok_or(io::ErrorKind::AlreadyExists)?;
+        let kind = fstatfs(&*file)?.filesystem_type();
+        // Elsewhere a page that is there may still need room when it is written.
+        let kinds = [
+            EXT4_SUPER_MAGIC,
+            XFS_SUPER_MAGIC,
+            TMPFS_MAGIC,
+            OVERLAYFS_SUPER_MAGIC,
+        ];
+        if !kinds.contains(&kind) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        posix_fallocate(&*file, 0, SIZE as i64)?;
+        file.set_len(SIZE as u64)?;
+        let words = map(&file)?;
+        // The mapping holds the lock too, until this process is gone. Caged it could not give it back.
+        std::mem::forget(file);
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        if let Some(first) = words.first() {
+            first.store(MAGIC, Ordering::Release);
+        }
+        let (now, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH));
+        let journal = Self {
+            words,
+            free: RefCell::new((1..=CALLS).rev().collect()),
+            began: (now, unix.unwrap_or_default()),
+        };
+        Ok((journal, left))
+    }
+
+    /// Notes that a call is passed on at `now`.
+    pub(super) fn begin(self: &Rc<Self>, texts: [&str; 3], now: Instant) -> Begun {
+        let slot = self.free.borrow_mut().pop();
+        match slot.and_then(|slot| self.place(slot)) {
+            Some([when, lengths, rest @ ..]) => {
+                let (mut text, mut at, mut packed) = ([0; TEXT], 0, 0);
+                for (part, most) in texts.into_iter().zip(LENGTHS) {
+                    let part = cut(part, most);
+                    if let Some(place) = text.get_mut(at..at + part.len()) {
+                        place.copy_from_slice(part.as_bytes());
+                    }
+                    at += part.len();
+                    packed = packed << 16 | part.len() as u64;
+                }
+                for (word, bytes) in rest.iter().zip(text.as_chunks::<8>().0) {
+                    word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+                }
+                lengths.store(packed, Ordering::Relaxed);
+                let passed = now.saturating_duration_since(self.began.0);
+                let unix = (self.began.1 + passed).as_millis();
+                // Last: a call that is there is there whole.
+                when.store(u64::try_from(unix).unwrap_or(1).max(1), Ordering::Release);
+            }
+            _ => self.count(1),
+        }
+        Begun {
+            journal: Rc::clone(self),
+            slot,
+        }
+    }
+
+    fn place(&self, slot: u16) -> Option<&[AtomicU64; WORDS]> {
+        let (places, _) = self.words.as_chunks::<WORDS>();
+        places.get(usize::from(slot))
+    }
+
+    /// Calls that have no place of their own.
+    fn count(&self, by: u64) {
+        if let Some(more) = self.words.get(1) {
+            let there = more.load(Ordering::Relaxed);
+            more.store(there.wrapping_add(by), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // A panic that unwinds has told nobody anything.
+        if std::thread::panicking() {
+            return;
+        }
+        let Some(slot) = self.slot else {
+            return self.journal.count(u64::MAX);
+        };
+        if let Some([when, ..]) = self.journal.place(slot) {
+            when.store(0, Ordering::Release);
+        }
+        self.journal.free.borrow_mut().push(slot);
+    }
+}
+
+/// Takes what a file holds; from then on it holds nothing.
+fn take(file: &File, left: &mut Left) -> io::Result<()> {
+    let mut bytes = vec![0; SIZE];
+    let mut got = 0;
+    while let more @ 1.. = file.read_at(bytes.get_mut(got..).unwrap_or_default(), got as u64)? {
+        got += more;
+    }
+    let (words, _) = bytes.as_chunks::<8>();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let (places, _) = words.as_chunks::<WORDS>();
+    let texts = bytes.as_chunks::<{ WORDS * 8 }>().0;
+    let Some(([MAGIC, more, ..], places)) = places.split_first() else {
+        return Ok(());
+    };
+    left.more = left.more.saturating_add(*more);
+    let begun = places.iter().zip(texts.iter().skip(1));
+    left.calls
+        .extend(begun.filter_map(|([when, lengths, ..], text)| {
+            let mut text = text.get(16..)?;
+            let mut part = |shift: u32| {
+                let length = usize::try_from(lengths >> shift & 0xffff).ok()?;
+                let (part, rest) = text.split_at_checked(length)?;
+                text = rest;
+                Some(String::from_utf8_lossy(part).into_owned())
+            };
+            let (tool, id, client) = (part(32)?, part(16)?, part(0)?);
+            (*when > 0).then(|| Unfinished {
+                tool,
+                id,
+                client: Some(client).filter(|client| !client.is_empty()),
+                since: UNIX_EPOCH + Duration::from_millis(*when),
+            })
+        }));
+    file.write_all_at(&vec![0; got], 0)
+}
+
+/// At most so many bytes of a text.
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// The whole file as memory that others may change, until this process ends.
+#[expect(unsafe_code, reason = "no crate maps a shared file without it")]
+fn map(file: &File) -> io::Result<&'static [AtomicU64]> {
+    let size = NonZeroUsize::new(SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh mapping at an address that the kernel chooses touches no memory of ours. It is
+    // page-aligned, SIZE bytes long, as the file is, and never unmapped; every value is a valid
+    // AtomicU64, and another process that writes into the file cannot break what atomics promise.
+    let words = unsafe {
+        let start = mmap(None, size, access, MapFlags::MAP_SHARED, file, 0)?;
+        std::slice::from_raw_parts(start.cast::<AtomicU64>().as_ptr(), SIZE / 8)
+    };
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLS_AND_TEN: usize = CALLS as usize + 10;
+
+    fn open(state: &Path) -> (Rc<Journal>, Left) {
+        let (journal, left) = Journal::open(state).unwrap();
+        (Rc::new(journal), left)
+    }
+
+    /// What a process leaves that is killed: nothing is dropped. Its lock would be gone; here it stays
+    /// with a file that is there no more.
+    fn kill(state: &Path, number: u32, journal: Rc<Journal>, begun: Vec<Begun>) {
+        let path = state.join(DIRECTORY).join(number.to_string());
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+        std::mem::forget((journal, begun));
+    }
+
+    #[test]
+    fn what_was_begun_and_not_answered_is_found_once() {
+        let state = tempfile::tempdir().unwrap();
+        let (journal, left) = open(state.path());
+        assert_eq!(left, Left::default());
+        let now = Instant::now();
+        let answered = journal.begin(["answered", "1", ""], now);
+        let begun = vec![
+            journal.begin(["create_issue", "\"x-7\"", "ci"], now),
+            journal.begin([&"ü".repeat(99), &"9".repeat(99), &"c".repeat(99)], now),
+        ];
+        drop(answered);
+        kill(state.path(), 0, journal, begun);
+        let (journal, left) = open(state.path());
+        let names: Vec<_> = left
+            .calls
+            .iter()
+            .map(|call| (&*call.tool, &*call.id, call.client.as_deref()))
+            .collect();
+        let (tool, id, client) = ("ü".repeat(32), "9".repeat(24), "c".repeat(24));
+        let mut expected = [
+            ("create_issue", "\"x-7\"", Some("ci")),
+            (&*tool, &*id, Some(&*client)),
+        ];
+        expected.sort();
+        let mut names = names;
+        names.sort();
+        assert_eq!(names, expected);
+        let age = left.calls[0].since.elapsed().unwrap();
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        kill(state.path(), 0, journal, Vec::new());
+        assert_eq!(open(state.path()).1, Left::default(), "it was said before");
+    }
+
+    #[test]
+    fn what_has_no_place_is_counted_and_places_are_used_again() {
+        let state = tempfile::tempdir().unwrap();
+        let (journal, _) = open(state.path());
+        let now = Instant::now();
+        let mut begun: Vec<Begun> = (0..CALLS + 20)
+            .map(|id| journal.begin(["t", &id.to_string(), ""], now))
+            .collect();
+        begun.truncate(CALLS_AND_TEN);
+        for _ in 0..1000 {
+            drop(begun.swap_remove(0));
+            begun.push(journal.begin(["again", "1", ""], now));
+        }
+        let named = begun.iter().filter(|it| it.slot.is_some()).count();
+        kill(state.path(), 0, journal, begun);
+        let (_, left) = open(state.path());
+        assert_eq!(
+            (left.calls.len(), left.more),
+            (named, (CALLS_AND_TEN - named) as u64)
+        );
+    }
+
+    #[test]
+    fn instances_have_one_each_and_the_living_are_left_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let (one, _) = open(state.path());
+        let (two, _) = open(state.path());
+        let now = Instant::now();
+        let alive = one.begin(["alive", "1", ""], now);
+        let dead = two.begin(["dead", "2", ""], now);
+        kill(state.path(), 1, two, vec![dead]);
+        let (three, left) = open(state.path());
+        let tools: Vec<&str> = left.calls.iter().map(|call| &*call.tool).collect();
+        assert_eq!(tools, ["dead"]);
+        assert_eq!(
+            std::fs::read_dir(state.path().join(DIRECTORY))
+                .unwrap()
+                .count(),
+            2
+        );
+        drop((alive, three));
+    }
+
+    #[test]
+    fn any_bytes_are_read() {
+        use proptest::prelude::*;
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join(DIRECTORY).join("0");
+        kill(state.path(), 0, open(state.path()).0, Vec::new());
+        proptest!(ProptestConfig::with_cases(64), |(tail in proptest::collection::vec(any::<u8>(), 0..2 * SIZE))| {
+            let bytes = [&MAGIC.to_le_bytes()[..], &tail].concat();
+            std::fs::write(&path, bytes).unwrap();
+            let (journal, left) = open(state.path());
+            prop_assert!(left.calls.len() < CALLS_AND_TEN);
+            prop_assert_eq!(path.metadata().unwrap().len(), SIZE as u64);
+            kill(state.path(), 0, journal, Vec::new());
+        });
+    }
+}
