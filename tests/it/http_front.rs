@@ -7,40 +7,39 @@ use crate::wire::{Wire, eventually, mark, said};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The fake server, and what it was asked.
 struct Elsewhere {
     child: Child,
     url: String,
-    seen: Arc<Mutex<Vec<Value>>>,
+    /// Its log, a file: what was answered is in it, whoever reads it when.
+    log: tempfile::NamedTempFile,
 }
 
 impl Elsewhere {
     fn start(flags: &[&str]) -> Self {
+        let log = tempfile::NamedTempFile::new().unwrap();
         let mut command = Command::new(example("elsewhere"));
-        let mut child = spawn(command.args(flags).stdout(Stdio::piped()));
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = lines.next().unwrap().unwrap();
-        let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let kept = Arc::clone(&seen);
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                kept.lock()
-                    .unwrap()
-                    .push(serde_json::from_str(&line).unwrap());
-            }
-        });
+        let child = spawn(command.args(flags).stdout(log.reopen().unwrap()));
+        let text = || std::fs::read_to_string(log.path()).unwrap();
+        assert!(eventually(|| text().contains('\n')), "it says no port");
+        let port = text().lines().next().unwrap().to_owned();
         Self {
             child,
             url: format!("http://127.0.0.1:{port}/mcp"),
-            seen,
+            log,
         }
     }
 
     fn seen(&self) -> Vec<Value> {
-        self.seen.lock().unwrap().clone()
+        let text = std::fs::read_to_string(self.log.path()).unwrap();
+        // The last may be half written.
+        let lines = text.split_inclusive('\n').filter(|it| it.ends_with('\n'));
+        let seen = lines
+            .skip(1)
+            .map(|line| serde_json::from_str(line).unwrap());
+        seen.collect()
     }
 
     /// What was seen of this kind: a method of HTTP, or of MCP.
