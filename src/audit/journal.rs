@@ -64,8 +64,8 @@ pub struct Left {
 pub struct Journal {
     words: &'static [AtomicU64],
     free: RefCell<Vec<u16>>,
-    /// The same moment on both clocks.
-    began: (Instant, Duration),
+    /// The same moment on both clocks; that of the day in ms since 1970, and never 0.
+    began: (Instant, u64),
 }
 
 /// A call that is under way; dropped when its client has been told how it ended, or that nobody knows.
@@ -125,10 +125,11 @@ impl Journal {
             first.store(MAGIC, Ordering::Release);
         }
         let (now, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH));
+        let unix = unix.map_or(1, |unix| u64::try_from(unix.as_millis()).unwrap_or(1));
         let journal = Self {
             words,
             free: RefCell::new((1..=CALLS).rev().collect()),
-            began: (now, unix.unwrap_or_default()),
+            began: (now, unix.max(1)),
         };
         Ok((journal, left))
     }
@@ -147,14 +148,15 @@ impl Journal {
                     at += part.len();
                     packed = packed << 16 | part.len() as u64;
                 }
-                for (word, bytes) in rest.iter().zip(text.as_chunks::<8>().0) {
+                let used = text.as_chunks::<8>().0.iter().take(at.div_ceil(8));
+                for (word, bytes) in rest.iter().zip(used) {
                     word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
                 }
                 lengths.store(packed, Ordering::Relaxed);
                 let passed = now.saturating_duration_since(self.began.0);
-                let unix = (self.began.1 + passed).as_millis();
+                let passed = passed.as_secs() * 1000 + u64::from(passed.subsec_millis());
                 // Last: a call that is there is there whole.
-                when.store(u64::try_from(unix).unwrap_or(1).max(1), Ordering::Release);
+                when.store(self.began.1 + passed, Ordering::Release);
             }
             _ => self.count(1),
         }
