@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::statfs::{
     EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
@@ -28,16 +28,19 @@ const DIRECTORY: &str = "begun";
 /// Instances of one server that keep a journal.
 const INSTANCES: u32 = 64;
 /// First word of the file; the last digit is the version.
-const MAGIC: u64 = u64::from_le_bytes(*b"CFDjrnl1");
-/// Words of 64 bits of one call: when it began in ms since 1970 (0: none), the lengths of its three
-/// texts, the texts.
-const WORDS: usize = 16;
-const TEXT: usize = (WORDS - 2) * 8;
-/// Bytes of the tool's name, of the id and of the client that are kept.
-const LENGTHS: [usize; 3] = [64, 24, 24];
+const MAGIC: u64 = u64::from_le_bytes(*b"CFDjrnl2");
+/// Words of 64 bits of one place, which is one line of the processor's cache: a busy client has hundreds
+/// of calls open, and each is written and freed. Of a call: when it began in ms since 1970 (0: none); the
+/// numbers of the names of its tool and client, 16 bits each, and the length of its id; the id.
+const WORDS: usize = 8;
+/// Bytes of an id that are kept.
+const ID: usize = 24;
 /// Calls that are named; what is open besides is counted. The first place is that of the header.
 const CALLS: u16 = 255;
-const SIZE: usize = (CALLS as usize + 1) * WORDS * 8;
+/// Names of tools and clients, which are few and stay: two places for each, its length and its text.
+const NAMES: usize = 128;
+const NAME: usize = 64;
+const SIZE: usize = (CALLS as usize + 1 + 2 * NAMES) * WORDS * 8;
 
 /// A call of which nobody knows how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,9 @@ pub struct Left {
 pub struct Journal {
     words: &'static [AtomicU64],
     free: RefCell<Vec<u16>>,
+    names: RefCell<Vec<Box<str>>>,
+    /// The numbers of the tool and of the client of the call before: next to always the same again.
+    last: [Cell<u16>; 2],
     /// The same moment on both clocks; that of the day in ms since 1970, and never 0.
     began: (Instant, u64),
 }
@@ -129,41 +135,84 @@ impl Journal {
         let journal = Self {
             words,
             free: RefCell::new((1..=CALLS).rev().collect()),
+            names: RefCell::default(),
+            last: Default::default(),
             began: (now, unix.max(1)),
         };
         Ok((journal, left))
     }
 
     /// Notes that a call is passed on at `now`.
-    pub(super) fn begin(self: &Rc<Self>, texts: [&str; 3], now: Instant) -> Begun {
-        let slot = self.free.borrow_mut().pop();
-        match slot.and_then(|slot| self.place(slot)) {
-            Some([when, lengths, rest @ ..]) => {
-                let (mut text, mut at, mut packed) = ([0; TEXT], 0, 0);
-                for (part, most) in texts.into_iter().zip(LENGTHS) {
-                    let part = cut(part, most);
-                    if let Some(place) = text.get_mut(at..at + part.len()) {
-                        place.copy_from_slice(part.as_bytes());
-                    }
-                    at += part.len();
-                    packed = packed << 16 | part.len() as u64;
-                }
-                let used = text.as_chunks::<8>().0.iter().take(at.div_ceil(8));
-                for (word, bytes) in rest.iter().zip(used) {
-                    word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
-                }
-                lengths.store(packed, Ordering::Relaxed);
-                let passed = now.saturating_duration_since(self.began.0);
-                let passed = passed.as_secs() * 1000 + u64::from(passed.subsec_millis());
-                // Last: a call that is there is there whole.
-                when.store(self.began.1 + passed, Ordering::Release);
-            }
-            _ => self.count(1),
+    pub(super) fn begin(
+        self: &Rc<Self>,
+        tool: &str,
+        id: &[u8],
+        client: Option<&str>,
+        now: Instant,
+    ) -> Begun {
+        let slot = self.write(tool, id, client, now);
+        if slot.is_none() {
+            self.count(1);
         }
         Begun {
             journal: Rc::clone(self),
             slot,
         }
+    }
+
+    fn write(&self, tool: &str, id: &[u8], client: Option<&str>, now: Instant) -> Option<u16> {
+        let [tools, clients] = &self.last;
+        let tool = self.name(tool, tools)?;
+        let client = client.map_or(Some(0), |client| self.name(client, clients))?;
+        let slot = self.free.borrow_mut().pop()?;
+        let [when, about, rest @ ..] = self.place(slot)?;
+        let mut kept = [0; ID];
+        let length = id.len().min(ID);
+        kept.get_mut(..length)?.copy_from_slice(id.get(..length)?);
+        for (word, bytes) in rest.iter().zip(kept.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+        }
+        let names = u64::from(tool) << 32 | u64::from(client) << 16;
+        about.store(names | length as u64, Ordering::Relaxed);
+        let passed = now.saturating_duration_since(self.began.0);
+        let passed = passed.as_secs() * 1000 + u64::from(passed.subsec_millis());
+        // Last: a call that is there is there whole.
+        when.store(self.began.1 + passed, Ordering::Release);
+        Some(slot)
+    }
+
+    /// The number of a name, from 1; `None` when there is no room for another.
+    fn name(&self, name: &str, last: &Cell<u16>) -> Option<u16> {
+        let name = cut(name, NAME);
+        let mut names = self.names.borrow_mut();
+        let is_last = |last: usize| names.get(last).is_some_and(|it| **it == *name);
+        if last.get() > 0 && is_last(usize::from(last.get()) - 1) {
+            return Some(last.get());
+        }
+        let known = names.iter().position(|it| **it == *name);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let at = names.len();
+                let [length, text @ ..] = self.name_place(at)?;
+                let mut kept = [0; NAME];
+                kept.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+                for (word, bytes) in text.iter().zip(kept.as_chunks::<8>().0) {
+                    word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+                }
+                length.store(name.len() as u64, Ordering::Release);
+                names.push(name.into());
+                at
+            }
+        };
+        let number = u16::try_from(at + 1).ok()?;
+        last.set(number);
+        Some(number)
+    }
+
+    fn name_place(&self, at: usize) -> Option<&[AtomicU64; 2 * WORDS]> {
+        let names = self.words.get((usize::from(CALLS) + 1) * WORDS..)?;
+        names.as_chunks::<{ 2 * WORDS }>().0.get(at)
     }
 
     fn place(&self, slot: u16) -> Option<&[AtomicU64; WORDS]> {
@@ -203,32 +252,37 @@ fn take(file: &File, left: &mut Left) -> io::Result<()> {
     while let more @ 1.. = file.read_at(bytes.get_mut(got..).unwrap_or_default(), got as u64)? {
         got += more;
     }
-    let (words, _) = bytes.as_chunks::<8>();
-    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-    let (places, _) = words.as_chunks::<WORDS>();
-    let texts = bytes.as_chunks::<{ WORDS * 8 }>().0;
-    let Some(([MAGIC, more, ..], places)) = places.split_first() else {
+    let (places, _) = bytes.as_chunks::<{ WORDS * 8 }>();
+    let word = |place: &[u8; WORDS * 8], at: usize| {
+        let words = place.as_chunks::<8>().0;
+        words.get(at).map_or(0, |word| u64::from_le_bytes(*word))
+    };
+    let Some((head, places)) = places
+        .split_first()
+        .filter(|(head, _)| word(head, 0) == MAGIC)
+    else {
         return Ok(());
     };
-    left.more = left.more.saturating_add(*more);
-    let begun = places.iter().zip(texts.iter().skip(1));
-    left.calls
-        .extend(begun.filter_map(|([when, lengths, ..], text)| {
-            let mut text = text.get(16..)?;
-            let mut part = |shift: u32| {
-                let length = usize::try_from(lengths >> shift & 0xffff).ok()?;
-                let (part, rest) = text.split_at_checked(length)?;
-                text = rest;
-                Some(String::from_utf8_lossy(part).into_owned())
-            };
-            let (tool, id, client) = (part(32)?, part(16)?, part(0)?);
-            (*when > 0).then(|| Unfinished {
-                tool,
-                id,
-                client: Some(client).filter(|client| !client.is_empty()),
-                since: UNIX_EPOCH + Duration::from_millis(*when),
-            })
-        }));
+    left.more = left.more.saturating_add(word(head, 1));
+    let (calls, names) = places.split_at(places.len().min(usize::from(CALLS)));
+    let names = names.as_flattened().as_chunks::<{ 2 * WORDS * 8 }>().0;
+    let name = |number: u64| {
+        let at = usize::try_from(number & 0xffff).ok()?.checked_sub(1)?;
+        let (length, text) = names.get(at)?.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        Some(String::from_utf8_lossy(text.get(..length.min(NAME))?).into_owned())
+    };
+    left.calls.extend(calls.iter().filter_map(|call| {
+        let (when, about) = (word(call, 0), word(call, 1));
+        let length = usize::try_from(about & 0xffff).ok()?.min(ID);
+        let id = call.get(16..16 + length)?;
+        (when > 0).then(|| Unfinished {
+            tool: name(about >> 32).unwrap_or_default(),
+            id: String::from_utf8_lossy(id).into_owned(),
+            client: name(about >> 16),
+            since: UNIX_EPOCH + Duration::from_millis(when),
+        })
+    }));
     file.write_all_at(&vec![0; got], 0)
 }
 
@@ -283,10 +337,10 @@ mod tests {
         let (journal, left) = open(state.path());
         assert_eq!(left, Left::default());
         let now = Instant::now();
-        let answered = journal.begin(["answered", "1", ""], now);
+        let answered = journal.begin("answered", b"1", None, now);
         let begun = vec![
-            journal.begin(["create_issue", "\"x-7\"", "ci"], now),
-            journal.begin([&"ü".repeat(99), &"9".repeat(99), &"c".repeat(99)], now),
+            journal.begin("create_issue", b"\"x-7\"", Some("ci"), now),
+            journal.begin(&"ü".repeat(99), &[b'9'; 99], Some(&"c".repeat(99)), now),
         ];
         drop(answered);
         kill(state.path(), 0, journal, begun);
@@ -296,7 +350,7 @@ mod tests {
             .iter()
             .map(|call| (&*call.tool, &*call.id, call.client.as_deref()))
             .collect();
-        let (tool, id, client) = ("ü".repeat(32), "9".repeat(24), "c".repeat(24));
+        let (tool, id, client) = ("ü".repeat(32), "9".repeat(24), "c".repeat(64));
         let mut expected = [
             ("create_issue", "\"x-7\"", Some("ci")),
             (&*tool, &*id, Some(&*client)),
@@ -317,12 +371,12 @@ mod tests {
         let (journal, _) = open(state.path());
         let now = Instant::now();
         let mut begun: Vec<Begun> = (0..CALLS + 20)
-            .map(|id| journal.begin(["t", &id.to_string(), ""], now))
+            .map(|id| journal.begin("t", id.to_string().as_bytes(), None, now))
             .collect();
         begun.truncate(CALLS_AND_TEN);
         for _ in 0..1000 {
             drop(begun.swap_remove(0));
-            begun.push(journal.begin(["again", "1", ""], now));
+            begun.push(journal.begin("again", b"1", None, now));
         }
         let named = begun.iter().filter(|it| it.slot.is_some()).count();
         kill(state.path(), 0, journal, begun);
@@ -334,13 +388,33 @@ mod tests {
     }
 
     #[test]
+    fn names_are_kept_once_and_calls_by_more_names_than_that_are_counted() {
+        let state = tempfile::tempdir().unwrap();
+        let (journal, _) = open(state.path());
+        let begin = |n: usize| {
+            journal.begin(
+                &format!("tool-{}", n % (NAMES + 5)),
+                b"1",
+                None,
+                Instant::now(),
+            )
+        };
+        let begun: Vec<Begun> = (0..NAMES + 20).map(begin).collect();
+        kill(state.path(), 0, journal, begun);
+        let (_, left) = open(state.path());
+        assert_eq!((left.calls.len(), left.more), (NAMES + 15, 5));
+        let second = |call: &&Unfinished| call.tool == "tool-7";
+        assert_eq!(left.calls.iter().filter(second).count(), 2);
+    }
+
+    #[test]
     fn instances_have_one_each_and_the_living_are_left_alone() {
         let state = tempfile::tempdir().unwrap();
         let (one, _) = open(state.path());
         let (two, _) = open(state.path());
         let now = Instant::now();
-        let alive = one.begin(["alive", "1", ""], now);
-        let dead = two.begin(["dead", "2", ""], now);
+        let alive = one.begin("alive", b"1", None, now);
+        let dead = two.begin("dead", b"2", None, now);
         kill(state.path(), 1, two, vec![dead]);
         let (three, left) = open(state.path());
         let tools: Vec<&str> = left.calls.iter().map(|call| &*call.tool).collect();

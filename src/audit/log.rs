@@ -116,8 +116,7 @@ impl Log {
         now: Instant,
     ) -> Option<Begun> {
         let journal = self.journal.as_ref()?;
-        let id = str::from_utf8(id).unwrap_or_default();
-        Some(journal.begin([tool, id, client.unwrap_or_default()], now))
+        Some(journal.begin(tool, id, client, now))
     }
 
     /// Names the client in the lines that follow.
