@@ -160,7 +160,7 @@ pub(crate) fn examples() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_cofferdam")).with_file_name("examples")
 }
 
-fn fixtures() -> Option<PathBuf> {
+pub(crate) fn fixtures() -> Option<PathBuf> {
     let home = std::env::var_os("COFFERDAM_FIXTURES")
         .map_or_else(|| target().join("fixtures"), PathBuf::from);
     home.join("pypi.stamp").exists().then_some(home)

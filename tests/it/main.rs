@@ -43,6 +43,8 @@ mod http_issuer;
 mod http_legacy;
 mod http_many;
 mod http_modern;
+mod https_clients;
+mod https_wire;
 mod journal;
 mod kill_fast;
 mod kill_nine;

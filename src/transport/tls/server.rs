@@ -16,8 +16,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// How long a client whose handshake failed may take to read why and to close.
+const PARTING: Duration = Duration::from_secs(1);
+/// Reads of what it still sends, of 1 KiB at most each.
+const UNREAD: usize = 64;
 
 /// What the files hold at one time.
 #[derive(Clone, Default)]
@@ -135,8 +141,33 @@ impl ServerTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(self.config()).accept(stream).await
+        let shaking = TlsAcceptor::from(self.config()).accept(stream);
+        match shaking.into_fallible().await {
+            Ok(stream) => Ok(stream),
+            Err((error, stream)) => {
+                // Boxed, so that connections that are let in have no room for it.
+                Box::pin(part(stream)).await;
+                Err(error)
+            }
+        }
     }
+}
+
+/// Ends a connection so that the alert is read that says why. A client of TLS 1.3 has sent its request by
+/// then, and a socket that is closed over unread bytes is reset, with all that is still on its way
+/// (RFC 1122 §4.2.2.13).
+async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let parting = async {
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        for _ in 0..UNREAD {
+            if stream.read(&mut unread).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    drop(tokio::time::timeout(PARTING, parting).await);
 }
 
 fn build(settings: &ServerSettings, texts: &ServerPem) -> Result<ServerConfig, TlsError> {
