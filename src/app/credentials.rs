@@ -366,21 +366,12 @@ impl Known {
                 rotate_by: state.rotate_by,
             });
             let (name, generation) = (&state.name, state.generation);
-            let mut write = |act, status, previous: Option<&CredentialState>, text: &str| {
-                let line = Rotation {
-                    act,
-                    name,
-                    generation,
-                    fingerprint: &state.fingerprint,
-                    previous: previous.map(|it| (it.generation, &*it.fingerprint)),
-                    status,
-                    text,
-                };
-                audit.rotation(&line, now);
-            };
+            let mut write = |line: Rotation<'_>| audit.rotation(&line, now);
             if let Some(before) = before.filter(|it| it.generation != generation) {
                 metrics.credential_read(name, "changed");
-                write("rotated", "success", Some(before), goes(config, state));
+                let previous = Some((before.generation, &*before.fingerprint));
+                let line = about("rotated", state, "success", goes(config, state));
+                write(Rotation { previous, ..line });
                 if replaces(&config.credentials, state) && !self.unplaced.contains(name) {
                     self.unplaced.push(name.clone());
                 }
@@ -388,12 +379,8 @@ impl Known {
             if state.revoked && before.is_none_or(|it| !it.revoked) {
                 metrics.credential_read(name, "revoked");
                 tracing::error!("credential {name}: generation {generation} was revoked");
-                write(
-                    "revoked",
-                    "success",
-                    None,
-                    "no server may use it, and there is no other",
-                );
+                let text = "no server may use it, and there is no other";
+                write(about("revoked", state, "success", text));
             } else if let Some(problem) = &state.problem
                 && before.is_none_or(|it| it.problem.as_ref() != Some(problem))
             {
@@ -401,22 +388,18 @@ impl Known {
                 tracing::error!(
                     "credential {name}: {problem}; generation {generation} stays in force"
                 );
-                write("kept", "error", None, problem);
+                write(about("kept", state, "error", problem));
             }
             if let Some(gone) = before.and_then(|it| it.previous.as_ref())
                 && state.generation == before.map_or(0, |it| it.generation)
                 && state.previous.is_none()
             {
-                let line = Rotation {
-                    act: "retired",
-                    name,
+                let text = "its overlap is over, or it was revoked";
+                write(Rotation {
                     generation: gone.generation,
                     fingerprint: &gone.fingerprint,
-                    previous: None,
-                    status: "success",
-                    text: "its overlap is over, or it was revoked",
-                };
-                audit.rotation(&line, now);
+                    ..about("retired", state, "success", text)
+                });
             }
             if state.aged != before.and_then(|it| it.aged) {
                 match state.aged {
@@ -440,28 +423,36 @@ impl Known {
             }
         }
     }
-}
 
-impl Known {
     /// Another server has taken the place of the one that held older values, or will not (and why).
     pub(super) fn placed(&mut self, outcome: Result<(), &str>, audit: &mut Log, now: Instant) {
+        let (status, text) = match outcome {
+            Ok(()) => ("success", "servers that held an older one are replaced"),
+            Err(why) => ("error", why),
+        };
         for name in std::mem::take(&mut self.unplaced) {
-            let Some(state) = self.states.iter().find(|it| it.name == name) else {
-                continue;
-            };
-            let line = Rotation {
-                act: "placed",
-                name: &name,
-                generation: state.generation,
-                fingerprint: &state.fingerprint,
-                previous: None,
-                status: outcome.map_or("error", |()| "success"),
-                text: outcome
-                    .err()
-                    .unwrap_or("servers that held an older one are replaced"),
-            };
-            audit.rotation(&line, now);
+            if let Some(state) = self.states.iter().find(|it| it.name == name) {
+                audit.rotation(&about("placed", state, status, text), now);
+            }
         }
+    }
+}
+
+/// What has happened to a credential as it stands.
+fn about<'a>(
+    act: &'static str,
+    state: &'a CredentialState,
+    status: &'static str,
+    text: &'a str,
+) -> Rotation<'a> {
+    Rotation {
+        act,
+        name: &state.name,
+        generation: state.generation,
+        fingerprint: &state.fingerprint,
+        previous: None,
+        status,
+        text,
     }
 }
 

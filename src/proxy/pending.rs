@@ -209,10 +209,12 @@ impl Pending {
         Some(open)
     }
 
-    /// A request is over: its place among what may run is free, and its line in the journal.
+    /// A request is over: its place among what may run is free, and its line in the journal. Nothing that
+    /// may be large is kept with its box.
     pub(super) fn over(&mut self, mut open: Box<Open>) {
-        (open.held, open.place, open.line, open.origin.caller) = (None, None, None, None);
-        open.begun = None;
+        (open.held, open.place, open.begun) = (None, None, None);
+        (open.line, open.origin.caller) = (None, None);
+        open.arguments = Arguments::Absent;
         if self.spare.len() < SPARE {
             self.spare.push(open);
         }

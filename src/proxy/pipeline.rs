@@ -394,8 +394,7 @@ impl Session {
                 let kind = MessageKind::Response;
                 self.tally
                     .message(Direction::ToClient, kind, Outcome::Refuse, bytes);
-                self.client.over(open);
-                self.advance(now, out);
+                self.end(open, now, out);
                 return Passage::Stop;
             }
             // An answer is never dropped and needs no list: it closes a request that waits.
@@ -409,8 +408,7 @@ impl Session {
         self.tally
             .message(Direction::ToClient, MessageKind::Response, outcome, bytes);
         self.finished(&open, decided, decision.rule, status, bytes, now);
-        self.client.over(open);
-        self.advance(now, out);
+        self.end(open, now, out);
         passage
     }
 
@@ -556,8 +554,7 @@ impl Session {
                 let why = malformed.fault.to_string();
                 let refused = own::broken_answer(&open.origin.subject, &why);
                 self.answer_for_server(&open, &refused, "malformed", now, out);
-                self.client.over(open);
-                self.advance(now, out);
+                self.end(open, now, out);
                 self.noise(line);
             }
             None => self.noise(line),

@@ -336,8 +336,7 @@ impl Session {
                 let refused =
                     own::response_too_large(&open.origin.subject, bytes, self.caps.response);
                 self.answer_for_server(&open, &refused, "refused", now, out);
-                self.client.over(open);
-                self.advance(now, out);
+                self.end(open, now, out);
             }
             None => self.unread(Direction::ToClient, None, rule, "dropped", bytes),
         }

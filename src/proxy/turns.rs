@@ -11,7 +11,7 @@
 //! A request that waits is open like any other; only its line has not been sent. While the server is away
 //! nobody's turn comes.
 
-use super::pending::State;
+use super::pending::{Open, State};
 use super::reply::own;
 use super::session::{Outbox, Session};
 use crate::config::Config;
@@ -167,6 +167,12 @@ impl Session {
         }
         self.show_waiting();
         Ok(Turn::Later)
+    }
+
+    /// A request is over: its place is another's.
+    pub(super) fn end(&mut self, open: Box<Open>, now: Instant, out: &mut Outbox) {
+        self.client.over(open);
+        self.advance(now, out);
     }
 
     /// Gives the places that came free to those who wait.

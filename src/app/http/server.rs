@@ -276,7 +276,7 @@ impl Inlet {
             match outlet.write(lines) {
                 Ok(count) => {
                     let (sent, left) = lines.split_at(count.min(lines.len()));
-                    self.midline = sent.last().is_some_and(|last| *last != b'\n');
+                    self.midline = ends_midline(sent, self.midline);
                     rest = left;
                 }
                 Err(_) => return self.fail(),
@@ -302,11 +302,10 @@ impl Inlet {
         {
             match outlet.write(self.queue.get(self.written..).unwrap_or_default()) {
                 Ok(count) => {
-                    self.written += count;
-                    let sent = self.queue.get(..self.written).unwrap_or_default();
-                    if count > 0 {
-                        self.midline = sent.last().is_some_and(|last| *last != b'\n');
-                    }
+                    let sent = self.written..self.written + count;
+                    self.written = sent.end;
+                    let sent = self.queue.get(sent).unwrap_or_default();
+                    self.midline = ends_midline(sent, self.midline);
                 }
                 Err(_) => return self.fail(),
             }
@@ -334,4 +333,9 @@ impl Inlet {
         self.queue = Vec::new();
         self.written = 0;
     }
+}
+
+/// Whether a line has begun and not ended, after `sent` was written.
+fn ends_midline(sent: &[u8], before: bool) -> bool {
+    sent.last().map_or(before, |last| *last != b'\n')
 }

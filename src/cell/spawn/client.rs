@@ -62,10 +62,15 @@ impl Spawner {
         let launch = |source| SpawnError::Launch { source };
         tree::adopt_orphans().map_err(launch)?;
         let (channel, theirs) = Channel::pair().map_err(launch)?;
+        // Stdin and stdout are the client's connection: nobody else holds them.
+        let mut nothing = File::options();
+        let nothing = nothing.read(true).write(true);
+        let nothing = (mode == Mode::Run).then(|| nothing.open("/dev/null"));
+        let nothing = nothing.transpose().map_err(launch)?;
         let copied = sys::fork_into(CloneFlags::empty());
         let Some(child) = copied.map_err(|error| launch(error.into()))? else {
             drop(channel);
-            let code = match part(mode) {
+            let code = match part(nothing.as_ref()) {
                 Ok(()) => serve(theirs),
                 Err(_) => GUARDIAN_FAILED,
             };
@@ -211,14 +216,13 @@ impl Spawner {
     }
 }
 
-/// What a copy that will be the guardian must not share with the message process.
-fn part(mode: Mode) -> io::Result<()> {
+/// What a copy that will be the guardian must not share with the message process; `nothing` is what it has
+/// for the client's connection.
+fn part(nothing: Option<&File>) -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
-    if mode == Mode::Run {
-        // Stdin and stdout are the client's connection: nobody else holds them.
-        let nothing = File::options().read(true).write(true).open("/dev/null")?;
-        dup2_stdin(&nothing)?;
-        dup2_stdout(&nothing)?;
+    if let Some(nothing) = nothing {
+        dup2_stdin(nothing)?;
+        dup2_stdout(nothing)?;
     }
     Ok(())
 }
