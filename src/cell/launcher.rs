@@ -396,7 +396,6 @@ impl<'a> Cell<'a> {
                 }
                 done
             }
-
             // The operator's own choice needs no further permission.
             Beside::Nobody(reason) if !self.spec.supervision => {
                 let missing = LayerState::Missing(reason);

@@ -16,6 +16,7 @@ mod limits;
 mod namespaces;
 mod own;
 pub mod package;
+mod pair;
 mod plan;
 mod probe;
 pub mod pty;

@@ -48,6 +48,15 @@ pub(super) enum Network {
 }
 
 impl Network {
+    #[cfg(test)]
+    const ALL: [Self; 5] = [
+        Self::Off,
+        Self::Tcp,
+        Self::TcpAndUdp,
+        Self::Serve,
+        Self::Own,
+    ];
+
     fn table(self) -> &'static str {
         match self {
             Self::Off => include_str!("../../policy/seccomp/network-off.toml"),

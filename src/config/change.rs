@@ -409,19 +409,11 @@ fn laxness(check: Check) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{File, Overrides, Surroundings, build};
+    use crate::config::sample;
 
     fn config(text: &str) -> Config {
         let text = format!("[server]\nname = \"s\"\ncommand = [\"/bin/true\"]\n{text}");
-        let file = File::parse("/etc/s.toml", text).unwrap();
-        let around = Surroundings {
-            directory: "/".into(),
-            home: Some("/home/u".into()),
-            ..Surroundings::default()
-        };
-        build(Some(&file), &Overrides::default(), &around)
-            .unwrap()
-            .config
+        sample(&text)
     }
 
     fn change(old: &str, new: &str) -> Changes {

@@ -16,6 +16,8 @@ mod origin;
 mod range;
 mod rates;
 mod raw;
+#[cfg(test)]
+mod sample;
 mod units;
 mod validate;
 
@@ -33,6 +35,8 @@ pub use load::{Error, File, load, read};
 pub use origin::{Origin, Origins};
 pub use range::AddressRange;
 pub use rates::Rate;
+#[cfg(test)]
+pub(crate) use sample::sample;
 pub use units::{ByteSize, Cores, TimeSpan, UnitError};
 pub use validate::{AuditTo, CredentialRule, Effective, Overrides, Surroundings, build};
 

@@ -1,7 +1,7 @@
 //! Callers who are who they say, and a table of those who are not.
 
 use super::*;
-use crate::config::{self, Config, File, Overrides, Surroundings};
+use crate::config::sample as config;
 use crate::transport::tls::{certificates, self_signed};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -49,18 +49,6 @@ scopes = ["builds:read"]
 [tools.create_issue]
 scopes = ["issues:write"]
 "#;
-
-fn config(text: &str) -> Config {
-    let file = File::parse("/etc/t.toml", text).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        home: Some("/root".into()),
-        ..Surroundings::default()
-    };
-    config::build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config
-}
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)

@@ -2,7 +2,7 @@
 
 use super::{Outbox, Passage, Session};
 use crate::audit::Log;
-use crate::config::{Config, File, Overrides, Surroundings, build};
+use crate::config::{Config, sample};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::telemetry::Metrics;
 use pretty_assertions::assert_eq;
@@ -12,14 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(super) fn config(toml: &str) -> Config {
     let text = format!("[server]\nname = \"t\"\ncommand = [\"true\"]\n{toml}");
-    let file = File::parse("t.toml", text).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        ..Surroundings::default()
-    };
-    build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config
+    sample(&text)
 }
 
 /// A session, and what has left it since the last look.

@@ -1,7 +1,7 @@
 //! Network clients from the operator's side: keys, certificates, and every mistake about them.
 
 use crate::rig::Rig;
-use cofferdam::config::{File, Overrides, Surroundings, build};
+use crate::support;
 use cofferdam::identity::{Certificate, KeyBook};
 use cofferdam::transport::tls::{ServerPem, ServerSettings, ServerTls, certificates};
 use std::os::unix::fs::PermissionsExt;
@@ -241,15 +241,7 @@ fn certificates_of_our_own_work_and_are_never_overwritten() {
 
     // What is printed is a configuration.
     let pasted = format!("[server]\ncommand = [\"x\"]\n{}", text(&made.stdout));
-    let file = File::parse("/t.toml", pasted).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        home: Some("/root".into()),
-        ..Surroundings::default()
-    };
-    let config = build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config;
+    let config = support::config(&pasted);
     let tls = config.listen.unwrap().tls.unwrap();
     assert_eq!(tls.cert, dir.canonicalize().unwrap().join("server.crt"));
     assert_eq!(config.access.clients.len(), 2);

@@ -3,7 +3,7 @@
 
 use crate::http_identity::{Issuer, certify, program};
 use crate::rig::Rig;
-use crate::support::example;
+use crate::support::{example, full};
 use crate::web::{Conn, Reply, Site, modern};
 use crate::wire::{Wire, eventually, mark, said};
 use rustls::pki_types::pem::PemObject;
@@ -191,10 +191,7 @@ fn load(address: SocketAddr, token: &Mutex<String>, over: &AtomicBool) -> (u32, 
 
 #[test]
 fn an_issuer_rotates_under_load_and_no_request_is_lost() {
-    let rounds = match std::env::var_os("COFFERDAM_FULL") {
-        Some(_) => 10,
-        None => 2,
-    };
+    let rounds = if full() { 10 } else { 2 };
     let first = Issuer::named("key-0");
     let (site, place) = start(&first, "10m", "tls");
     assert!(is_served(&site, &first.token(|_| {})));

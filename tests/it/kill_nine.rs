@@ -5,7 +5,7 @@
 //! `COFFERDAM_SEED` repeats an order of victims.
 
 use crate::spawn_tree::{BEST, FLOOR, Run, is_launcher, kill, pids, words};
-use crate::support::namespaces_work;
+use crate::support::{full, namespaces_work};
 use crate::wire::eventually;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,10 +18,7 @@ const AGAIN: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn turns() -> usize {
-    match std::env::var_os("COFFERDAM_FULL") {
-        Some(_) => 1000,
-        None => 20,
-    }
+    if full() { 1000 } else { 20 }
 }
 
 /// Xorshift: all that is asked of it is that every victim has its turn.

@@ -6,7 +6,7 @@
 use crate::authority::Authority;
 use crate::rig::Rig;
 use crate::rotation::{USER, fingerprint, replace, value};
-use crate::support::example;
+use crate::support::{example, full};
 use crate::web::{Conn, Site, modern};
 use crate::wire::{Wire, mark, rule, said};
 use serde_json::{Value, json};
@@ -497,12 +497,8 @@ fn run(cases: Vec<Case>, lanes: usize) {
     });
 }
 
-fn is_full() -> bool {
-    std::env::var_os("COFFERDAM_FULL").is_some()
-}
-
 fn case(source: Source, way: Way, transport: Transport, slow: u64) -> Case {
-    let rounds = if is_full() { 10 } else { 3 };
+    let rounds = if full() { 10 } else { 3 };
     Case {
         source,
         way,
@@ -528,7 +524,7 @@ fn elsewhere(case: Case) -> impl Iterator<Item = Case> {
 fn every_source_rotates_under_load_by_every_way_on_every_transport() {
     use Transport::{Http, HttpUrl, Stdio, Url};
     let [file, written, json, dotenv, projected, systemd, directory] = SOURCES;
-    if !is_full() {
+    if !full() {
         let mut few = vec![
             case(file, OVERLAP, Stdio, 700),
             case(file, SWAP, Stdio, 300),

@@ -7,7 +7,8 @@
 //! `shape` of a refusal (`tool_result` or an error code), `out` (the line that goes on instead), and
 //! `notes` (rules that warned; `redacted` for a count).
 
-use cofferdam::config::{Config, File, Overrides, Surroundings, build};
+use crate::support;
+use cofferdam::config::Config;
 use cofferdam::identity::{Caller, How};
 use cofferdam::mcp::{Capability, Direction, Envelope, Era, Subject, parse};
 use cofferdam::policy::scrub::Scrubber;
@@ -21,15 +22,7 @@ const CORPUS: &str = include_str!("../corpus/policy.jsonl");
 /// A configuration from the same text that a user would write.
 pub(crate) fn config(toml: &str) -> Config {
     let text = format!("{toml}\n[server]\nname = \"corpus\"\ncommand = [\"/bin/true\"]\n");
-    let file = File::parse("corpus.toml", text).unwrap_or_else(|error| panic!("{error} in {toml}"));
-    let around = Surroundings {
-        directory: "/".into(),
-        home: Some("/root".into()),
-        ..Surroundings::default()
-    };
-    build(Some(&file), &Overrides::default(), &around)
-        .unwrap_or_else(|error| panic!("{error} in {toml}"))
-        .config
+    support::config(&text)
 }
 
 pub(crate) fn policy(toml: &str) -> Policy {

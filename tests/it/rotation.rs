@@ -1,7 +1,7 @@
 //! Credentials that change while a server works: what is read, where it goes, and what is shown of it.
 
 use crate::rig::Rig;
-use crate::support::example;
+use crate::support::{example, full};
 use crate::wire::{Wire, eventually, refused_by, said};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -341,7 +341,7 @@ fn a_mount_in_the_place_of_the_directory_is_found() {
     };
     let swap = std::thread::spawn(move || swap_mounts(hang_up, Duration::from_secs(3)));
     swap.join().unwrap();
-    if std::env::var_os("COFFERDAM_FULL").is_some() {
+    if full() {
         let swap = std::thread::spawn(|| swap_mounts(|_| {}, Duration::from_secs(60)));
         swap.join().unwrap();
     }

@@ -1,7 +1,7 @@
 //! What several behaviours need: the built programs, a cell to run them in, and honest skips.
 
 use cofferdam::cell::{CellSpec, LaunchMessage, Layer, LayerState, plan, seal_spec};
-use cofferdam::config::Cell;
+use cofferdam::config::{Cell, Config, File, Overrides, Surroundings, build};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
@@ -31,6 +31,19 @@ pub(crate) fn example(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// A configuration from the same text that a user would write, as root in `/` has it.
+pub(crate) fn config(toml: &str) -> Config {
+    let file = File::parse("/t.toml", toml).unwrap_or_else(|e| panic!("{e} in {toml}"));
+    let around = Surroundings {
+        directory: "/".into(),
+        home: Some("/root".into()),
+        ..Surroundings::default()
+    };
+    build(Some(&file), &Overrides::default(), &around)
+        .unwrap_or_else(|e| panic!("{e} in {toml}"))
+        .config
 }
 
 /// True where tests may take their time: `COFFERDAM_FULL=1`.

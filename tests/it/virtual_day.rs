@@ -5,10 +5,10 @@
 //! A step is 10 s, and 1 s with `COFFERDAM_FULL=1`.
 
 use crate::rig::Rig;
-use crate::support::full;
+use crate::support::{self, full};
 use crate::wire::{Wire, eventually, said};
 use cofferdam::audit::Log;
-use cofferdam::config::{Config, File, Overrides, Surroundings, build};
+use cofferdam::config::Config;
 use cofferdam::policy::{Policy, scrub::Scrubber};
 use cofferdam::proxy::{Outbox, Passage, Session};
 use cofferdam::secret::Secret;
@@ -28,14 +28,7 @@ fn config(round: u64) -> Config {
          [schema]\narguments = \"off\"\n[breaker]\ncalls = 50\npause = \"10s\"\n[repeats]\ncalls = 1000\n[tools.look]\neffect = \"read\"\n[tools.never]\nallow = false\n",
         64 + round % 7
     );
-    let file = File::parse("day.toml", text).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        ..Surroundings::default()
-    };
-    build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config
+    support::config(&text)
 }
 
 fn policy(config: &Config, rotation: u64) -> Arc<Policy> {

@@ -23,6 +23,22 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
             "fidelity: every server, client and era".into(),
             Line::Tests("fidelity"),
         ),
+        (
+            "https clients: every SDK, proof and era".into(),
+            Line::Tests("https_clients::"),
+        ),
+        (
+            "matrix: every source rotates on every way in and out".into(),
+            Line::Tests("matrix::"),
+        ),
+        (
+            "rotation: a minute of mounts that change".into(),
+            Line::Tests("rotation::"),
+        ),
+        (
+            "issuer: ten rotations of its keys under load".into(),
+            Line::Tests("http_issuer::"),
+        ),
         ("chaos: 100,000 mixed requests".into(), Line::Tests("chaos")),
         (
             "faults: every fault on every way in".into(),

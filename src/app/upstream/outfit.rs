@@ -425,18 +425,11 @@ fn dressed<'s>(
 mod tests {
     use super::*;
     use crate::admin::Facts;
-    use crate::config::{File, Overrides, Surroundings, build};
+    use crate::config::sample;
 
     fn config() -> Config {
         let text = "[server]\nurl = \"http://127.0.0.1:1/\"\nname = \"t\"\n[credentials.c]\nfile = \"/x\"\ninject = { header = \"Authorization\" }\n";
-        let file = File::parse("t.toml", text.to_owned()).unwrap();
-        let around = Surroundings {
-            directory: "/".into(),
-            ..Surroundings::default()
-        };
-        build(Some(&file), &Overrides::default(), &around)
-            .unwrap()
-            .config
+        sample(text)
     }
 
     fn state(generation: u32, revoked: bool) -> CredentialState {

@@ -41,7 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Time for one connection over loopback.
 const NEAR: Duration = Duration::from_secs(5);
 /// The word for a server in a cell.
-const INSIDE: &str = "inside";
+pub(in crate::cell) const INSIDE: &str = "inside";
 /// Connections that are made at one time; more wait in the socket.
 const AT_ONCE: usize = 32;
 /// The longest answer, in bytes.
@@ -363,12 +363,11 @@ impl AsFd for Dialer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use crate::cell::pair;
     use std::net::TcpListener;
 
     fn served(host: &str, port: u16) -> Dialer {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let (ours, theirs) = pair::packets().unwrap();
         let dial = Dial {
             control: Arc::new(theirs),
             place: Arc::new(Place::Elsewhere {

@@ -378,18 +378,8 @@ pub(super) fn connect((socket, to): Line, patience: Duration) -> io::Result<TcpS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::socketpair;
+    use crate::cell::pair;
     use std::net::TcpListener;
-
-    fn pair() -> (OwnedFd, OwnedFd) {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap()
-    }
-
-    fn socket(family: AddressFamily) -> OwnedFd {
-        let kind = SocketType::STREAM;
-        rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap()
-    }
 
     fn free() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -404,7 +394,7 @@ mod tests {
     fn sockets_from_inside_are_connected_outside() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair::packets().unwrap();
         let mut knocker = Knocker::new(theirs, port, 1);
         assert!(
             knocker.lines().unwrap().is_empty(),
@@ -434,13 +424,13 @@ mod tests {
     #[test]
     fn pid_1_answers_two_words_and_no_other() {
         for word in [&b"C"[..], b"44", b"", b"I"] {
-            let (ours, theirs) = pair();
+            let (ours, theirs) = pair::packets().unwrap();
             let door = Door::new(ours);
             assert!(door.attend(), "nothing was asked");
             rustix::net::send(&theirs, word, SendFlags::empty()).unwrap();
             assert!(!door.attend(), "{word:?}");
         }
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair::packets().unwrap();
         drop(theirs);
         assert!(!Door::new(ours).attend());
     }
@@ -448,7 +438,7 @@ mod tests {
     #[test]
     fn on_the_floor_it_is_where_it_was_said_to_listen() {
         let outside = free();
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair::packets().unwrap();
         let mut host = Host::new(8080, outside, Some(Door::new(ours)));
         let mut knocker = Knocker::new(theirs, 8080, outside);
         for (family, meant, here) in [
@@ -458,7 +448,7 @@ mod tests {
             (AddressFamily::INET6, "::ffff:127.0.0.1", "127.0.0.1"),
             (AddressFamily::INET6, "::1", "::1"),
         ] {
-            let server = socket(family);
+            let server = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
             assert_eq!(host.listen(server.as_fd(), 1), Err(NixErrno::EACCES));
             match host.bind(server.as_fd(), at(meant, 8080)) {
                 Err(NixErrno::EADDRNOTAVAIL) if family == AddressFamily::INET6 => continue,
@@ -481,7 +471,7 @@ mod tests {
     #[test]
     fn no_other_port_or_address_is_bound_and_nothing_else_listens() {
         let mut host = Host::new(8080, free(), None);
-        let server = socket(AddressFamily::INET);
+        let server = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         for meant in [
             at("127.0.0.1", 8081),
             at("127.0.0.1", 0),
@@ -516,7 +506,7 @@ mod tests {
             &floor::encode(LISTENS, at("127.0.0.1", port - 1)),
             &floor::encode(LISTENS, at("10.0.0.1", port)),
         ] {
-            let (ours, theirs) = pair();
+            let (ours, theirs) = pair::packets().unwrap();
             rustix::net::send(&ours, word, SendFlags::empty()).unwrap();
             assert!(Knocker::new(theirs, 1, port).lines().is_err(), "{word:?}");
         }

@@ -243,18 +243,8 @@ impl Floor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::socketpair;
+    use crate::cell::pair;
     use std::io::{Read, Write};
-
-    fn pair() -> (OwnedFd, OwnedFd) {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap()
-    }
-
-    fn socket(family: AddressFamily) -> OwnedFd {
-        let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
-        rustix::net::socket_with(family, kind, flags, None).unwrap()
-    }
 
     /// Answers each question, and gives back what it took.
     fn relay(theirs: OwnedFd, yes: bool, words: usize) -> Vec<(SocketAddr, Option<TcpStream>)> {
@@ -279,12 +269,12 @@ mod tests {
     #[test]
     fn what_is_allowed_is_connected_to_the_relay_and_strangers_are_not() {
         for family in [AddressFamily::INET, AddressFamily::INET6] {
-            let (ours, theirs) = pair();
+            let (ours, theirs) = pair::packets().unwrap();
             let relay = std::thread::spawn(move || relay(theirs, true, 2));
             let way = Way::open(ours).unwrap();
             let mut stranger = TcpStream::connect(("127.0.0.1", way.port())).unwrap();
             let meant: SocketAddr = "198.18.0.1:443".parse().unwrap();
-            let client = socket(family);
+            let client = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
             way.connect(client.as_fd(), meant).unwrap();
             let heard = relay.join().unwrap();
             assert_eq!(heard.iter().map(|it| it.0).collect::<Vec<_>>(), [meant; 2]);
@@ -301,10 +291,10 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_not_connected() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair::packets().unwrap();
         let relay = std::thread::spawn(move || relay(theirs, false, 1));
         let way = Way::open(ours).unwrap();
-        let client = socket(AddressFamily::INET);
+        let client = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         let meant: SocketAddr = "203.0.113.1:443".parse().unwrap();
         assert_eq!(way.connect(client.as_fd(), meant), Err(Errno::EACCES));
         assert_eq!(way.connect(client.as_fd(), TRIED), Err(Errno::EACCES));

@@ -121,16 +121,11 @@ pub(super) fn receive(control: BorrowedFd<'_>) -> io::Result<Handed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-    fn pair() -> (OwnedFd, OwnedFd) {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap()
-    }
+    use crate::cell::pair;
 
     #[test]
     fn all_sockets_arrive_in_order_and_end_with_the_sender() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair::packets().unwrap();
         let sockets: Vec<(Kind, OwnedFd)> = (0..70)
             .map(|n| {
                 let kind = if n == 0 {
@@ -152,7 +147,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair::packets().unwrap();
         rustix::net::send(&ours, b"C", SendFlags::empty()).unwrap();
         assert!(receive(theirs.as_fd()).is_err());
     }

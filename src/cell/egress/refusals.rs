@@ -185,11 +185,11 @@ impl Refusals {
 mod tests {
     use super::*;
     use crate::cell::egress::news::LONGEST;
-    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+    use crate::cell::pair;
+    use rustix::net::{RecvFlags, recv};
 
     fn pair() -> (OwnedFd, Refusals) {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let (ours, theirs) = pair::packets().unwrap();
         let rules = ["a.example:443".parse().unwrap()];
         (ours, Refusals::new(theirs, &Rules::new(&rules)))
     }

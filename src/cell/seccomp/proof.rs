@@ -8,13 +8,6 @@
 use super::table::{self, Entry};
 use super::*;
 
-const NETWORKS: [Network; 5] = [
-    Network::Off,
-    Network::Tcp,
-    Network::TcpAndUdp,
-    Network::Serve,
-    Network::Own,
-];
 const ARCHES: [TargetArch; 2] = [TargetArch::x86_64, TargetArch::aarch64];
 /// `AUDIT_ARCH_I386`, `AUDIT_ARCH_ARM`, nothing at all, and all bits.
 const FOREIGN: [u32; 4] = [0x4000_0003, 0x4000_0028, 0, u32::MAX];
@@ -181,7 +174,7 @@ fn combinations(values: &[Vec<u32>; 6]) -> Vec<[u32; 6]> {
 #[test]
 fn every_line_refuses_what_it_says_and_nothing_else() {
     let (mut lines, mut verdicts) = (0, 0);
-    for network in NETWORKS {
+    for network in Network::ALL {
         for arch in ARCHES {
             let filter = compile(network, arch).unwrap();
             assert!(filter.len() < 4096, "BPF_MAXINSNS");
@@ -218,7 +211,7 @@ fn every_line_refuses_what_it_says_and_nothing_else() {
 
 #[test]
 fn numbers_without_a_line_are_allowed_and_the_kernel_can_remember_it() {
-    for network in NETWORKS {
+    for network in Network::ALL {
         for arch in ARCHES {
             let filter = compile(network, arch).unwrap();
             let named: Vec<u32> = entries(network)
@@ -243,7 +236,7 @@ fn foreign_architectures_x32_and_unassigned_numbers_do_not_exist() {
     let enosys = u32::try_from(libc::ENOSYS).unwrap();
     let strict = |arch| allow::program(&(0..=NEWEST).collect::<Vec<_>>(), Errno::ENOSYS, arch);
     for arch in ARCHES {
-        let filters = NETWORKS.map(|network| compile(network, arch).unwrap());
+        let filters = Network::ALL.map(|network| compile(network, arch).unwrap());
         for filter in filters.into_iter().chain([strict(arch)]) {
             let ours = audit_arch(arch);
             let other = ARCHES.map(audit_arch).into_iter().filter(|a| *a != ours);
@@ -266,7 +259,7 @@ fn foreign_architectures_x32_and_unassigned_numbers_do_not_exist() {
 
 #[test]
 fn names_and_numbers_are_those_of_the_kernel_on_both_architectures() {
-    for network in NETWORKS {
+    for network in Network::ALL {
         for entry in entries(network) {
             // The kernel's headers have a name for it, its table of calls another.
             let name = entry.call.trim_start_matches('_');
@@ -351,7 +344,7 @@ fn what_runs_all_the_time_asks_for_no_argument() {
         "rseq",
         "membarrier",
     ];
-    for network in NETWORKS {
+    for network in Network::ALL {
         for arch in ARCHES {
             let filter = compile(network, arch).unwrap();
             for name in hot {

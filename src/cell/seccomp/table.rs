@@ -84,14 +84,8 @@ mod tests {
 
     #[test]
     fn the_fast_way_reads_what_toml_says() {
-        let networks = [
-            Network::Off,
-            Network::Tcp,
-            Network::TcpAndUdp,
-            Network::Serve,
-            Network::Own,
-        ];
-        for text in networks.map(Network::table).into_iter().chain([BASE]) {
+        let networks = Network::ALL.map(Network::table);
+        for text in networks.into_iter().chain([BASE]) {
             let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
             let mut slow: Vec<(&String, &Toml)> = toml.values().flatten().collect();
             let mut fast = parse(text).unwrap();

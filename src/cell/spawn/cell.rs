@@ -1,6 +1,7 @@
 //! One cell from its sealed spec to its end: launching, listening to the launcher, naming the exit.
 
-use super::dialer::{Dialer, Door};
+use super::companion::{Companion, spawn};
+use super::dialer::{self, Door};
 use super::into::spawn_into;
 use super::protocol::{Exit, Facts, Mode};
 use super::refusals::Refusals;
@@ -66,12 +67,6 @@ pub(super) struct Launched {
     deadline: Instant,
     /// Where a supervisor tells what it refused.
     pub(super) refusals: Refusals,
-}
-
-fn spawn(command: &mut Command) -> io::Result<Pid> {
-    let child = command.spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    pid.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// What the launcher said in the end.
@@ -236,7 +231,7 @@ pub(super) struct Cell {
     /// Makes its connections, if it has a network of its own from which any lead out.
     pub(super) relay: Option<Relay>,
     /// Makes the connections to it, if it is a server on HTTP.
-    pub(super) dialer: Option<Dialer>,
+    dialer: Option<Companion>,
     /// Keeps its stdin open.
     held: Option<OwnedFd>,
     /// For the operator, if it turns out to have the host's network.
@@ -248,9 +243,16 @@ pub(super) struct Cell {
 impl Cell {
     /// The processes that are the cell's own from the start.
     pub(super) fn processes(&self) -> impl Iterator<Item = Pid> {
-        let relay = self.relay.as_ref().and_then(Relay::pid);
-        let dialer = self.dialer.as_ref().and_then(Dialer::pid);
-        [self.launched.pid].into_iter().chain(relay).chain(dialer)
+        let relay = self.relay.as_ref().map(|relay| &relay.companion);
+        let companions = relay.into_iter().chain(&self.dialer);
+        let numbers = companions.filter_map(Companion::pid);
+        [self.launched.pid].into_iter().chain(numbers)
+    }
+
+    /// The processes beside it.
+    pub(super) fn companions(&mut self) -> impl Iterator<Item = &mut Companion> {
+        let relay = self.relay.as_mut().map(|relay| &mut relay.companion);
+        relay.into_iter().chain(&mut self.dialer)
     }
 
     /// Whether this is its private directory.
@@ -288,7 +290,7 @@ impl Cell {
     /// Whether nobody can reach the server any more, because the message process has hung up or whoever
     /// connects was lost; true once.
     pub(super) fn has_lost_its_dialer(&mut self) -> bool {
-        let gone = |dialer: &Dialer| dialer.pid().is_none();
+        let gone = |dialer: &Companion| dialer.pid().is_none();
         let lost = self.exit.is_none() && self.dialer.as_ref().is_some_and(gone);
         if lost {
             self.dialer = None;
@@ -363,7 +365,7 @@ impl Cell {
                 let doing = "start the process that makes connections";
                 StartError::Os { doing, source }
             })?;
-        let dialer = door.map(Dialer::beside).transpose().inspect_err(|_| {
+        let dialer = door.map(dialer::beside).transpose().inspect_err(|_| {
             kill_process(launched.pid, Signal::KILL).ok();
         })?;
         let (dialer, asked) = dialer.unzip();

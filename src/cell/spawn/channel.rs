@@ -1,10 +1,11 @@
 //! Datagrams with descriptors over one end of a SOCK_SEQPACKET pair, never blocking.
 
 use super::protocol::MAX_FDS;
+use crate::cell::pair;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -36,12 +37,7 @@ pub(super) enum Received {
 impl Channel {
     /// Both ends, close-on-exec.
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (ours, theirs) = pair::packets()?;
         Ok((Self { socket: ours }, theirs))
     }
 

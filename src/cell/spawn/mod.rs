@@ -25,6 +25,7 @@
 mod cell;
 mod channel;
 mod client;
+mod companion;
 mod completion;
 mod credential;
 mod dialer;

@@ -2,16 +2,13 @@
 //! the cell.
 
 use super::channel::{Channel, Received};
-use super::stdio::pass_on;
-use crate::cell::CellSpec;
+use super::companion::{self, Companion};
 use crate::cell::egress::{LONGEST, News};
+use crate::cell::{CellSpec, pair};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::net::Shutdown;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long it may take over what it has not told when the cell has ended.
@@ -22,8 +19,7 @@ const AT_ONCE: usize = 16;
 /// What of it is ours.
 #[derive(Debug)]
 pub(super) struct Relay {
-    /// `None` when it has ended and its number may be somebody else's.
-    pid: Option<Pid>,
+    pub(super) companion: Companion,
     events: Option<Channel>,
 }
 
@@ -33,45 +29,22 @@ pub(super) fn way_out(spec: &CellSpec) -> io::Result<Option<(OwnedFd, OwnedFd)>>
     if spec.egress.is_empty() || !(spec.namespaces || spec.supervision) {
         return Ok(None);
     }
-    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-    Ok(Some(socketpair(family, kind, SocketFlags::CLOEXEC, None)?))
+    pair::packets().map(Some)
 }
 
 impl Relay {
     /// Starts `cofferdam __egress`, which gets the sockets of the cell over `control`.
     pub(super) fn start(spec: &CellSpec, control: OwnedFd) -> io::Result<Self> {
         let (events, theirs) = Channel::pair()?;
-        pass_on(&control)?;
-        pass_on(&theirs)?;
-        let child = Command::new("/proc/self/exe")
-            .arg0("cofferdam")
-            .arg("__egress")
-            .arg(control.as_raw_fd().to_string())
-            .arg(theirs.as_raw_fd().to_string())
-            .arg(getpid().as_raw_nonzero().to_string())
+        let mut command = companion::command("__egress", [&control, &theirs])?;
+        command
             .args(spec.egress.iter().map(ToString::to_string))
             .arg("--")
-            .args(&spec.egress_private)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()?;
+            .args(&spec.egress_private);
         Ok(Self {
-            pid: i32::try_from(child.id()).ok().and_then(Pid::from_raw),
+            companion: Companion::start(&mut command)?,
             events: Some(events),
         })
-    }
-
-    /// Its number, while it is its own.
-    pub(super) fn pid(&self) -> Option<Pid> {
-        self.pid
-    }
-
-    /// Hears which of our children has ended.
-    pub(super) fn note(&mut self, ended: Pid) {
-        self.pid = self.pid.filter(|pid| *pid != ended);
     }
 
     /// Asks it to end, and returns what it still had to tell; the cell has ended.
@@ -94,20 +67,8 @@ impl Relay {
             poll(&mut fds, Some(&patience)).ok();
             lines.extend(self.hear());
         }
-        self.end();
+        self.companion.end();
         lines
-    }
-
-    /// Ends it at once: a search for processes of the cell that are left would come upon it, and
-    /// spend a pause on it.
-    pub(super) fn end(&mut self) {
-        let Some(pid) = self.pid.take() else {
-            return;
-        };
-        if kill_process(pid, Signal::KILL).is_ok() {
-            // SIGKILL leaves nothing to wait for but the kernel.
-            while let Err(rustix::io::Errno::INTR) = waitpid(Some(pid), WaitOptions::empty()) {}
-        }
     }
 
     /// What to poll, while it lives.

@@ -9,8 +9,8 @@
 
 use super::cell::{Cell, StartError, Verdict, exit_of, meaning, timespec};
 use super::channel::{Channel, Received};
+use super::companion::Companion;
 use super::completion::Watch;
-use super::dialer::Dialer;
 use super::duties::{Duties, Planned, Work};
 use super::freeze;
 use super::housework::Housework;
@@ -420,8 +420,7 @@ impl Server {
     fn fell(&mut self, number: u32) -> tree::Felled {
         if let Some(cell) = self.cells.iter_mut().find(|cell| cell.number == number) {
             cell.leaf.iter().for_each(|leaf| leaf.kill());
-            cell.relay.iter_mut().for_each(Relay::end);
-            cell.dialer.iter_mut().for_each(Dialer::end);
+            cell.companions().for_each(Companion::end);
         }
         let spare: Vec<Pid> = self
             .cells
@@ -437,13 +436,8 @@ impl Server {
 
     fn note(&mut self, reaped: Vec<(Pid, WaitStatus)>) {
         for (pid, status) in reaped {
-            let relays = self.cells.iter_mut().filter_map(|cell| cell.relay.as_mut());
-            relays.for_each(|relay| relay.note(pid));
-            let dialers = self
-                .cells
-                .iter_mut()
-                .filter_map(|cell| cell.dialer.as_mut());
-            dialers.for_each(|dialer| dialer.note(pid));
+            let companions = self.cells.iter_mut().flat_map(Cell::companions);
+            companions.for_each(|companion| companion.note(pid));
             // Whatever else ended was an orphan: reaped, and of no interest.
             let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
             if let Some(cell) = self.cells.iter_mut().find(known) {

@@ -137,13 +137,13 @@ pub(in crate::cell) fn read(line: &[u8]) -> Option<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+    use crate::cell::pair;
+    use rustix::net::{RecvFlags, recv};
     use std::fs::File;
     use std::os::fd::AsFd;
 
     fn lines(act: impl FnOnce(&mut Refusals)) -> Vec<String> {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let (ours, theirs) = pair::packets().unwrap();
         let mut refusals = Refusals::new(Some(theirs), Some("/dev/null".into()));
         act(&mut refusals);
         drop(refusals);

@@ -8,7 +8,6 @@ use super::Net;
 use super::grants::of_rustix;
 use super::notice::address;
 use super::watchers::{borrow_of, give};
-
 use nix::errno::Errno;
 use rustix::fs::{CWD, fstat, readlinkat};
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, socket_with};

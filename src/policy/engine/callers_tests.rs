@@ -1,7 +1,7 @@
 //! Callers as they see each other: not at all.
 
 use super::*;
-use crate::config::{self, File, Overrides, Surroundings};
+use crate::config::sample;
 use crate::identity::How;
 use crate::mcp::{Direction, Envelope, Era, parse};
 use crate::policy::{Decision, Verdict, scrub::Scrubber};
@@ -11,15 +11,7 @@ fn policy(rules: &str) -> Policy {
     let text = format!(
         "{rules}\n[server]\nname = \"t\"\ncommand = [\"/bin/true\"]\n[listen]\nhttp = \"127.0.0.1:1\"\n[identity]\nkeys = \"k\"\n"
     );
-    let file = File::parse("/t.toml", text).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        home: Some("/root".into()),
-        ..Surroundings::default()
-    };
-    let config = config::build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config;
+    let config = sample(&text);
     Policy::new(&config, Scrubber::new(config.scrub, &[]))
 }
 

@@ -1,19 +1,11 @@
 //! The engine as a whole: deadlines, digest, and the tool list over time. Verdicts are in the corpus.
 
 use super::*;
-use crate::config::{File, Overrides, Surroundings, build};
+use crate::config::sample;
 
 fn policy(toml: &str) -> Policy {
     let text = format!("{toml}\n[server]\nname = \"t\"\ncommand = [\"/bin/true\"]\n");
-    let file = File::parse("t.toml", text).expect("a file");
-    let around = Surroundings {
-        directory: "/".into(),
-        home: Some("/root".into()),
-        ..Surroundings::default()
-    };
-    let config = build(Some(&file), &Overrides::default(), &around)
-        .expect("a configuration")
-        .config;
+    let config = sample(&text);
     Policy::new(&config, Scrubber::new(config.scrub, &[]))
 }
 

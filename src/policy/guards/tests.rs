@@ -1,7 +1,7 @@
 //! The guards as a session sees them: requests and answers in, time by hand.
 
 use super::*;
-use crate::config::{File, Overrides, Surroundings, build};
+use crate::config::sample;
 use crate::mcp::Direction;
 use crate::policy::Shape;
 use pretty_assertions::assert_eq;
@@ -11,14 +11,7 @@ const SECOND: u64 = 1_000_000;
 
 fn config(toml: &str) -> Config {
     let text = format!("{toml}\n[server]\nname = \"t\"\ncommand = [\"true\"]\n");
-    let file = File::parse("t.toml", text).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        ..Surroundings::default()
-    };
-    build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config
+    sample(&text)
 }
 
 struct Rig {

@@ -1,7 +1,7 @@
 //! Limits over time: what runs, what waits, in which turn, and that nothing leaks.
 
 use super::*;
-use crate::config::{File, Overrides, Surroundings, build};
+use crate::config::sample;
 use proptest::prelude::*;
 
 const NOON: Clock = Clock {
@@ -17,15 +17,7 @@ fn config(text: &str) -> Config {
     let text = format!(
         "{text}\n[server]\nname = \"t\"\ncommand = [\"/bin/true\"]\n[listen]\nhttp = \"127.0.0.1:8080\"\n"
     );
-    let file = File::parse("/t.toml", text).unwrap();
-    let around = Surroundings {
-        directory: "/".into(),
-        home: Some("/root".into()),
-        ..Surroundings::default()
-    };
-    build(Some(&file), &Overrides::default(), &around)
-        .unwrap()
-        .config
+    sample(&text)
 }
 
 fn caller(client: &str) -> Caller {
