@@ -10,14 +10,20 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod certificate;
+#[cfg(test)]
+mod certificate_tests;
 mod challenge;
 mod evidence;
 mod jwk;
 mod jwks;
 mod jwt;
+#[cfg(test)]
+mod key_tests;
 mod keys;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tests;
 mod verifier;
 
 pub use certificate::{Certificate, CertificateError};

@@ -2,7 +2,8 @@
 //! caged it can neither signal nor open anything, so the guardian above the spawner clears away.
 
 use super::channel::{Channel, Received};
-use super::protocol::{Event, HEADER_BYTES, MAX_BODY, Mode, ProtocolError};
+use super::event::Event;
+use super::protocol::{HEADER_BYTES, MAX_BODY, Mode, ProtocolError};
 use super::request::{Request, Stop};
 use super::tree;
 use crate::cell::sys;

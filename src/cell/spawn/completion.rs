@@ -3,7 +3,8 @@
 
 use super::cell::{Launched, START_LIMIT, StartError, exit_of, timespec};
 use super::channel::Channel;
-use super::protocol::{Event, Exit};
+use super::event::Event;
+use super::protocol::Exit;
 use super::server::parent_is_gone;
 use super::signals::Signals;
 use super::tree;

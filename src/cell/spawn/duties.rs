@@ -2,8 +2,9 @@
 
 use super::cell::StartError;
 use super::completion::Watch;
+use super::event::Event;
 use super::freeze::Frozen;
-use super::protocol::{Event, Facts};
+use super::protocol::Facts;
 use crate::cell::CellSpec;
 use crate::config::{self, Endpoint};
 use std::io;

@@ -105,3 +105,66 @@ impl Request {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::MAX_CELLS;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn requests() -> Vec<Request> {
+        let mut all = vec![];
+        for cell in 0..MAX_CELLS {
+            all.push(Request::Start { cell });
+            for how in [Stop::Terminate, Stop::Interrupt, Stop::Hangup, Stop::Kill] {
+                all.push(Request::Stop { cell, how });
+            }
+        }
+        all.extend([
+            Request::Rotate,
+            Request::Reread,
+            Request::SwitchOff,
+            Request::Reload,
+            Request::Taken,
+        ]);
+        all
+    }
+
+    #[test]
+    fn every_request_survives_the_wire() {
+        for request in requests() {
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn a_request_cannot_name_a_cell_beyond_the_last() {
+        let bytes = Request::Start { cell: MAX_CELLS }.encode();
+        let refused = ProtocolError::Field {
+            field: "cell",
+            value: MAX_CELLS,
+        };
+        assert_eq!(Request::decode(&bytes), Err(refused));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_valid_request_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(request) = Request::decode(&bytes) {
+                prop_assert_eq!(&request.encode()[..], &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn a_request_with_any_byte_changed_is_refused_or_means_what_it_says(
+            which in 0usize..80, at in 0usize..16, to in any::<u8>()
+        ) {
+            let request = requests()[which];
+            let mut bytes = request.encode();
+            bytes[at] = to;
+            if let Ok(read) = Request::decode(&bytes) {
+                prop_assert_eq!(read.encode(), bytes);
+            }
+        }
+    }
+}
