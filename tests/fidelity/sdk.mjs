@@ -55,6 +55,13 @@ const transport = new StdioClientTransport({
   command: plan.command, args: plan.args, env: plan.env, cwd: plan.cwd, stderr: "inherit",
 });
 await client.connect(transport);
+// The SDK drops progress that arrives together with the answer, so it is noted where it arrives.
+const progress = [];
+const hears = transport.onmessage;
+transport.onmessage = (message, ...more) => {
+  if (message.method === "notifications/progress") progress.push(message.params);
+  hears(message, ...more);
+};
 say("server", client.getServerVersion());
 say("capabilities", client.getServerCapabilities());
 // A server that asks for roots does so now; what comes later is not disturbed by it.
@@ -70,10 +77,9 @@ await step("resources", () => client.listResources());
 await step("templates", () => client.listResourceTemplates());
 await step("prompts", () => client.listPrompts());
 for (const { name, arguments: args } of plan.calls) {
-  const progress = [];
-  await step(name, () => call(name, args, { onprogress: (p) => progress.push(p) }));
-  // The SDK drops progress that arrives together with the answer: only the first is certain.
-  say("progress", progress.slice(0, 1));
+  progress.length = 0;
+  await step(name, () => call(name, args, { onprogress: () => {} }));
+  say("progress", progress);
 }
 for (const uri of plan.resources) await step(uri, () => client.readResource({ uri }));
 for (const prompt of plan.prompts) await step(prompt.name, () => client.getPrompt(prompt));
