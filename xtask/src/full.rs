@@ -32,7 +32,7 @@ pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
             Line::Tests("matrix::"),
         ),
         (
-            "rotation: a minute of mounts that change".into(),
+            "rotation: mounts that nobody tells of, too".into(),
             Line::Tests("rotation::"),
         ),
         (
