@@ -3,7 +3,8 @@
 #![no_main]
 
 use cofferdam::cell::supervise::notice::{
-    Act, Form, PATH_BYTES, Place, Request, WORKING_DIRECTORY, process, status_flags, times,
+    ADDRESS_BYTES, Act, Form, PATH_BYTES, Place, Request, WORKING_DIRECTORY, address, process,
+    status_flags, times,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -14,13 +15,19 @@ fuzz_target!(|input: (u16, [u64; 6], &[u8])| {
             assert!(memory.len() >= form.bytes());
         }
     }
+    if let Ok(address) = address(memory) {
+        assert!(memory.len() >= if address.is_ipv4() && memory[0] == 2 { 16 } else { 24 });
+        assert_eq!(address.port().to_be_bytes(), memory[2..4]);
+    }
     assert!(process(memory).is_none_or(|pid| pid > 0));
     let _ = status_flags(memory);
     let Some(Ok(request)) = Request::read(i32::from(number % 512), args) else {
         return;
     };
-    if let Act::Mode(mode) = request.act {
-        assert_eq!(mode & !0o171_777, 0, "a set-id bit");
+    match request.act {
+        Act::Mode(mode) => assert_eq!(mode & !0o171_777, 0, "a set-id bit"),
+        Act::Connect { length, .. } | Act::Bind { length, .. } => assert!(length <= ADDRESS_BYTES),
+        _ => {}
     }
     match request.place(memory) {
         Ok(Place::Path(path)) => {
