@@ -18,48 +18,9 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("audit", &["mcp", "config"]),
     ("telemetry", &["mcp", "config"]),
     ("cell", &["mcp", "config"]),
-    (
-        "proxy",
-        &[
-            "transport",
-            "policy",
-            "secret",
-            "identity",
-            "audit",
-            "telemetry",
-            "cell",
-            "mcp",
-            "config",
-        ],
-    ),
-    (
-        "supervise",
-        &[
-            "transport",
-            "policy",
-            "secret",
-            "identity",
-            "audit",
-            "telemetry",
-            "cell",
-            "mcp",
-            "config",
-        ],
-    ),
-    (
-        "admin",
-        &[
-            "transport",
-            "policy",
-            "secret",
-            "identity",
-            "audit",
-            "telemetry",
-            "cell",
-            "mcp",
-            "config",
-        ],
-    ),
+    ("proxy", LOWER),
+    ("supervise", LOWER),
+    ("admin", LOWER),
     (
         "app",
         &[
@@ -95,6 +56,19 @@ const IMPORTS: [(&str, &[&str]); 14] = [
             "config",
         ],
     ),
+];
+
+/// What the rooms that join them up may import.
+const LOWER: &[&str] = &[
+    "transport",
+    "policy",
+    "secret",
+    "identity",
+    "audit",
+    "telemetry",
+    "cell",
+    "mcp",
+    "config",
 ];
 
 /// The only rooms that may name a crate, by the path below `src/`.

@@ -1,6 +1,7 @@
 //! The public conformance suite against a stdio server that cofferdam exposes: every scenario that a
 //! revision requires passes. `tests/servers/conformance.mjs` offers what the scenarios want.
 
+use crate::support::which;
 use crate::web::Site;
 use crate::wire::{Wire, mark};
 use std::path::{Path, PathBuf};
@@ -89,14 +90,6 @@ fn run(way: Way, suite: &str, words: &[&str]) -> Vec<String> {
     passed
         .map(|line| line.split(':').next().unwrap().to_owned())
         .collect()
-}
-
-fn which(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file());
-    found.unwrap().canonicalize().unwrap()
 }
 
 #[test]

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const URL: &str = "https://localhost:8443/mcp";
 const ISSUER: &str = "https://id.example.com";
-const LISTEN: &str = r#"
+/// Where a client may show a key, a certificate or a token.
+pub(crate) const LISTEN: &str = r#"
 [listen]
 http = "127.0.0.1:0"
 public_url = "https://localhost:8443/mcp"

@@ -5,9 +5,9 @@
 //! The sessions are `tests/fidelity/secure.*`; they need what `cargo xtask setup` installs.
 
 use crate::fidelity::fixtures;
-use crate::http_identity::{Issuer, certify, program};
+use crate::http_identity::{Issuer, LISTEN, certify, program};
 use crate::rig::Rig;
-use crate::support::{full, spawn};
+use crate::support::{full, spawn, which};
 use crate::web::Site;
 use crate::wire::{Wire, eventually, mark};
 use serde_json::{Value, json};
@@ -16,18 +16,6 @@ use std::process::{Child, Command, Stdio};
 
 const OLD: &str = "2025-11-25";
 const NEW: &str = "2026-07-28";
-const LISTEN: &str = r#"
-[listen]
-http = "127.0.0.1:0"
-public_url = "https://localhost:8443/mcp"
-tls = { cert = "tls/server.crt", key = "tls/server.key", client_ca = "tls/ca.crt", client_auth = "optional" }
-[identity]
-keys = "clients.json"
-jwt = { issuer = "https://id.example.com", jwks = "jwks.json", tenant_claim = "tenant" }
-[clients.ci]
-san = "spiffe://cofferdam.local/ci"
-tenant = "a"
-"#;
 
 /// A client, and what it agrees on with a server that speaks every revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,14 +212,6 @@ impl House {
             .map(|line| format!("{} by {}", line["caller"]["client"], line["caller"]["how"]))
             .collect()
     }
-}
-
-fn which(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file());
-    found.unwrap().canonicalize().unwrap()
 }
 
 /// Sessions by these clients, each by these proofs; everything is seen, and the books say who it was.

@@ -46,6 +46,15 @@ pub(crate) fn config(toml: &str) -> Config {
         .config
 }
 
+/// The program that a shell would run, behind all links.
+pub(crate) fn which(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file());
+    found.unwrap().canonicalize().unwrap()
+}
+
 /// True where tests may take their time: `COFFERDAM_FULL=1`.
 pub(crate) fn full() -> bool {
     std::env::var_os("COFFERDAM_FULL").is_some()
