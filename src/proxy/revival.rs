@@ -385,6 +385,12 @@ impl Session {
         self.answer_as(line, out, own::switched_off);
     }
 
+    /// A line of the client that came while nothing runs, because a server would hold a credential that was
+    /// revoked.
+    pub fn while_withheld(&mut self, line: &[u8], out: &mut Outbox) {
+        self.answer_as(line, out, own::withheld);
+    }
+
     /// A line of the client while nothing new is begun, `off` because the operator wants the server to
     /// stand still: what belongs to an open request goes on.
     pub fn while_closed(

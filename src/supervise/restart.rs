@@ -81,6 +81,16 @@ impl Restarts {
         }
     }
 
+    /// For servers that are started one by one for those who come: each is worth as many tries as one that
+    /// has answered before.
+    #[must_use]
+    pub fn of_many(allowed: bool, limit: Duration, now: Instant) -> Self {
+        Self {
+            proven: true,
+            ..Self::new(allowed, limit, now)
+        }
+    }
+
     /// The new server can be asked.
     pub fn ready(&mut self, now: Instant) {
         self.state = State::Up { since: now };
@@ -127,6 +137,18 @@ impl Restarts {
     /// Whether another server takes the place of one that ends from now on.
     pub fn allow(&mut self, allowed: bool) {
         self.allowed = allowed;
+    }
+
+    /// True when another server takes the place of one that ends.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// Another server of its kind does its work: whatever has failed before was no row.
+    pub fn healthy(&mut self, now: Instant) {
+        self.row = 0;
+        self.ready(now);
     }
 
     /// True while the next start is still to come, with whatever it finds then.
