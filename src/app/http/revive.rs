@@ -184,6 +184,7 @@ impl State {
         {
             self.replaced(since, now);
         }
+        self.settle_placed(now);
         self.ask_for_tools_again(server, now);
     }
 
