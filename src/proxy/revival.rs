@@ -154,14 +154,15 @@ impl Session {
         }
     }
 
-    /// Another server serves, which has answered the handshake with this line: it is told the rest of
-    /// what the old one knew, and asked what waits.
+    /// Another server serves. One that has answered the handshake, with this line, is told the rest of what
+    /// the old one knew, and asked what waits; any other begins as one that was started anew.
     pub fn taken_over(&mut self, answer: Option<&[u8]>, now: Instant, out: &mut Outbox) {
         self.answered = false;
         self.pulse.beat(now);
         match answer.map(|line| mcp::parse(line, Direction::ToClient)) {
             Some(Ok(envelope)) => self.replayed(&envelope, now, out),
-            _ => self.ask_again(now, out),
+            // There was nothing to ask it then; by now the client may have been greeted.
+            _ => self.server_back(now, out),
         }
     }
 

@@ -306,6 +306,28 @@ mod tests {
     }
 
     #[test]
+    fn servers_for_those_who_come_have_a_row_of_their_own_that_one_who_is_served_ends() {
+        let now = Instant::now();
+        let mut fresh = Restarts::of_many(true, LIMIT, now);
+        for _ in 0..ROW {
+            assert!(matches!(fresh.ended(false, true, now), Next::Start(_)));
+        }
+        fresh.healthy(now);
+        for _ in 0..ROW {
+            assert!(matches!(fresh.ended(false, true, now), Next::Start(_)));
+        }
+        assert_eq!(fresh.ended(false, true, now), Next::Park);
+        assert!(fresh.parked() && fresh.allowed());
+        // After a while one more is tried.
+        assert!(fresh.asked(now + PARKED) > Duration::ZERO);
+        assert!(!fresh.parked());
+        assert_eq!(fresh.ended(false, true, now + PARKED), Next::Park);
+        let mut never = Restarts::of_many(false, LIMIT, now);
+        assert!(!never.allowed());
+        assert_eq!(never.ended(false, true, now), Next::End);
+    }
+
+    #[test]
     fn time_heals() {
         let mut now = Instant::now();
         let mut restarts = proven(now);

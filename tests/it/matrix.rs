@@ -559,6 +559,7 @@ fn every_source_rotates_under_load_by_every_way_on_every_transport() {
             case(file, TOLD, Stdio, 0),
             case(file, OVERLAP, Session, 300),
             case(json, SWAP, Session, 0),
+            case(dotenv, SWAP, Http, 0),
         ];
         few.extend(elsewhere(case(file, FILE, Stdio, 0)));
         return run(few, 2);

@@ -10,6 +10,7 @@ use crate::app::network;
 use crate::app::starting::tell_started;
 use crate::cell::spawn::{Event, Spawner};
 use crate::proxy::Outbox;
+use crate::supervise::Act;
 use crate::transport::http::StatusCode;
 use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
@@ -168,6 +169,8 @@ impl Gate {
                         state.act(server, act);
                     }
                     Role::Next(_) => state.newcomer_started(server, now),
+                    // It was given up before it was there.
+                    Role::Leaving => state.act(server, Some(Act::Kill)),
                     _ => state.hail(server, now),
                 }
                 server.process.number
@@ -220,7 +223,8 @@ impl Gate {
                 if !orderly && !stopping {
                     tracing::warn!("the server has ended: {how}");
                 }
-                if !server.process.started && server.restarts.down() {
+                let awaited = server.process.started || server.restarts.starting();
+                if server.restarts.down() && !awaited {
                     // It is settled already.
                     return state.wake(Some(now));
                 }

@@ -88,6 +88,8 @@ impl Gate {
         tracing::warn!("the operator wants it so: {text}");
         let (open, off) = self.work(|state| {
             state.frozen = frozen;
+            // What was due meanwhile is due now.
+            state.wake(Some(now));
             let act = if frozen { "freeze" } else { "resume" };
             let record = Operator {
                 act,
@@ -207,8 +209,9 @@ impl State {
                 }
             });
         }
+        let restart = self.config.server.restart == Restart::Always;
+        self.fresh.allow(restart);
         for cell in self.cells() {
-            let restart = self.config.server.restart == Restart::Always;
             self.with(cell, |_, server| server.restarts.allow(restart));
         }
         if other_server {

@@ -6,9 +6,9 @@
 //! (none) ─ planned ┤              │ it is not taken: (none), the old one goes on                       the old ends
 //!                 └─ swap, or no cell is free ─▶ Draining ──▶ Ending ── exited ──▶ Starting ── ready ──▶ (none)
 //! ```
-//! Requests wait from `Draining` on ([`super::revive`]). What modern clients share is retired instead, where
-//! two may run: those who come get another server at once. A credential counts as placed when no process is
-//! left that was started before it.
+//! Requests wait from `Draining` on ([`super::revive`]). What modern clients share is retired instead: those
+//! who come get another server at once, and the old one ends when its requests are answered. A credential
+//! counts as placed when no process is left that was started before it.
 
 use super::server::{Process, Role, Server};
 use super::state::State;
@@ -31,13 +31,12 @@ impl State {
                     return;
                 }
                 server.process.outdated = true;
-                let beside = matches!(server.role, Role::Next(_) | Role::Leaving);
+                let beside = server.role.is_beside();
                 if never || beside || server.retired || server.process.life.ending() {
                     return;
                 }
                 count += 1;
-                let overlaps = state.config.server.replace == Replace::Overlap;
-                if server.role == Role::Spare || server.role == Role::Modern && overlaps {
+                if matches!(server.role, Role::Spare | Role::Modern) {
                     server.retired = true;
                     state.metrics.replacements.inc();
                 } else {
@@ -221,6 +220,8 @@ impl State {
         let unsent = server.process.inlet.take_back();
         let how = "it was replaced";
         server.session.server_lost(how, &unsent, now, &mut out);
+        // The old one need not hear of it.
+        out.to_server.clear();
         self.send(&mut server, out, now);
 
         std::mem::swap(&mut server.process, &mut leaving.process);

@@ -70,8 +70,7 @@ impl State {
     /// Counts the end of a process that has never answered anybody, in a row with those of others: each
     /// who comes would start one more. True when nothing is started any more.
     fn counts_as_stillborn(&mut self, server: &Server, how: &str, now: Instant) -> bool {
-        let beside = matches!(server.role, Role::Next(_) | Role::Leaving);
-        if server.proven || beside || server.process.life.ending() {
+        if server.proven || server.role.is_beside() || server.process.life.ending() {
             return false;
         }
         let parks = self.fresh.ended(false, true, now) == Next::Park;
@@ -106,6 +105,8 @@ impl State {
         if next == Some(Next::Park) {
             leave_alone(&mut server.session, &server.restarts, how, now, &mut out);
         }
+        // Nobody is there to be told.
+        out.to_server.clear();
         self.send(server, out, now);
         self.moved = true;
         self.step_restart(server, now);
@@ -361,8 +362,8 @@ impl State {
 
     /// How all of it is, in one word.
     pub(super) fn phase(&self) -> Phase {
-        let beside = |server: &&Box<Server>| matches!(server.role, Role::Next(_) | Role::Leaving);
-        let servers = || self.servers.iter().flatten().filter(|it| !beside(it));
+        let all = || self.servers.iter().flatten();
+        let servers = || all().filter(|it| !it.role.is_beside());
         match () {
             () if self.frozen => Phase::Frozen,
             () if self.off => Phase::Off,

@@ -40,6 +40,13 @@ pub(super) enum Role {
     Leaving,
 }
 
+impl Role {
+    /// True when it serves nobody: its process is there before another one goes, or after it came.
+    pub(super) fn is_beside(self) -> bool {
+        matches!(self, Self::Next(_) | Self::Leaving)
+    }
+}
+
 /// What a request is, besides its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -203,6 +210,14 @@ impl Server {
             Role::Modern | Role::Shared | Role::Own(_) => !self.retired && (lives || bound),
             Role::Next(_) | Role::Leaving => false,
         }
+    }
+
+    /// True while something waits for it that ends by itself; those that wait for the tool list are its own
+    /// too.
+    pub(super) fn has_work(&self) -> bool {
+        let mut open = self.exchanges.iter();
+        let works = open.any(|(_, exchange)| exchange.place.kind != Kind::Listen);
+        works || !self.held.is_empty() || !self.waiting.is_empty()
     }
 
     /// True while what comes has to wait for a process that can be asked.

@@ -365,11 +365,14 @@ impl State {
             let act = server.process.life.deaf(Instant::now());
             self.act(server, act);
         }
-        // Those that wait for the tool list are its own too.
-        let idle =
-            server.exchanges.is_empty() && server.held.is_empty() && server.waiting.is_empty();
-        if server.retired && idle && server.process.ended.is_none() {
-            let act = server.process.life.replaced(Instant::now());
+        if server.retired && server.process.ended.is_none() && !server.has_work() {
+            // Whoever only listens does so again, and is heard by the one that serves.
+            let now = Instant::now();
+            let listens: Vec<i64> = server.exchanges.iter().map(|(number, _)| number).collect();
+            for number in listens {
+                self.give_up(server, number, now);
+            }
+            let act = server.process.life.replaced(now);
             self.act(server, act);
         }
         if self.rest_at.is_none() && server.session.restless() {
@@ -489,7 +492,7 @@ impl Gate {
         let mut state = self.state.borrow_mut();
         let done = work(&mut state);
         self.wake_by(state.wake_at.take());
-        if std::mem::take(&mut state.moved) {
+        if std::mem::take(&mut state.moved) && state.ran {
             self.health.enter(state.phase());
             self.metrics.child_parked.set(state.parked());
         }

@@ -353,7 +353,7 @@ impl super::state::State {
         match frame {
             Frame::Line(line) => self.server_line(server, frames.bytes(line.range()), now),
             Frame::Partial(text) => self.server_line(server, frames.bytes(text), now),
-            Frame::TooLong { .. } if matches!(server.role, Role::Next(_) | Role::Leaving) => {}
+            Frame::TooLong { .. } if server.role.is_beside() => {}
             Frame::TooLong { id, bytes } => {
                 let mut out = Outbox::default();
                 server
