@@ -340,6 +340,16 @@ impl Known {
         current.map(|it| &it.secret)
     }
 
+    /// True while nothing may run, because a server would hold a value that was revoked.
+    pub(super) fn withholds(&self, config: &Config) -> bool {
+        let revoked = self.states.iter().filter(|state| state.revoked);
+        let mut names = revoked.map(|state| &state.name);
+        names.any(|name| {
+            let mut sources = config.credentials.iter();
+            sources.any(|source| source.is_called(name) && source.inject.is_held())
+        })
+    }
+
     /// Copies for the scrubber, which keeps its own.
     fn copies(&self) -> impl Iterator<Item = Secret> {
         self.values.iter().map(|it| copy(&it.secret))

@@ -4,6 +4,7 @@
 //! ourselves, the loop.
 
 mod access;
+mod audition;
 mod clerk;
 mod credentials;
 mod drain;

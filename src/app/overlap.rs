@@ -9,6 +9,7 @@
 //! Its cell has a number of its own, so that one starts beside the other. Until it takes over nothing
 //! that it says reaches the client.
 
+use super::audition::Audition;
 use super::drain::Drain;
 use super::lane::{Incoming, Lane};
 use super::replace::Replacing;
@@ -17,16 +18,11 @@ use super::stdio::{Loop, LoopError, START_LIMIT};
 use crate::admin::Phase;
 use crate::cell::LayerReport;
 use crate::cell::spawn::{Exit, Facts, MAX_CELLS, Stop};
-use crate::mcp::RequestId;
 use crate::proxy::{Outbox, Passage};
 use crate::supervise::{Act, Life};
 use crate::transport::writer::Outlet;
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
-
-/// Bytes of a newcomer's lines that are kept until it takes over.
-const KEPT: usize = 256 * 1024;
 
 /// A server that is to take the place of the one that serves.
 #[derive(Debug)]
@@ -47,12 +43,7 @@ struct Running {
     stdout: OwnedFd,
     stderr: Option<Drain>,
     lane: Lane,
-    /// The id of our question, while it has no answer.
-    asked: Option<RequestId>,
-    answer: Option<Vec<u8>>,
-    /// What it has said besides, in order.
-    lines: VecDeque<Vec<u8>>,
-    kept: usize,
+    audition: Audition,
 }
 
 /// One that ends beside the server that serves.
@@ -70,7 +61,8 @@ impl Newcomer {
 
     /// It can be asked.
     pub(super) fn is_ready(&self) -> bool {
-        self.running.as_ref().is_some_and(|it| it.asked.is_none())
+        let running = self.running.as_ref();
+        running.is_some_and(|it| it.audition.is_over())
     }
 }
 
@@ -119,7 +111,7 @@ impl Loop {
         let Some(newcomer) = &mut self.newcomer else {
             return Ok(());
         };
-        let question = self.session.newcomer_question();
+        let (audition, question) = Audition::begin(&mut self.session);
         let system = |source| LoopError::System {
             doing: "watch the next server",
             source,
@@ -128,10 +120,9 @@ impl Loop {
             .watch_newcomer(stdout.as_fd(), stderr.as_fd())
             .map_err(system)?;
         let mut stdin = Outlet::exclusive(stdin);
-        let (asked, question) = question.unzip();
         // A fresh pipe takes it whole, up to the largest `initialize` that there is; one that does not
         // take it is late in the end.
-        drop(stdin.write(&question.unwrap_or_default()));
+        drop(stdin.write(&question));
         newcomer.running = Some(Box::new(Running {
             pid,
             report,
@@ -140,10 +131,7 @@ impl Loop {
             stdout,
             stderr: Some(Drain::new(stderr, now)),
             lane: Lane::new(self.config.limits.response.0),
-            asked,
-            answer: None,
-            lines: VecDeque::new(),
-            kept: 0,
+            audition,
         }));
         self.newcomer_ready(now);
         Ok(())
@@ -155,27 +143,13 @@ impl Loop {
             return Ok(());
         };
         let ended = !matches!(running.lane.read(running.stdout.as_fd()), Ok(true));
-        let (asked, session) = (&mut running.asked, &mut self.session);
-        let (answer, lines, kept) = (&mut running.answer, &mut running.lines, &mut running.kept);
+        let (audition, session) = (&mut running.audition, &mut self.session);
         let mut estranged = None;
         running.lane.process(|incoming| {
-            let Incoming::Line(line) = incoming else {
-                return Passage::Stop;
-            };
-            match asked
-                .as_ref()
-                .and_then(|id| session.judge_newcomer(line, id))
+            if let Incoming::Line(line) = incoming
+                && let Err(why) = audition.hear(line, session)
             {
-                Some(Ok(())) => {
-                    *asked = None;
-                    *answer = Some(line.to_vec());
-                }
-                Some(Err(why)) => estranged = Some(why),
-                None if *kept + line.len() <= KEPT => {
-                    *kept += line.len();
-                    lines.push_back(line.to_vec());
-                }
-                None => {}
+                estranged = Some(why);
             }
             Passage::Stop
         });
@@ -338,9 +312,8 @@ impl Loop {
         self.health.enter(Phase::Serving);
 
         let mut out = Outbox::default();
-        self.session
-            .taken_over(running.answer.as_deref(), now, &mut out);
-        for line in running.lines {
+        let lines = running.audition.take_over(&mut self.session, now, &mut out);
+        for line in lines {
             match self.session.server_line(&line, now, &mut out) {
                 Passage::Pass => out.to_client.extend(line.into_iter().chain([b'\n'])),
                 Passage::Replace(other) => out.to_client.extend(other.into_iter().chain([b'\n'])),

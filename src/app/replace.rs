@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// How long calls in flight are waited for; what is open then is answered as of a server that was lost.
-const DRAIN: Duration = Duration::from_secs(30);
+pub(super) const DRAIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replacing {
@@ -48,7 +48,12 @@ impl Replacing {
         }
     }
 
-    fn since(self) -> Instant {
+    /// True from the time when calls wait for another server.
+    pub(super) fn holds_back(self) -> bool {
+        !matches!(self, Self::Preparing { .. })
+    }
+
+    pub(super) fn since(self) -> Instant {
         let (Self::Preparing { since }
         | Self::Draining { since }
         | Self::Ending { since }

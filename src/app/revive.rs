@@ -7,10 +7,44 @@ use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{Exit, Stop};
 use crate::config::Restart;
-use crate::proxy::{Outbox, Passage};
-use crate::supervise::{Due, Life, Next};
+use crate::proxy::{Outbox, Passage, Session};
+use crate::supervise::{Due, Life, Next, Restarts};
 use std::os::fd::AsFd;
 use std::time::Instant;
+
+/// No other server is started by itself after one has ended (`how`): whoever waits is answered.
+pub(super) fn leave_alone(
+    session: &mut Session,
+    restarts: &Restarts,
+    how: &str,
+    now: Instant,
+    out: &mut Outbox,
+) {
+    if restarts.off() {
+        return session.give_up_waiting("it was switched off", now, out);
+    }
+    tracing::error!(
+        "the server is left alone: it ended again and again without an answer, the last time because {how}; it is tried again when somebody asks after a minute"
+    );
+    session.give_up_waiting(how, now, out);
+}
+
+/// The answer to a line of a client in the place of a server that will not be there soon; `withheld`: it
+/// would hold a credential that was revoked.
+pub(super) fn answer_absent(
+    line: &[u8],
+    session: &mut Session,
+    restarts: &mut Restarts,
+    withheld: bool,
+    now: Instant,
+    out: &mut Outbox,
+) {
+    match restarts.off() {
+        true if withheld => session.while_withheld(line, out),
+        true => session.while_off(line, out),
+        false => session.while_away(line, restarts.asked(now), out),
+    }
+}
 
 impl Loop {
     /// The server has ended (`how`) unasked: what it left is settled, and its place is filled if that
@@ -33,15 +67,9 @@ impl Loop {
         self.life.exited(exit);
         self.last_exit = Some(self.life.exit_code());
         let mut out = self.settle_lost(how, now);
-        if next == Next::Park && self.restarts.off() {
-            self.session
-                .give_up_waiting("it was switched off", now, &mut out);
-        } else if next == Next::Park {
-            tracing::error!(
-                "the server is left alone: it ended again and again without an answer, the last time because {how}; it is tried again when somebody asks after a minute"
-            );
-            self.session.give_up_waiting(how, now, &mut out);
-            self.metrics.child_parked.set(1);
+        if next == Next::Park {
+            leave_alone(&mut self.session, &self.restarts, how, now, &mut out);
+            self.metrics.child_parked.set(self.restarts.parked().into());
         }
         self.send(out);
         self.health.enter(match next {
@@ -179,18 +207,19 @@ impl Loop {
 
     /// True from the time when calls wait for another server.
     fn holds_back(&self) -> bool {
-        let replacing = self.replacing.as_ref();
-        replacing.is_some_and(|it| !matches!(it, Replacing::Preparing { .. }))
+        self.replacing.is_some_and(Replacing::holds_back)
     }
 
     /// Answers the client in the place of a server that will not be there soon.
     pub(super) fn answer_while_away(&mut self, now: Instant) {
         let mut out = Outbox::default();
+        let withheld = self.known.withholds(&self.config);
         let (session, restarts) = (&mut self.session, &mut self.restarts);
         self.to_server.process(|incoming| {
             match incoming {
-                Incoming::Line(line) if restarts.off() => session.while_off(line, &mut out),
-                Incoming::Line(line) => session.while_away(line, restarts.asked(now), &mut out),
+                Incoming::Line(line) => {
+                    answer_absent(line, session, restarts, withheld, now, &mut out);
+                }
                 Incoming::TooLong { id, bytes } => {
                     session.oversize_from_client(id, bytes, &mut out);
                 }

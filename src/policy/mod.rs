@@ -30,8 +30,8 @@ pub(crate) use names::fold;
 pub use problems::{CredentialBreaker, Problem, problem};
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{
-    CREDENTIALS_BREAKER, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_RESULT, LIMITS_TIMEOUT, RULES,
-    Rule, code, rule,
+    CREDENTIALS_BREAKER, CREDENTIALS_MISSING, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_RESULT,
+    LIMITS_TIMEOUT, RULES, Rule, code, rule,
 };
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

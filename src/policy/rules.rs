@@ -44,7 +44,7 @@ pub(super) const SCHEMA_ARGUMENTS: &str = "schema.arguments";
 pub(super) const SCHEMA_UNUSABLE: &str = "schema.unusable";
 pub(super) const SCHEMA_OUTPUT: &str = "schema.output";
 pub(super) const CREDENTIALS_ARGUMENT: &str = "credentials.argument";
-pub(super) const CREDENTIALS_MISSING: &str = "credentials.missing";
+pub const CREDENTIALS_MISSING: &str = "credentials.missing";
 pub(super) const CREDENTIALS_PROBLEM: &str = "credentials.problem";
 /// Asked by the session.
 pub const CREDENTIALS_BREAKER: &str = "credentials.breaker";

@@ -105,7 +105,8 @@ fn line(out: &mut Vec<u8>, id: Option<&[u8]>, era: Era, (member, body): (&str, V
 pub(super) mod own {
     use crate::mcp::{Capability, Subject};
     use crate::policy::{
-        CREDENTIALS_BREAKER, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT, Refusal, Shape, code,
+        CREDENTIALS_BREAKER, CREDENTIALS_MISSING, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_TIMEOUT,
+        Refusal, Shape, code,
     };
 
     /// A request id that is open already.
@@ -197,6 +198,16 @@ pub(super) mod own {
             "switch.server",
             5030,
             "The operator has switched this server off, so nothing was done. Do not retry; ask the operator.".to_owned(),
+        )
+    }
+
+    /// The server may not run with the credential that there is.
+    pub(in crate::proxy) fn withheld(subject: &Subject) -> Refusal {
+        about(
+            subject,
+            CREDENTIALS_MISSING,
+            5031,
+            "Credential problem: the one that the server works with was revoked, so nothing was done. The arguments are fine; do not retry, the operator has to act.".to_owned(),
         )
     }
 

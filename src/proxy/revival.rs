@@ -154,14 +154,15 @@ impl Session {
         }
     }
 
-    /// Another server serves, which has answered the handshake with this line: it is told the rest of
-    /// what the old one knew, and asked what waits.
+    /// Another server serves. One that has answered the handshake, with this line, is told the rest of what
+    /// the old one knew, and asked what waits; any other begins as one that was started anew.
     pub fn taken_over(&mut self, answer: Option<&[u8]>, now: Instant, out: &mut Outbox) {
         self.answered = false;
         self.pulse.beat(now);
         match answer.map(|line| mcp::parse(line, Direction::ToClient)) {
             Some(Ok(envelope)) => self.replayed(&envelope, now, out),
-            _ => self.ask_again(now, out),
+            // There was nothing to ask it then; by now the client may have been greeted.
+            _ => self.server_back(now, out),
         }
     }
 
@@ -383,6 +384,12 @@ impl Session {
     /// A line of the client that came while everything is switched off.
     pub fn while_off(&mut self, line: &[u8], out: &mut Outbox) {
         self.answer_as(line, out, own::switched_off);
+    }
+
+    /// A line of the client that came while nothing runs, because a server would hold a credential that was
+    /// revoked.
+    pub fn while_withheld(&mut self, line: &[u8], out: &mut Outbox) {
+        self.answer_as(line, out, own::withheld);
     }
 
     /// A line of the client while nothing new is begun, `off` because the operator wants the server to

@@ -81,6 +81,16 @@ impl Restarts {
         }
     }
 
+    /// For servers that are started one by one for those who come: each is worth as many tries as one that
+    /// has answered before.
+    #[must_use]
+    pub fn of_many(allowed: bool, limit: Duration, now: Instant) -> Self {
+        Self {
+            proven: true,
+            ..Self::new(allowed, limit, now)
+        }
+    }
+
     /// The new server can be asked.
     pub fn ready(&mut self, now: Instant) {
         self.state = State::Up { since: now };
@@ -127,6 +137,18 @@ impl Restarts {
     /// Whether another server takes the place of one that ends from now on.
     pub fn allow(&mut self, allowed: bool) {
         self.allowed = allowed;
+    }
+
+    /// True when another server takes the place of one that ends.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// Another server of its kind does its work: whatever has failed before was no row.
+    pub fn healthy(&mut self, now: Instant) {
+        self.row = 0;
+        self.ready(now);
     }
 
     /// True while the next start is still to come, with whatever it finds then.
@@ -281,6 +303,28 @@ mod tests {
         assert!(restarts.asked(now) > Duration::ZERO);
         assert_eq!(restarts.step(now), Some(Due::Start));
         assert_eq!(restarts.ended(false, true, now), Next::Park);
+    }
+
+    #[test]
+    fn servers_for_those_who_come_have_a_row_of_their_own_that_one_who_is_served_ends() {
+        let now = Instant::now();
+        let mut fresh = Restarts::of_many(true, LIMIT, now);
+        for _ in 0..ROW {
+            assert!(matches!(fresh.ended(false, true, now), Next::Start(_)));
+        }
+        fresh.healthy(now);
+        for _ in 0..ROW {
+            assert!(matches!(fresh.ended(false, true, now), Next::Start(_)));
+        }
+        assert_eq!(fresh.ended(false, true, now), Next::Park);
+        assert!(fresh.parked() && fresh.allowed());
+        // After a while one more is tried.
+        assert!(fresh.asked(now + PARKED) > Duration::ZERO);
+        assert!(!fresh.parked());
+        assert_eq!(fresh.ended(false, true, now + PARKED), Next::Park);
+        let mut never = Restarts::of_many(false, LIMIT, now);
+        assert!(!never.allowed());
+        assert_eq!(never.ended(false, true, now), Next::End);
     }
 
     #[test]

@@ -124,12 +124,17 @@ fn a_revoked_value_is_out_of_use_at_once_until_there_is_another() {
         assert!(out.contains("has no other and waits for one"), "{out}");
         // The probe of the command said it; this is another.
         assert!(!std::path::Path::new(&format!("/proc/{server}")).exists());
-        refused_by(&wire.call("2", tool, &json!({})), "switch.server");
+        let refused = wire.call("2", tool, &json!({}));
+        refused_by(&refused, "credentials.missing");
+        assert!(
+            said(&refused).starts_with("Credential problem"),
+            "{refused}"
+        );
         assert_eq!(wire.metric("cofferdam_credential_revoked"), 1.0);
         // The same value is none, in whatever way it is written again.
         replace(&file, &(value(0) + "\n"));
         std::thread::sleep(std::time::Duration::from_millis(200));
-        refused_by(&wire.call("3", tool, &json!({})), "switch.server");
+        refused_by(&wire.call("3", tool, &json!({})), "credentials.missing");
         replace(&file, &value(1));
         let mut id = 3;
         assert!(eventually(|| {

@@ -1,8 +1,8 @@
 //! What changes while many clients are served: a credential, the operator's switch.
 
 use crate::rig::Rig;
-use crate::web::{Site, modern};
-use crate::wire::{Wire, eventually, rule, said};
+use crate::web::{self, Site, modern};
+use crate::wire::{Wire, eventually, refused_by, rule, said};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -72,12 +72,14 @@ fn the_switch_answers_who_waits_and_who_comes_until_it_is_on_again() {
     let waiting = waits.reply();
     assert!(!rule(&waiting.json()).is_empty(), "{waiting:?}");
     let refused = site.call(&json!(3), "work", &json!({"key": 3}));
-    assert!(
-        refused.status == 503 && refused.body.contains("\"id\":3"),
-        "{refused:?}"
-    );
+    assert_eq!(refused.status, 200, "{refused:?}");
+    refused_by(&refused.json(), "switch.server");
+    // The session stays, and whoever wants one is told why there is none.
     let list = json!({"jsonrpc": "2.0", "id": 4, "method": "tools/list"});
-    assert!([404, 503].contains(&site.post(&session, &list).status));
+    let listed = site.post(&session, &list);
+    assert_eq!(rule(&listed.json()), "switch.server", "{listed:?}");
+    let new = site.ask(&web::post(&web::initialize("2025-06-18"), ""));
+    assert_eq!((new.status, rule(&new.json())), (503, "switch.server"));
     assert!(
         site.wire
             .rig()
@@ -87,10 +89,11 @@ fn the_switch_answers_who_waits_and_who_comes_until_it_is_on_again() {
             .status
             .success()
     );
-    assert!(eventually(|| site
-        .call(&json!(5), "work", &json!({"key": 5}))
-        .status
-        == 200));
+    assert!(eventually(|| {
+        said(&site.call(&json!(5), "work", &json!({"key": 5})).json()) == "5"
+    }));
+    let listed = site.post(&session, &list).json();
+    assert!(listed["result"]["tools"].is_array(), "{listed}");
 
     let tool = ["kill", "many", "--tool", "work"];
     assert!(
@@ -164,34 +167,43 @@ fn each_tenant_is_served_with_its_own_credential() {
 }
 
 #[test]
-fn a_session_that_holds_a_revoked_value_is_ended_and_others_go_on() {
-    let site = mortal(
-        &[
-            "--credential",
-            "TOKEN={dir}/token",
-            "--admin",
-            "unix:{dir}/admin.sock",
-        ],
-        &[],
-    );
+fn a_session_keeps_its_value_only_where_its_server_may_not_be_replaced_or_until_that_is_revoked() {
+    let rig = Rig::new().file("c.toml", "[server]\nreplace = \"never\"\n");
+    std::fs::write(rig.path().join("token"), "tok-0-Zq7vLm2Xw9").unwrap();
+    let flags = [
+        "--config",
+        "{dir}/c.toml",
+        "--credential",
+        "TOKEN={dir}/token",
+        "--admin",
+        "unix:{dir}/admin.sock",
+        "--audit",
+        "{dir}/audit.jsonl",
+        "--listen",
+        "127.0.0.1:0",
+        "--name",
+        "many",
+    ];
+    let site = Site::around(Wire::mortal(rig, &flags, &[]));
     let print = |token: &str| crate::rotation::fingerprint(token);
     let session = site.initialize("2025-06-18");
     let ask = |id: u32| {
         let params = json!({"name": "token", "arguments": {}});
         let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
-        site.post(&session, &call)
+        said(&site.post(&session, &call).json()).to_owned()
     };
     let first = "tok-0-Zq7vLm2Xw9";
-    assert!(ask(1).body.contains(&print(first)));
+    assert_eq!(ask(1), print(first));
     let new = site.wire.path().join("new");
     std::fs::write(&new, "tok-1-Zq7vLm2Xw9").unwrap();
     std::fs::rename(new, site.wire.path().join("token")).unwrap();
-    let modern = || said(&site.call(&json!(1), "token", &json!({})).json()).to_owned();
-    assert!(eventually(|| modern() == print("tok-1-Zq7vLm2Xw9")));
-    assert!(
-        ask(2).body.contains(&print(first)),
-        "a session keeps its process"
-    );
+    site.wire.until_stderr("pending, servers keep the old one");
+    assert_eq!(ask(2), print(first), "a session keeps its process");
+    let audit = || std::fs::read_to_string(site.wire.path().join("audit.jsonl")).unwrap();
+    assert!(eventually(
+        || audit().contains("pending: the server keeps the old one")
+    ));
+    assert!(!audit().contains("\"placed\""), "{}", audit());
 
     let words = [
         "credentials",
@@ -205,11 +217,63 @@ fn a_session_that_holds_a_revoked_value_is_ended_and_others_go_on() {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
     assert!(told.contains("none of them uses it"), "{told}");
-    assert!(!ask(3).body.contains(&print(first)), "its process is gone");
-    assert_eq!(modern(), print("tok-1-Zq7vLm2Xw9"));
+    assert_eq!(ask(3), print("tok-1-Zq7vLm2Xw9"), "it has another process");
+    let modern = said(&site.call(&json!(1), "token", &json!({})).json()).to_owned();
+    assert_eq!(modern, print("tok-1-Zq7vLm2Xw9"));
+    assert!(eventually(|| audit().contains("\"placed\"")), "{}", audit());
     let health = site.wire.admin("/health");
     assert!(
         !health.contains("Zq7vLm2Xw9") && health.contains("\"generation\": 2"),
         "{health}"
     );
+}
+
+#[test]
+fn whoever_is_not_served_because_of_a_revoked_credential_is_told_so() {
+    for inject in ["env = \"TOKEN\"", "file = \"token\", env = \"TOKEN_FILE\""] {
+        let tool = if inject.starts_with("env") {
+            "token"
+        } else {
+            "file"
+        };
+        let rig = Rig::new().file("token", "tok-0-Zq7vLm2Xw9").file(
+            "c.toml",
+            format!(
+                "[server]\nname = \"many\"\n[listen]\nhttp = \"127.0.0.1:0\"\n\
+                 [credentials.github]\nfile = \"token\"\ninject = {{ {inject} }}\n"
+            ),
+        );
+        let site = Site::around(Wire::mortal(rig, &["--config", "{dir}/c.toml"], &[]));
+        let session = site.initialize("2025-11-25");
+        let params = json!({"name": tool, "arguments": {}});
+        let ask = |id: u32| {
+            let call =
+                json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+            site.post(&session, &call).json()
+        };
+        let modern = || site.call(&json!(1), tool, &json!({})).json();
+        let old = crate::rotation::fingerprint("tok-0-Zq7vLm2Xw9");
+        assert_eq!((said(&ask(1)), said(&modern())), (&*old, &*old));
+        let words = ["credentials", "revoke", "github", "--server", "many"];
+        let output = site.wire.rig().command(&words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        for refused in [ask(2), modern()] {
+            refused_by(&refused, "credentials.missing");
+            assert!(
+                said(&refused).starts_with("Credential problem"),
+                "{refused}"
+            );
+        }
+        let new = site.ask(&web::post(&web::initialize("2025-06-18"), ""));
+        assert_eq!(
+            (new.status, rule(&new.json())),
+            (503, "credentials.missing")
+        );
+        // With another value the same session goes on.
+        let file = site.wire.path().join("new");
+        std::fs::write(&file, "tok-1-Zq7vLm2Xw9").unwrap();
+        std::fs::rename(file, site.wire.path().join("token")).unwrap();
+        let new = crate::rotation::fingerprint("tok-1-Zq7vLm2Xw9");
+        assert!(eventually(|| said(&ask(3)) == new && said(&modern()) == new));
+    }
 }

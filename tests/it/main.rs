@@ -43,6 +43,7 @@ mod http_issuer;
 mod http_legacy;
 mod http_many;
 mod http_modern;
+mod http_revive;
 mod https_clients;
 mod https_wire;
 mod journal;

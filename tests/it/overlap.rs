@@ -99,6 +99,29 @@ fn calls_go_on_while_the_next_server_starts_and_none_is_lost() {
 }
 
 #[test]
+fn one_that_starts_before_the_client_is_greeted_is_greeted_too() {
+    let rig = Rig::new().file(
+        "c.toml",
+        "[server]\nname = \"it\"\nreplace = \"overlap\"\n[credentials.t]\nfile = \"token\"\ninject = { env = \"TOKEN\" }\n",
+    );
+    std::fs::write(rig.path().join("token"), "tok-0-Zq7vLm2Xw9").unwrap();
+    let slow = format!("slow={SLOW}");
+    let mut wire = Wire::mortal(rig, &["--config", "{dir}/c.toml"], &[&slow]);
+    wire.until_stderr(" runs as ");
+    let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "it", "version": "1"}});
+    wire.request("0", "initialize", &hello);
+    rotate(&wire, 1);
+    wire.until_stderr("the next server is ready after");
+    assert_eq!(wire.answer("0")["result"]["serverInfo"]["name"], "mortal");
+    wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    wire.until_stderr("the server was replaced within");
+    assert_eq!(said(&wire.call("1", "work", &json!({"key": 1}))), "1");
+    let ledger = std::fs::read_to_string(notes(&wire, "ledger")).unwrap();
+    assert!(ledger.starts_with("2 "), "{ledger}");
+    assert_eq!(wire.finish().code, 0);
+}
+
+#[test]
 fn one_that_cannot_take_over_changes_nothing() {
     let mut wire = start(&[]);
     std::fs::write(notes(&wire, "stillborn"), "1").unwrap();

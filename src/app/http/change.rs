@@ -1,6 +1,6 @@
 //! What changes while the listener serves: credentials, and the operator's switch.
 
-use super::server::Kind;
+use super::server::{Kind, Server};
 use super::state::{Gate, State};
 use super::who::unix_now;
 use crate::app::access::{AccessError, Texts};
@@ -103,7 +103,7 @@ impl State {
         let cells = self.cells();
         let begun = cells
             .into_iter()
-            .filter_map(|cell| self.with(cell, |_, it| it.begun));
+            .filter_map(|cell| self.with(cell, |_, it| it.process.begun));
         let oldest = begun.min();
         let config = Arc::clone(&self.config);
         let told = Told {
@@ -131,9 +131,9 @@ impl State {
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
-                if server.session.has_filled() && server.inlet.waiting() > 0 {
+                if server.session.has_filled() && server.process.inlet.waiting() > 0 {
                     // What the server has not read goes out with what is in force now.
-                    let lines = Zeroizing::new(server.inlet.take_back());
+                    let lines = Zeroizing::new(server.process.inlet.take_back());
                     let mut out = Outbox::default();
                     server.session.refill(&lines, now, &mut out);
                     state.send(server, out, now);
@@ -141,14 +141,14 @@ impl State {
             });
         }
         if changed {
-            self.retire("another credential");
+            self.retire("another credential", now);
         }
         Ok(())
     }
 
     /// The operator's switch has another position; the spawner kills what runs.
     pub(super) fn take_switch(&mut self, off: Option<&str>, tools: Vec<String>, now: Instant) {
-        self.off = off.is_some();
+        let was_off = std::mem::replace(&mut self.off, off.is_some());
         self.metrics.switched_off.set(self.off.into());
         self.tools_off = BTreeSet::from_iter(tools);
         let tools = self.tools_off.clone();
@@ -158,17 +158,35 @@ impl State {
             None => tracing::info!("what is switched off: {} tools", tools.len()),
         }
         for cell in self.cells() {
-            let waits = self.with(cell, |state, server| {
+            self.with(cell, |state, server| {
                 server.session.switch_tools(tools.clone());
-                if state.off && server.ended.is_none() {
-                    server.life.stop(now);
-                    server.ended = Some(("it was switched off".to_owned(), now));
+                match (was_off, state.off) {
+                    (false, true) => state.switch_off(server, now),
+                    (true, false) if server.restarts.off() => server.restarts.planned(now),
+                    _ => {}
                 }
-                state.off && !server.started
             });
-            if waits == Some(true) {
-                self.bury(cell, now);
-            }
+        }
+        self.wake(Some(now));
+        self.moved = true;
+    }
+
+    /// Nothing may run: what is open is answered at the next look at the clock, and sessions wait for a
+    /// process until it is on again.
+    fn switch_off(&mut self, server: &mut Server, now: Instant) {
+        self.dismiss(server, "it was switched off", now);
+        server.replacing = None;
+        if server.restarts.allowed() {
+            server.restarts.switch_off();
+        }
+        if !server.process.started {
+            // The spawner was asked for nothing, or will not do it.
+            server.process.runs = false;
+        }
+        if server.process.ended.is_none() {
+            // It is killed already; this names whose doing it is.
+            server.process.life.stop(now);
+            server.process.ended = Some(("it was switched off".to_owned(), now));
         }
     }
 }

@@ -9,7 +9,9 @@ use crate::app::ending::how_it_ended;
 use crate::app::network;
 use crate::app::starting::tell_started;
 use crate::cell::spawn::{Event, Spawner};
-use crate::proxy::{Outbox, Party};
+use crate::proxy::Outbox;
+use crate::supervise::Act;
+use crate::transport::http::StatusCode;
 use crate::transport::terminal::sanitize;
 use crate::transport::writer::Outlet;
 use nix::sys::signal::Signal;
@@ -139,7 +141,7 @@ impl Gate {
     fn starting_since(&self, cell: u32) -> Duration {
         let state = self.state.borrow();
         let server = state.servers.get(cell as usize).and_then(Option::as_ref);
-        server.map_or(Duration::ZERO, |server| server.begun.elapsed())
+        server.map_or(Duration::ZERO, |server| server.process.begun.elapsed())
     }
 
     fn started(self: &Rc<Self>, cell: u32, fds: Vec<OwnedFd>, now: Instant) {
@@ -150,41 +152,52 @@ impl Gate {
         let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(fds) else {
             return;
         };
-        let serial = self.work(|state| {
+        let process = self.work(|state| {
             state.ran = true;
             state.with(cell, |state, server| {
-                server.started = true;
-                server.life.started();
-                server.inlet.open(Outlet::exclusive(stdin));
-                if state.stopping {
-                    let act = server.life.stop(now);
-                    state.act(server, act);
+                let process = &mut server.process;
+                (process.started, process.runs) = (true, true);
+                process.life.started();
+                let over = process.life.ending();
+                process.inlet.open(Outlet::exclusive(stdin));
+                if over {
+                    process.inlet.close();
                 }
-                server.serial
+                match server.role {
+                    _ if state.stopping => {
+                        let act = server.process.life.stop(now);
+                        state.act(server, act);
+                    }
+                    Role::Next(_) => state.newcomer_started(server, now),
+                    // It was given up before it was there.
+                    Role::Leaving => state.act(server, Some(Act::Kill)),
+                    _ => state.hail(server, now),
+                }
+                server.process.number
             })
         });
-        let Some(serial) = serial else { return };
+        let Some(process) = process else { return };
         drop(spawn_local(tasks::read(
             Rc::clone(self),
             cell,
-            serial,
+            process,
             stdout,
         )));
         drop(spawn_local(tasks::drain(
             Rc::clone(self),
             cell,
-            serial,
+            process,
             stderr,
         )));
     }
 
     /// A server has closed its output: nothing can be answered any more.
-    pub(super) fn mute(self: &Rc<Self>, cell: u32, serial: u64) {
+    pub(super) fn mute(self: &Rc<Self>, cell: u32, process: u64) {
         let now = Instant::now();
         let due = self.work(|state| {
-            let over = state.with_same(cell, serial, |_, server| {
-                server.life.mute(now);
-                (server.ended.is_some(), server.life.due())
+            let over = state.with_process(cell, process, |_, server| {
+                server.process.life.mute(now);
+                (server.process.ended.is_some(), server.process.life.due())
             });
             match over {
                 Some((true, _)) => {
@@ -202,15 +215,21 @@ impl Gate {
         let stopping = self.state.borrow().stopping;
         self.work(|state| {
             state.with(cell, |state, server| {
-                let orderly = server.life.ending();
+                server.process.runs = false;
+                let orderly = server.process.life.ending();
                 state
                     .metrics
                     .child_exit(if orderly { "end_of_input" } else { kind });
                 if !orderly && !stopping {
                     tracing::warn!("the server has ended: {how}");
                 }
-                server.inlet.close();
-                server.ended = Some((how, now + LAST_WORDS));
+                let awaited = server.process.started || server.restarts.starting();
+                if server.restarts.down() && !awaited {
+                    // It is settled already.
+                    return state.wake(Some(now));
+                }
+                server.process.inlet.close();
+                server.process.ended = Some((how, now + LAST_WORDS));
                 // Its reader buries it, at the end of its output.
             });
         });
@@ -225,7 +244,8 @@ impl Gate {
                 state.stopping = true;
             }
             state.with(cell, |_, server| {
-                server.ended = Some(("it could not be started".to_owned(), now));
+                server.process.runs = false;
+                server.process.ended = Some(("it could not be started".to_owned(), now));
             });
             state.bury(cell, now);
         });
@@ -239,7 +259,7 @@ impl Gate {
             state.code = Some(70);
             for cell in state.cells() {
                 state.with(cell, |_, server| {
-                    server.ended = Some(("cofferdam's spawner was killed".to_owned(), now));
+                    server.process.ended = Some(("cofferdam's spawner was killed".to_owned(), now));
                 });
                 state.bury(cell, now);
             }
@@ -287,8 +307,12 @@ impl Gate {
             }
             for cell in state.cells() {
                 state.with(cell, |state, server| {
-                    let act = server.life.stop(now);
+                    let act = server.process.life.stop(now);
                     state.act(server, act);
+                    if !server.process.runs {
+                        // Nobody will say that it is gone.
+                        server.process.ended = Some(("it is gone".to_owned(), now));
+                    }
                 });
             }
             // The spawner may be waiting for an installer; closing its channel ends both.
@@ -316,47 +340,38 @@ impl Gate {
 }
 
 impl State {
-    /// A server and its output are over: everything that is open on it is answered.
+    /// A process and its output are over. Unless another one takes its place, everything that is open on its
+    /// server is answered.
     pub(super) fn bury(&mut self, cell: u32, now: Instant) {
+        if self.goes_on(cell, now) {
+            return;
+        }
         let Some(slot) = self.servers.get_mut(cell as usize) else {
             return;
         };
         let Some(mut server) = slot.take() else {
             return;
         };
-        let how = server.ended.take().map(|(how, _)| how);
+        let how = server.process.ended.take().map(|(how, _)| how);
         let how = how.unwrap_or_else(|| "it is gone".to_owned());
+        self.newcomer_ended(&server, &how, now);
         let mut out = Outbox::default();
         server.session.server_gone(&how, now, &mut out);
         self.send(&mut server, out, now);
-        self.abandon(&mut server, now);
-        let parties: Vec<Party> = self
-            .visits
-            .iter()
-            .filter(|(_, visit)| visit.cell == cell && visit.serial == server.serial)
-            .map(|(party, _)| *party)
-            .collect();
-        for party in parties {
-            self.close_visit(party);
-        }
+        self.abandon(&mut server);
+        self.close_visits(&server);
         server.session.audit().flush();
-        let mut others = self.servers.iter().flatten();
-        if server.retired && !others.any(|other| other.retired) {
-            self.known.placed(Ok(()), self.desk.audit(), now);
-            self.rest_soon();
-        }
+        // Another one may wait for its cell, or have waited to follow it.
+        self.wake(Some(now));
+        self.moved = true;
+        self.settle_placed(now);
     }
 
     /// What policy did not know of, or what the client had cancelled.
-    fn abandon(&mut self, server: &mut Server, now: Instant) {
-        let mut out = Outbox::default();
-        for held in std::mem::take(&mut server.held) {
-            let line = crate::mcp::flatten(&held.body);
-            out.to_client.clear();
-            server.session.after_the_end(&line, &mut out);
-            out.to_client.pop();
-            held.seat
-                .answer(super::route::json(std::mem::take(&mut out.to_client)));
+    fn abandon(&mut self, server: &mut Server) {
+        let held = std::mem::take(&mut server.held).into_iter();
+        for held in held.chain(std::mem::take(&mut server.waiting)) {
+            self.refuse(server, &held, StatusCode::OK);
         }
         let open: Vec<i64> = server.exchanges.iter().map(|(number, _)| number).collect();
         for number in open {
@@ -371,11 +386,10 @@ impl State {
             for (seat, id, party) in waiting {
                 self.close_visit(party);
                 let words = "The server ended before it answered; try again.";
-                let status = crate::transport::http::StatusCode::SERVICE_UNAVAILABLE;
+                let status = StatusCode::SERVICE_UNAVAILABLE;
                 let code = super::errors::UNAVAILABLE;
                 seat.answer(super::errors::error(status, Some(&id), code, words));
             }
         }
-        let _ = now;
     }
 }

@@ -48,7 +48,7 @@ impl State {
         let role = if share { Role::Shared } else { Role::Own(0) };
         let cell = match self.server_for(role) {
             Ok(cell) => cell,
-            Err(why) => return no_server(id.raw, why),
+            Err(why) => return self.without_server(post, why),
         };
         let seat = self.seat(post.caller, now);
         let opened = self.with(cell, |state, server| {
@@ -145,27 +145,11 @@ impl State {
         let seat = id.map(|_| self.seat(post.caller, now));
         let done = self.with_same(cell, serial, |state, server| {
             state.note_watch(server, party, post.envelope);
-            match (&post.envelope.kind, &seat) {
-                (Kind::Request { .. }, Some(seat)) => {
-                    let kind = PlaceKind::Plain;
-                    let from = post.sender(party);
-                    state.submit(server, post.envelope, from, seat, kind, now);
-                }
-                (Kind::Notification { method, .. }, _) => {
-                    state.notified(server, post.envelope, method, (party, post.caller), now);
-                }
-                _ if server.role == Role::Own(party) => {
-                    let mut out = Outbox::default();
-                    server.pass_in(
-                        post.envelope.line.to_vec(),
-                        Some(post.caller),
-                        now,
-                        &mut out,
-                    );
-                    state.send(server, out, now);
-                }
-                // A shared server has asked nobody.
-                _ => {}
+            let waits =
+                server.keeps_waiting() && state.keeps(server, post, (party, seat.as_ref()), now);
+            if !waits {
+                let from = post.sender(party);
+                state.take_legacy(server, post.envelope, from, seat.as_ref(), now);
             }
         });
         match (done, seat) {
@@ -175,6 +159,32 @@ impl State {
             }
             (Some(()), Some(seat)) => Reply::Wait(seat),
             (Some(()), None) => bare(StatusCode::ACCEPTED),
+        }
+    }
+
+    /// A message of a session, for a process that can be asked.
+    pub(super) fn take_legacy(
+        &mut self,
+        server: &mut Server,
+        envelope: &Envelope<'_>,
+        from: Sender<'_>,
+        seat: Option<&Rc<Seat>>,
+        now: Instant,
+    ) {
+        match (&envelope.kind, seat) {
+            (Kind::Request { .. }, Some(seat)) => {
+                self.submit(server, envelope, from, seat, PlaceKind::Plain, now);
+            }
+            (Kind::Notification { method, .. }, _) => {
+                self.notified(server, envelope, method, (from.party, from.caller), now);
+            }
+            _ if server.role == Role::Own(from.party) => {
+                let mut out = Outbox::default();
+                server.pass_in(envelope.line.to_vec(), Some(from.caller), now, &mut out);
+                self.send(server, out, now);
+            }
+            // A shared server has asked nobody.
+            _ => {}
         }
     }
 

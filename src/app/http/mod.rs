@@ -16,6 +16,8 @@ mod legacy;
 mod modern;
 mod operate;
 mod post;
+mod replace;
+mod revive;
 mod route;
 mod seat;
 mod serve;

@@ -2,7 +2,7 @@
 //! stand in the order of the specification (basic, transports).
 
 use super::errors::{HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, VERSION, error, with_data};
-use super::post::{Post, Reply, Sender, VERSION_HEADER, bare, id_of, no_server};
+use super::post::{Post, Reply, Sender, VERSION_HEADER, bare, id_of};
 use super::seat::Answer;
 use super::server::{Held, Kind as PlaceKind, Role, Server};
 use super::state::State;
@@ -12,7 +12,6 @@ use crate::proxy::{NOBODY, Outbox};
 use crate::transport::http::{HeaderMap, HeaderName, StatusCode, decoded, value};
 use serde_json::json;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
@@ -40,36 +39,61 @@ impl State {
         }
         let cell = match self.server_for(Role::Modern) {
             Ok(cell) => cell,
-            Err(why) => return no_server(id.raw, why),
+            Err(why) => return self.without_server(post, why),
         };
         let seat = self.seat(post.caller, now);
         self.with(cell, |state, server| {
-            if calls(post.envelope) && !server.session.tools().is_settled() {
-                // Which headers belong to a call is in the tool's schema.
-                let mut out = Outbox::default();
-                server.session.ask_for_tools(post.envelope, now, &mut out);
-                state.send(server, out, now);
-                let held = Held {
-                    seat: Rc::clone(&seat),
-                    body: post.body.clone(),
-                    headers: post.headers.clone(),
-                    caller: Arc::clone(post.caller),
-                    pass: post.pass.take(),
-                };
-                if !server.hold(held) {
-                    seat.answer(error(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        Some(id.raw),
-                        super::errors::UNAVAILABLE,
-                        "Too many calls wait for the server's tool list; try again in a second.",
-                    ));
-                }
-                return;
+            let held = || post.held(NOBODY, Rc::clone(&seat));
+            if server.keeps_waiting() {
+                state.keep(server, held());
+            } else if waits_for_tools(server, post.envelope) {
+                state.take_modern(server, post.envelope, held(), now);
+            } else {
+                let from = post.sender(NOBODY);
+                state.enter(server, post.envelope, (id, post.headers), from, &seat, now);
             }
-            let from = post.sender(NOBODY);
-            state.enter(server, post.envelope, (id, post.headers), from, &seat, now);
         });
         Reply::Wait(seat)
+    }
+
+    /// A modern request, for a process that can be asked.
+    pub(super) fn take_modern(
+        &mut self,
+        server: &mut Server,
+        envelope: &Envelope<'_>,
+        held: Held,
+        now: Instant,
+    ) {
+        let Kind::Request { id, .. } = &envelope.kind else {
+            return;
+        };
+        if !waits_for_tools(server, envelope) {
+            let from = Sender {
+                party: NOBODY,
+                caller: &held.caller,
+                pass: held.pass,
+            };
+            return self.enter(
+                server,
+                envelope,
+                (*id, &held.headers),
+                from,
+                &held.seat,
+                now,
+            );
+        }
+        let mut out = Outbox::default();
+        server.session.ask_for_tools(envelope, now, &mut out);
+        self.send(server, out, now);
+        let seat = Rc::clone(&held.seat);
+        if !server.hold(held) {
+            seat.answer(error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Some(id.raw),
+                super::errors::UNAVAILABLE,
+                "Too many calls wait for the server's tool list; try again in a second.",
+            ));
+        }
     }
 
     /// The last check, and in.
@@ -98,33 +122,26 @@ impl State {
 
     /// The tools are known, or never will be: what waited for them goes on.
     pub(super) fn release(&mut self, server: &mut Server, now: Instant) {
-        if server.held.is_empty() || !server.session.tools().is_settled() {
+        if server.held.is_empty() || server.keeps_waiting() || !server.session.tools().is_settled()
+        {
             return;
         }
         for held in std::mem::take(&mut server.held) {
             if held.seat.gone.get() {
                 continue;
             }
-            let line = flatten(&held.body);
-            if let Ok(envelope) = parse(&line, Direction::ToServer)
-                && let Kind::Request { id, .. } = &envelope.kind
-            {
-                let from = Sender {
-                    party: NOBODY,
-                    caller: &held.caller,
-                    pass: held.pass,
-                };
-                self.enter(
-                    server,
-                    &envelope,
-                    (*id, &held.headers),
-                    from,
-                    &held.seat,
-                    now,
-                );
+            let body = held.body.clone();
+            let line = flatten(&body);
+            if let Ok(envelope) = parse(&line, Direction::ToServer) {
+                self.take_modern(server, &envelope, held, now);
             }
         }
     }
+}
+
+/// Which headers belong to a call is in the tool's schema.
+fn waits_for_tools(server: &Server, envelope: &Envelope<'_>) -> bool {
+    calls(envelope) && !server.session.tools().is_settled()
 }
 
 fn calls(envelope: &Envelope<'_>) -> bool {

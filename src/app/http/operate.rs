@@ -1,6 +1,6 @@
 //! What operators ask of the listener: how it is, another configuration, an orderly end.
 
-use super::server::{Kind, Role};
+use super::server::Kind;
 use super::state::{Gate, State};
 use super::turns::Turns;
 use crate::admin::Phase;
@@ -9,7 +9,7 @@ use crate::app::reload::{self, Told};
 use crate::app::{clerk, live};
 use crate::audit::Operator;
 use crate::cell::spawn::Asked;
-use crate::config::{Changes, Config, Replace};
+use crate::config::{Changes, Config, Replace, Restart};
 use crate::policy::Policy;
 use crate::proxy::OpenCall;
 use std::os::fd::OwnedFd;
@@ -88,6 +88,8 @@ impl Gate {
         tracing::warn!("the operator wants it so: {text}");
         let (open, off) = self.work(|state| {
             state.frozen = frozen;
+            // What was due meanwhile is due now.
+            state.wake(Some(now));
             let act = if frozen { "freeze" } else { "resume" };
             let record = Operator {
                 act,
@@ -120,7 +122,7 @@ impl Gate {
         let old = self.config();
         let taken = reload::take(text, &old, &*self.again);
         let outcome = taken.map(|(config, changes)| {
-            self.go_by(Arc::new(config), &changes);
+            self.go_by(Arc::new(config), &changes, now);
             changes
         });
         let keeps_server = self.config().server.replace == Replace::Never;
@@ -137,7 +139,7 @@ impl Gate {
         self.wake_by(Some(now));
     }
 
-    fn go_by(self: &Rc<Self>, config: Arc<Config>, changes: &Changes) {
+    fn go_by(self: &Rc<Self>, config: Arc<Config>, changes: &Changes, now: Instant) {
         *self.config.borrow_mut() = Arc::clone(&config);
         if changes.live.iter().any(|key| TURNS.contains(key)) {
             // Counting begins anew; whoever has a place gives it back to where it was taken.
@@ -148,7 +150,7 @@ impl Gate {
         self.work(|state| {
             let policy = state.known.policy(&config);
             live::show_policy(&self.health, &self.metrics, &config, &policy);
-            state.go_by(config, policy, !changes.server.is_empty());
+            state.go_by(config, policy, !changes.server.is_empty(), now);
         });
     }
 
@@ -170,7 +172,7 @@ impl State {
                 .exchanges
                 .iter()
                 .filter(|(_, exchange)| exchange.place.kind != Kind::Listen);
-            plain.count() + server.held.len()
+            plain.count() + server.held.len() + server.waiting.len()
         });
         count.sum()
     }
@@ -186,7 +188,13 @@ impl State {
         all
     }
 
-    fn go_by(&mut self, config: Arc<Config>, policy: Arc<Policy>, other_server: bool) {
+    fn go_by(
+        &mut self,
+        config: Arc<Config>,
+        policy: Arc<Policy>,
+        other_server: bool,
+        now: Instant,
+    ) {
         self.config = config;
         self.policy = policy;
         self.measure_readers();
@@ -201,31 +209,13 @@ impl State {
                 }
             });
         }
-        if other_server {
-            self.retire("another configuration");
-        }
-    }
-
-    /// What all modern clients share is replaced at once: the next request starts another, and it ends
-    /// when its own are answered. A session keeps the process that holds its state.
-    pub(super) fn retire(&mut self, why: &str) {
-        if self.config.server.replace == Replace::Never {
-            tracing::warn!("{why}: servers keep the old one (server.replace = \"never\")");
-            return;
-        }
+        let restart = self.config.server.restart == Restart::Always;
+        self.fresh.allow(restart);
         for cell in self.cells() {
-            self.with(cell, |state, server| match server.role {
-                Role::Modern | Role::Spare if !server.retired => {
-                    server.retired = true;
-                    state.metrics.replacements.inc();
-                }
-                Role::Modern | Role::Spare => {}
-                Role::Shared | Role::Own(_) => {
-                    tracing::warn!(
-                        "{why}: a server with sessions keeps the old one until they end"
-                    );
-                }
-            });
+            self.with(cell, |_, server| server.restarts.allow(restart));
+        }
+        if other_server {
+            self.retire("another configuration", now);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::errors::{INVALID_PARAMS, INVALID_REQUEST, UNAVAILABLE, error};
 use super::seat::{Answer, Seat};
-use super::server::{Handed, Kind as PlaceKind, Place, Server};
+use super::server::{Handed, Held, Kind as PlaceKind, Place, Server};
 use super::state::{NoServer, State};
 use super::turns::Pass;
 use crate::config::StateMode;
@@ -56,6 +56,18 @@ impl Post<'_> {
         Sender {
             party,
             caller: self.caller,
+            pass: self.pass.take(),
+        }
+    }
+
+    /// The same, to be looked at later.
+    pub(super) fn held(&self, party: Party, seat: Rc<Seat>) -> Held {
+        Held {
+            party,
+            seat,
+            body: self.body.clone(),
+            headers: self.headers.clone(),
+            caller: Arc::clone(self.caller),
             pass: self.pass.take(),
         }
     }
@@ -252,7 +264,7 @@ pub(super) fn id_of<'a>(envelope: &Envelope<'a>) -> Option<&'a [u8]> {
 }
 
 /// The server does not read what waits for it already.
-fn no_room(id: &[u8]) -> Answer {
+pub(super) fn no_room(id: &[u8]) -> Answer {
     error(
         StatusCode::SERVICE_UNAVAILABLE,
         Some(id),
@@ -265,7 +277,7 @@ fn no_room(id: &[u8]) -> Answer {
 pub(super) fn no_server(id: &[u8], why: NoServer) -> Reply {
     let words = match why {
         NoServer::Full => "As many sessions are open as may be; try again later.",
-        NoServer::Unavailable => "The server is not available; try again later.",
+        _ => "The server is not available; try again later.",
     };
     Reply::Now(error(
         StatusCode::SERVICE_UNAVAILABLE,

@@ -16,6 +16,12 @@ const CHANGED: [&str; 3] = [TOOLS_CHANGED, RESOURCES_CHANGED, PROMPTS_CHANGED];
 impl State {
     /// One line of a server.
     pub(super) fn server_line(&mut self, server: &mut Server, line: &[u8], now: Instant) {
+        match server.role {
+            Role::Next(_) => return self.hear_newcomer(server, line, now),
+            // Everything that it was asked is answered.
+            Role::Leaving => return,
+            _ => {}
+        }
         let mut out = Outbox::default();
         match parse(line, Direction::ToClient) {
             Err(_) => drop(server.session.server_line(line, now, &mut out)),
@@ -31,7 +37,7 @@ impl State {
     /// Lines of our own go where the server's would go.
     pub(super) fn send(&mut self, server: &mut Server, out: Outbox, now: Instant) {
         if !out.to_server.is_empty() {
-            server.inlet.send(&out.to_server, true);
+            server.process.inlet.send(&out.to_server, true);
         }
         for line in out.to_client.split(|byte| *byte == b'\n') {
             if !line.is_empty() {
@@ -215,7 +221,12 @@ impl State {
     pub(super) fn leave(&mut self, server: &mut Server, party: Party, now: Instant) {
         self.close_visit(party);
         if server.role == Role::Own(party) {
-            let act = server.life.end_of_input(now);
+            let act = server.process.life.end_of_input(now);
+            if !server.process.runs && server.process.ended.is_none() {
+                // Nobody will say that it is gone.
+                server.process.ended = Some(("its session has ended".to_owned(), now));
+                self.wake(Some(now));
+            }
             return self.act(server, act);
         }
         let open = server
@@ -368,7 +379,7 @@ impl State {
                     self.pass_on(server, number, envelope.line, None, now);
                 }
             }
-            Role::Modern | Role::Spare => {}
+            Role::Modern | Role::Spare | Role::Next(_) | Role::Leaving => {}
         }
     }
 }

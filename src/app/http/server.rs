@@ -1,21 +1,26 @@
-//! One server process behind the listener: its session with policy, its requests, its input.
+//! One server behind the listener: its session with policy, its requests, and the process that runs for it
+//! now. Another process may take its place ([`super::revive`], [`super::replace`]); the rest stays.
 
 use super::seat::Seat;
 use super::turns::Pass;
 use super::visit::Visit;
+use crate::app::audition::Audition;
+use crate::app::replace::Replacing;
+use crate::app::stdio::START_LIMIT;
 use crate::identity::Caller;
 use crate::mcp::{Direction, Envelope, Id, RawId};
 use crate::proxy::{Duplicate, Exchanges, Outbox, Party, Passage, Session};
-use crate::supervise::Life;
+use crate::supervise::{Life, Restarts};
 use crate::transport::http::{Bytes, HeaderMap};
 use crate::transport::writer::Outlet;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes that may wait for a server that does not read; while there are more, requests are refused.
 const BACKLOG: usize = 8 * 1024 * 1024;
-/// Requests that wait for the tool list.
+/// Messages that wait for the tool list, or for the next process.
 const HELD: usize = 1024;
 
 /// Whom a process works for.
@@ -29,6 +34,17 @@ pub(super) enum Role {
     Shared,
     /// This session.
     Own(Party),
+    /// Nobody yet: it is to take the place of the process of the server with this serial number.
+    Next(u64),
+    /// Nobody any more.
+    Leaving,
+}
+
+impl Role {
+    /// True when it serves nobody: its process is there before another one goes, or after it came.
+    pub(super) fn is_beside(self) -> bool {
+        matches!(self, Self::Next(_) | Self::Leaving)
+    }
 }
 
 /// What a request is, besides its answer.
@@ -50,9 +66,13 @@ pub(super) struct Place {
     pub(super) _pass: Option<Pass>,
 }
 
-/// A modern request that waits until the tools are known.
+/// A message that waits: a modern request until the tools are known, any until there is a process that can
+/// be asked.
 #[derive(Debug)]
 pub(super) struct Held {
+    /// [`crate::proxy::NOBODY`] where there is no session.
+    pub(super) party: Party,
+    /// Nobody's, where nothing is answered.
     pub(super) seat: Rc<Seat>,
     pub(super) body: Bytes,
     pub(super) headers: HeaderMap,
@@ -72,26 +92,78 @@ pub(super) enum Handshake {
     Done(Box<[u8]>),
 }
 
+/// What runs for a server now.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// Tells it from earlier ones with the same cell.
+    pub(super) number: u64,
+    pub(super) life: Life,
+    pub(super) begun: Instant,
+    /// It can be written to.
+    pub(super) started: bool,
+    /// The spawner was asked for it and has not said that it is gone.
+    pub(super) runs: bool,
+    pub(super) inlet: Inlet,
+    /// It was started with something that is another now.
+    pub(super) outdated: bool,
+    /// How it ended, and until when its last output is waited for.
+    pub(super) ended: Option<(String, Instant)>,
+}
+
+impl Process {
+    /// One that the spawner is asked for; what it is sent meanwhile waits.
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            runs: true,
+            inlet: Inlet::default(),
+            ..Self::none(number)
+        }
+    }
+
+    /// None yet, or one that has to be greeted before anything else: it is sent nothing.
+    pub(super) fn none(number: u64) -> Self {
+        Self {
+            number,
+            life: Life::default(),
+            begun: Instant::now(),
+            started: false,
+            runs: false,
+            inlet: Inlet {
+                closed: true,
+                ..Inlet::default()
+            },
+            outdated: false,
+            ended: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) cell: u32,
-    /// Tells it from an earlier process with the same number.
+    /// Tells it from an earlier server with the same number.
     pub(super) serial: u64,
     pub(super) role: Role,
     pub(super) session: Session,
     pub(super) exchanges: Exchanges<Place>,
-    pub(super) life: Life,
-    pub(super) begun: Instant,
-    pub(super) started: bool,
-    pub(super) inlet: Inlet,
+    pub(super) process: Process,
+    pub(super) restarts: Restarts,
+    /// Somebody was answered: a process of it is worth another one.
+    pub(super) proven: bool,
+    pub(super) replacing: Option<Replacing>,
+    /// The cell of the process that is to take over.
+    pub(super) newcomer: Option<u32>,
+    /// Of one that is to take over itself.
+    pub(super) audition: Option<Box<Audition>>,
+    /// Modern requests that wait until the tools are known.
     pub(super) held: Vec<Held>,
+    /// What waits for a process that can be asked, in order.
+    pub(super) waiting: VecDeque<Held>,
     pub(super) handshake: Handshake,
     /// `notifications/initialized` has been sent to a server that is shared.
     pub(super) initialized: bool,
     /// Another one takes its place for those who come; it ends when its requests are answered.
     pub(super) retired: bool,
-    /// How it ended, and until when its last output is waited for.
-    pub(super) ended: Option<(String, Instant)>,
 }
 
 /// What became of a request that was handed in.
@@ -106,28 +178,54 @@ pub(super) enum Handed {
 }
 
 impl Server {
-    pub(super) fn new(cell: u32, serial: u64, role: Role, session: Session) -> Self {
+    /// With a first process, that the spawner is asked for; `restart`: it may be followed by others.
+    pub(super) fn new(cell: u32, serial: u64, role: Role, session: Session, restart: bool) -> Self {
+        let process = Process::new(serial);
         Self {
             cell,
             serial,
             role,
             session,
             exchanges: Exchanges::default(),
-            life: Life::default(),
-            begun: Instant::now(),
-            started: false,
-            inlet: Inlet::default(),
+            restarts: Restarts::new(restart, START_LIMIT, process.begun),
+            process,
+            proven: false,
+            replacing: None,
+            newcomer: None,
+            audition: None,
             held: Vec::new(),
+            waiting: VecDeque::new(),
             handshake: Handshake::None,
             initialized: false,
             retired: false,
-            ended: None,
         }
     }
 
-    /// True while it takes requests.
+    /// True while it takes requests, which may have to wait.
     pub(super) fn serves(&self) -> bool {
-        self.ended.is_none() && !self.retired && !self.inlet.closed && !self.life.ending()
+        let (process, bound) = (&self.process, self.restarts.allowed());
+        let lives = process.ended.is_none() && !process.inlet.closed && !process.life.ending();
+        match self.role {
+            Role::Spare => lives,
+            Role::Modern | Role::Shared | Role::Own(_) => !self.retired && (lives || bound),
+            Role::Next(_) | Role::Leaving => false,
+        }
+    }
+
+    /// True while something waits for it that ends by itself; those that wait for the tool list are its own
+    /// too.
+    pub(super) fn has_work(&self) -> bool {
+        let mut open = self.exchanges.iter();
+        let works = open.any(|(_, exchange)| exchange.place.kind != Kind::Listen);
+        works || !self.held.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// True while what comes has to wait for a process that can be asked.
+    pub(super) fn keeps_waiting(&self) -> bool {
+        self.process.inlet.closed
+            || self.restarts.down()
+            || self.replacing.is_some_and(Replacing::holds_back)
+            || self.session.reviving()
     }
 
     /// Hands a request to policy and to the server; what policy answers itself is in `out`.
@@ -140,7 +238,7 @@ impl Server {
         now: Instant,
         out: &mut Outbox,
     ) -> Handed {
-        if self.inlet.waiting() > BACKLOG {
+        if self.process.inlet.waiting() > BACKLOG {
             return Handed::Full;
         }
         let mut line = Vec::with_capacity(envelope.line.len() + 24);
@@ -174,7 +272,7 @@ impl Server {
         }
         line.push(b'\n');
         // One request is written at once; those that come together leave together.
-        self.inlet.send(&line, self.exchanges.len() <= 1);
+        self.process.inlet.send(&line, self.exchanges.len() <= 1);
         let took = Instant::now().saturating_duration_since(now);
         self.session.tally().overhead(Direction::ToServer, took, 1);
     }
@@ -184,6 +282,16 @@ impl Server {
         let room = self.held.len() < HELD;
         if room {
             self.held.push(held);
+        }
+        room
+    }
+
+    /// Keeps a message until there is a process that can be asked; false when too much waits.
+    pub(super) fn queue(&mut self, held: Held) -> bool {
+        let bytes = self.waiting.iter().map(|held| held.body.len());
+        let room = self.waiting.len() < HELD && bytes.sum::<usize>() <= BACKLOG;
+        if room {
+            self.waiting.push_back(held);
         }
         room
     }
@@ -246,6 +354,7 @@ impl Inlet {
     /// The server runs: what waited for it is written.
     pub(super) fn open(&mut self, outlet: Outlet) {
         self.outlet = Some(outlet);
+        self.closed = false;
         self.flush();
     }
 
@@ -279,7 +388,7 @@ impl Inlet {
                     self.midline = ends_midline(sent, self.midline);
                     rest = left;
                 }
-                Err(_) => return self.fail(),
+                Err(_) => self.fail(),
             }
         }
         self.queue.extend_from_slice(rest);
@@ -307,7 +416,7 @@ impl Inlet {
                     let sent = self.queue.get(sent).unwrap_or_default();
                     self.midline = ends_midline(sent, self.midline);
                 }
-                Err(_) => return self.fail(),
+                Err(_) => self.fail(),
             }
         }
         if self.written == self.queue.len() {
@@ -326,12 +435,11 @@ impl Inlet {
         self.flush();
     }
 
+    /// What it has not taken may be for the next one.
     fn fail(&mut self) {
         self.deaf = true;
         self.closed = true;
         self.outlet = None;
-        self.queue = Vec::new();
-        self.written = 0;
     }
 }
 

@@ -11,15 +11,16 @@ use crate::app::credentials::Known;
 use crate::app::farewell::Farewell;
 use crate::app::reload::Again;
 use crate::app::seldom::Alarm;
+use crate::app::stdio::START_LIMIT;
 use crate::app::upstream::Bridges;
 use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::{ISSUER, MAX_CELLS, Spawner};
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Restart};
 use crate::identity::{Caller, Challenges, Verifier};
 use crate::mcp::Era;
 use crate::policy::Policy;
 use crate::proxy::{Outbox, Party, Session};
-use crate::supervise::Act;
+use crate::supervise::{Act, Restarts};
 use crate::telemetry::Metrics;
 use crate::transport::http::Bytes;
 use crate::transport::tls::ServerTls;
@@ -28,7 +29,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// Events that may wait for one reader, besides two answers of the largest size.
@@ -93,6 +94,12 @@ pub(super) struct State {
     pub(super) draining: bool,
     /// The operator wants the servers to stand still.
     pub(super) frozen: bool,
+    /// Whether another process is started for those who come.
+    pub(super) fresh: Restarts,
+    /// The clock is to be looked at.
+    pub(super) wake_at: Option<Instant>,
+    /// A process has come or gone.
+    pub(super) moved: bool,
     /// A server has run: from now on one that fails to start ends its requests, not us.
     pub(super) ran: bool,
     /// The code to exit with.
@@ -117,6 +124,10 @@ pub(super) enum NoServer {
     Full,
     /// The spawner cannot be reached, or we are stopping.
     Unavailable,
+    /// Processes end again and again; it is tried again after this long.
+    Parked(Duration),
+    /// Nothing may run.
+    Off,
 }
 
 impl State {
@@ -158,6 +169,13 @@ impl State {
             stopping: false,
             draining: false,
             frozen: false,
+            fresh: Restarts::of_many(
+                config.server.restart == Restart::Always,
+                START_LIMIT,
+                Instant::now(),
+            ),
+            wake_at: None,
+            moved: false,
             ran: false,
             code: None,
             orphaned: false,
@@ -190,8 +208,14 @@ impl State {
         Rc::new(seat)
     }
 
-    fn place(&mut self, cell: u32, role: Role) {
+    /// A number that nothing else has.
+    pub(super) fn number(&mut self) -> u64 {
         self.serial += 1;
+        self.serial
+    }
+
+    pub(super) fn place(&mut self, cell: u32, role: Role) {
+        let serial = self.number();
         let mut session = Session::new(
             &self.config,
             Arc::clone(&self.policy),
@@ -206,7 +230,8 @@ impl State {
         }
         session.switch_tools(self.tools_off.clone());
         session.join(&self.desk);
-        let server = Box::new(Server::new(cell, self.serial, role, session));
+        let restart = self.config.server.restart == Restart::Always;
+        let server = Box::new(Server::new(cell, serial, role, session, restart));
         if let Some(slot) = self.servers.get_mut(cell as usize) {
             *slot = Some(server);
         }
@@ -214,7 +239,7 @@ impl State {
 
     /// A process for a role: the one that is there, the spare one, or a new one.
     pub(super) fn server_for(&mut self, role: Role) -> Result<u32, NoServer> {
-        if self.stopping || self.orphaned || self.off {
+        if self.stopping || self.orphaned {
             return Err(NoServer::Unavailable);
         }
         let mut spare = None;
@@ -231,6 +256,9 @@ impl State {
                 spare = Some(server.cell);
             }
         }
+        if self.off {
+            return Err(NoServer::Off);
+        }
         if let Some(server) = spare.and_then(|cell| self.servers.get_mut(cell as usize)?.as_mut()) {
             server.role = role;
             if matches!(role, Role::Modern | Role::Shared) {
@@ -241,10 +269,13 @@ impl State {
             }
             return Ok(server.cell);
         }
-        let free = self.servers.iter().position(Option::is_none);
-        let cell = free
-            .and_then(|at| u32::try_from(at).ok())
-            .ok_or(NoServer::Full)?;
+        if self.fresh.parked() {
+            let wait = self.fresh.asked(Instant::now());
+            if self.fresh.parked() {
+                return Err(NoServer::Parked(wait));
+            }
+        }
+        let cell = self.free_cell(MAX_CELLS).ok_or(NoServer::Full)?;
         let asked = self.spawner.as_mut().map(|spawner| spawner.start(cell));
         if !matches!(asked, Some(Ok(()))) {
             return Err(NoServer::Unavailable);
@@ -253,22 +284,54 @@ impl State {
         Ok(cell)
     }
 
+    /// A cell that nobody has, other than `taken`.
+    pub(super) fn free_cell(&self, taken: u32) -> Option<u32> {
+        let mut cells = (0..).zip(&self.servers);
+        let free = cells.find(|(cell, server)| server.is_none() && *cell != taken);
+        free.map(|(cell, _)| cell)
+    }
+
     /// Works on one server with everything else at hand.
     pub(super) fn with<R>(
         &mut self,
         cell: u32,
         work: impl FnOnce(&mut Self, &mut Server) -> R,
     ) -> Option<R> {
-        let mut server = self.servers.get_mut(cell as usize)?.take()?;
+        let mut server = self.lift(cell)?;
         let done = work(self, &mut server);
         self.settle(&mut server);
-        if let Some(slot) = self.servers.get_mut(cell as usize) {
-            *slot = Some(server);
+        let drained = server.replacing.is_some() && server.is_drained(Instant::now());
+        self.set_down(server);
+        if drained {
+            self.move_on(cell, Instant::now());
         }
         Some(done)
     }
 
+    pub(super) fn lift(&mut self, cell: u32) -> Option<Box<Server>> {
+        self.servers.get_mut(cell as usize)?.take()
+    }
+
+    pub(super) fn set_down(&mut self, server: Box<Server>) {
+        if let Some(slot) = self.servers.get_mut(server.cell as usize) {
+            *slot = Some(server);
+        }
+    }
+
     /// The same, if it is still that process.
+    pub(super) fn with_process<R>(
+        &mut self,
+        cell: u32,
+        process: u64,
+        work: impl FnOnce(&mut Self, &mut Server) -> R,
+    ) -> Option<R> {
+        let there = self.servers.get(cell as usize)?.as_ref()?;
+        (there.process.number == process)
+            .then(|| self.with(cell, work))
+            .flatten()
+    }
+
+    /// The same, if it is still that server.
     pub(super) fn with_same<R>(
         &mut self,
         cell: u32,
@@ -284,18 +347,32 @@ impl State {
 
     /// What follows from any work on a server.
     fn settle(&mut self, server: &mut Server) {
-        if server.inlet.wants_pump() && !self.unsent.contains(&server.cell) {
+        if server.restarts.starting() || server.session.estranged().is_some() {
+            self.settle_restart(server, Instant::now());
+        }
+        if !server.waiting.is_empty() {
+            self.settle_waiting(server, Instant::now());
+        }
+        if !server.proven && server.session.has_answered() {
+            server.proven = true;
+            self.fresh.healthy(Instant::now());
+        }
+        if server.process.inlet.wants_pump() && !self.unsent.contains(&server.cell) {
             self.unsent.push(server.cell);
         }
-        if server.inlet.deaf && server.ended.is_none() {
-            server.inlet.deaf = false;
-            let act = server.life.deaf(Instant::now());
+        if server.process.inlet.deaf && server.process.ended.is_none() {
+            server.process.inlet.deaf = false;
+            let act = server.process.life.deaf(Instant::now());
             self.act(server, act);
         }
-        // Those that wait for the tool list are its own too.
-        let idle = server.exchanges.is_empty() && server.held.is_empty();
-        if server.retired && idle && server.ended.is_none() {
-            let act = server.life.replaced(Instant::now());
+        if server.retired && server.process.ended.is_none() && !server.has_work() {
+            // Whoever only listens does so again, and is heard by the one that serves.
+            let now = Instant::now();
+            let listens: Vec<i64> = server.exchanges.iter().map(|(number, _)| number).collect();
+            for number in listens {
+                self.give_up(server, number, now);
+            }
+            let act = server.process.life.replaced(now);
             self.act(server, act);
         }
         if self.rest_at.is_none() && server.session.restless() {
@@ -308,7 +385,7 @@ impl State {
         use crate::cell::spawn::Stop;
         let how = match act {
             None => return,
-            Some(Act::CloseInput) => return server.inlet.close(),
+            Some(Act::CloseInput) => return server.process.inlet.close(),
             Some(Act::Terminate) => Stop::Terminate,
             Some(Act::Kill) => Stop::Kill,
         };
@@ -414,6 +491,11 @@ impl Gate {
     pub(super) fn work<R>(self: &Rc<Self>, work: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.borrow_mut();
         let done = work(&mut state);
+        self.wake_by(state.wake_at.take());
+        if std::mem::take(&mut state.moved) && state.ran {
+            self.health.enter(state.phase());
+            self.metrics.child_parked.set(state.parked());
+        }
         self.wake_by(state.rest_at);
         self.wake_by(state.sweep_at);
         if !state.unsent.is_empty() {

@@ -144,11 +144,11 @@ pub(super) async fn watch(fd: OwnedFd, mut news: impl FnMut() -> bool) -> io::Re
 }
 
 /// Reads the answers of one server until there are no more.
-pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) {
+pub(super) async fn read(gate: Rc<Gate>, cell: u32, process: u64, from: OwnedFd) {
     let cap = usize::try_from(gate.config().limits.response.0).unwrap_or(usize::MAX);
     let mut frames = FrameBuf::new(cap);
     let Ok(from) = watched(from, Interest::READABLE) else {
-        return gate.mute(cell, serial);
+        return gate.mute(cell, process);
     };
     'server: loop {
         let Ok(mut guard) = from.readable().await else {
@@ -160,7 +160,7 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
                 Ok(_) => {
                     // A pipe that gave less than it could is empty; what comes then is news (epoll(7)).
                     let more = frames.is_brimful();
-                    let Some(clogged) = gate.take(cell, serial, &mut frames) else {
+                    let Some(clogged) = gate.take(cell, process, &mut frames) else {
                         return;
                     };
                     for seat in clogged {
@@ -185,13 +185,13 @@ pub(super) async fn read(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) 
         }
     }
     if let Some(last) = frames.finish() {
-        gate.take_frame(cell, serial, &frames, last);
+        gate.take_frame(cell, process, &frames, last);
     }
-    gate.mute(cell, serial);
+    gate.mute(cell, process);
 }
 
 /// Logs what a server says on stderr until it says no more.
-pub(super) async fn drain(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd) {
+pub(super) async fn drain(gate: Rc<Gate>, cell: u32, process: u64, from: OwnedFd) {
     let name = gate.config().server.name.clone();
     let Ok(pipe) = from.try_clone() else {
         return;
@@ -210,7 +210,7 @@ pub(super) async fn drain(gate: Rc<Gate>, cell: u32, serial: u64, from: OwnedFd)
             let lost = |lost| gate.metrics.stderr_dropped.inc_by(lost);
             let read = drain.read(Instant::now(), |line| lines.push(line.to_vec()), lost);
             gate.work(|state| {
-                state.with_same(cell, serial, |_, server: &mut Server| {
+                state.with_process(cell, process, |_, server: &mut Server| {
                     for line in &lines {
                         let text = server.session.stderr_line(line);
                         tracing::info!(target: SERVER, server = name.as_str(), "{text}");
@@ -234,8 +234,8 @@ pub(super) async fn flush(gate: Rc<Gate>) {
         let mut full = Vec::new();
         for cell in cells {
             let left = state.with(cell, |_, server| {
-                server.inlet.flush();
-                server.inlet.wants_pump()
+                server.process.inlet.flush();
+                server.process.inlet.wants_pump()
             });
             if left == Some(true) {
                 full.push(cell);
@@ -253,12 +253,12 @@ pub(super) async fn flush(gate: Rc<Gate>) {
 /// Writes what a server has not taken yet, as it takes it.
 fn pump(gate: &Rc<Gate>, cell: u32) {
     let begun = gate.state.borrow_mut().with(cell, |_, server| {
-        let outlet = server.inlet.outlet()?;
+        let outlet = server.process.inlet.outlet()?;
         let fd = outlet.as_fd().try_clone_to_owned().ok()?;
-        server.inlet.pumped = true;
-        Some((fd, server.serial))
+        server.process.inlet.pumped = true;
+        Some((fd, server.process.number))
     });
-    let Some((fd, serial)) = begun.flatten() else {
+    let Some((fd, process)) = begun.flatten() else {
         return;
     };
     let gate = Rc::clone(gate);
@@ -271,10 +271,10 @@ fn pump(gate: &Rc<Gate>, cell: u32) {
             };
             let Ok(mut guard) = guard else { return };
             let left = gate.work(|state| {
-                state.with_same(cell, serial, |_, server| {
-                    server.inlet.flush();
-                    let left = server.inlet.waiting() > 0;
-                    server.inlet.pumped = left;
+                state.with_process(cell, process, |_, server| {
+                    server.process.inlet.flush();
+                    let left = server.process.inlet.waiting() > 0;
+                    server.process.inlet.pumped = left;
                     left
                 })
             });
@@ -292,12 +292,12 @@ impl Gate {
     fn take(
         self: &Rc<Self>,
         cell: u32,
-        serial: u64,
+        process: u64,
         frames: &mut FrameBuf,
     ) -> Option<Vec<Rc<Seat>>> {
         let now = Instant::now();
         let there = self.work(|state| {
-            state.with_same(cell, serial, |state, server| {
+            state.with_process(cell, process, |state, server| {
                 let mut lines = 0;
                 let mut seen = None;
                 while let Some(frame) = frames.next() {
@@ -324,10 +324,10 @@ impl Gate {
         Some(behind)
     }
 
-    fn take_frame(self: &Rc<Self>, cell: u32, serial: u64, frames: &FrameBuf, frame: Frame) {
+    fn take_frame(self: &Rc<Self>, cell: u32, process: u64, frames: &FrameBuf, frame: Frame) {
         let now = Instant::now();
         self.work(|state| {
-            state.with_same(cell, serial, |state, server| {
+            state.with_process(cell, process, |state, server| {
                 state.frame(server, frames, frame, now);
             });
         });
@@ -353,6 +353,7 @@ impl super::state::State {
         match frame {
             Frame::Line(line) => self.server_line(server, frames.bytes(line.range()), now),
             Frame::Partial(text) => self.server_line(server, frames.bytes(text), now),
+            Frame::TooLong { .. } if server.role.is_beside() => {}
             Frame::TooLong { id, bytes } => {
                 let mut out = Outbox::default();
                 server

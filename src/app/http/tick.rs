@@ -4,6 +4,7 @@
 use super::server::{Role, Server};
 use super::state::{Gate, State};
 use super::who::unix_now;
+use crate::app::stdio::START_LIMIT;
 use crate::audit::FLUSH_AFTER;
 use crate::proxy::{NOBODY, Outbox, Party};
 use std::rc::Rc;
@@ -55,23 +56,34 @@ impl State {
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 if server.session.next_due().is_some_and(|due| due <= now) {
+                    // Where there is no process its inlet is closed: nobody was asked what is cancelled.
                     let mut out = Outbox::default();
                     server.session.tick(now, &mut out);
                     state.send(server, out, now);
                 }
+                state.step_restart(server, now);
+                state.step_newcomer(server, now);
                 state.release(server, now);
-                if !state.frozen && !server.life.ending() && server.session.has_stopped(now) {
+                let serves = server.process.started && !server.restarts.down();
+                let ends = server.process.life.ending();
+                if serves && !ends && !state.frozen && server.session.has_stopped(now) {
                     tracing::warn!(
                         "a server let a call expire and has said nothing since, not even to a ping: it is killed"
                     );
                     // A process that is stopped (SIGSTOP) would not see SIGTERM.
-                    let act = server.life.stuck();
+                    let act = server.process.life.stuck();
                     state.act(server, act);
                 }
-                let act = server.life.step(now);
+                let act = server.process.life.step(now);
                 state.act(server, act);
             });
-            let late = |server: &Server| server.ended.as_ref().is_some_and(|(_, by)| *by <= now);
+            let late = |server: &Server| {
+                server
+                    .process
+                    .ended
+                    .as_ref()
+                    .is_some_and(|(_, by)| *by <= now)
+            };
             let server = self.servers.get(cell as usize).and_then(Option::as_ref);
             if server.is_some_and(|server| late(server)) {
                 self.bury(cell, now);
@@ -159,7 +171,7 @@ impl State {
     pub(super) fn works_for(&self, party: Party, cell: u32) -> bool {
         let server = self.servers.get(cell as usize).and_then(Option::as_ref);
         server.is_some_and(|server| match server.role {
-            Role::Own(_) => !server.exchanges.is_empty(),
+            Role::Own(_) => !server.exchanges.is_empty() || !server.waiting.is_empty(),
             _ => server
                 .exchanges
                 .iter()
@@ -206,8 +218,25 @@ impl State {
 
     fn next_due(&self, idle: Duration, now: Instant) -> Option<Instant> {
         let servers = self.servers.iter().flatten().flat_map(|server| {
-            let burial = server.ended.as_ref().map(|(_, by)| *by);
-            [server.session.next_due(), server.life.due(), burial]
+            let process = &server.process;
+            let burial = process.ended.as_ref().map(|(_, by)| *by);
+            // Nothing is started where the last one is still there.
+            let waits = self.frozen || server.restarts.waiting() && process.runs;
+            let restart = server.restarts.due().filter(|_| !waits);
+            let replace = server.replacing.and_then(|it| it.due());
+            let newcomer = matches!(server.role, Role::Next(_));
+            let newcomer = newcomer.then(|| process.begun + START_LIMIT);
+            // What was late already is looked at when something happens.
+            let later = |due: &Instant| *due > now;
+            let [replace, newcomer] = [replace, newcomer].map(|due| due.filter(later));
+            [
+                server.session.next_due(),
+                process.life.due(),
+                burial,
+                restart,
+                replace,
+                newcomer,
+            ]
         });
         let used = self.visits.values().map(|visit| visit.used).min();
         // Sessions that are used do not need a timer for each use.
