@@ -36,6 +36,7 @@ mod hostile_server;
 mod http_change;
 mod http_conformance;
 mod http_front;
+mod http_given_up;
 mod http_hostile;
 mod http_identity;
 mod http_inside;

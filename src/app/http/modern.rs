@@ -96,15 +96,19 @@ impl State {
         self.submit(server, envelope, from, seat, kind, now);
     }
 
+    /// What waits for the tools of a server, and for which nobody waits, gives its place back.
+    pub(super) fn forget_held(&mut self) {
+        for server in self.servers.iter_mut().flatten() {
+            server.held.retain(|held| !held.seat.gone.get());
+        }
+    }
+
     /// The tools are known, or never will be: what waited for them goes on.
     pub(super) fn release(&mut self, server: &mut Server, now: Instant) {
         if server.held.is_empty() || !server.session.tools().is_settled() {
             return;
         }
         for held in std::mem::take(&mut server.held) {
-            if held.seat.gone.get() {
-                continue;
-            }
             let line = flatten(&held.body);
             if let Ok(envelope) = parse(&line, Direction::ToServer)
                 && let Kind::Request { id, .. } = &envelope.kind
