@@ -44,6 +44,7 @@ mod http_issuer;
 mod http_legacy;
 mod http_many;
 mod http_modern;
+mod http_opening;
 mod https_clients;
 mod https_inspector;
 mod https_wire;

@@ -269,6 +269,7 @@ impl Bridge {
         match &*ask.method {
             INITIALIZE => {
                 self.visit.borrow_mut().begin(&ask.line, headers, &line);
+                self.order.over(&ask.key);
                 line
             }
             TOOLS_LIST if ask.era == Era::Modern => self.learn(line),

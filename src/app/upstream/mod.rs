@@ -13,6 +13,7 @@ mod ask;
 mod bridge;
 mod exchange;
 mod listen;
+mod order;
 mod out;
 mod outfit;
 mod phone;

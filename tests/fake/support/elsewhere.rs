@@ -1,7 +1,8 @@
 //! The server itself: HTTP/1.1 by hand, so that it can break every rule. It says when a connection is `opened`
 //! and `closed`, and when a client has `left` before its answer.
 //!
-//! Flags: `events` answers in streams; `get` has a stream for a GET, `lost` says 404 to it; `stateless` has no sessions.
+//! Flags: `events` answers in streams; `get` has a stream for a GET, `lost` says 404 to it; `stateless` has no sessions;
+//! `slow` takes its time for `initialize` and `notifications/initialized`, `unready` says 503 to the former.
 //! Tools: `echo`; `raw` writes `bytes` (`@ID@` is the id) and then does what `then` says (`keep`,
 //! `close`, `hang`, `reset`, `wait` until the client leaves); `forget` forgets all sessions; `push` says `lines` on the stream of the GET;
 //! `cut` breaks its stream off before the answer, which a GET gets; `hang` never answers; `flood` sends
@@ -113,7 +114,14 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
     let session = request.header("mcp-session-id").map(str::to_owned);
     let known = |session: &str| lock.lock().unwrap().sessions.contains(session);
     let status = |code: &str| plain(stream, code, "text/plain", "no");
-    if request.body["method"] == "initialize" {
+    let opens = request.body["method"] == "initialize";
+    if has("slow") && (opens || request.body["method"] == "notifications/initialized") {
+        std::thread::sleep(Duration::from_millis(600));
+    }
+    if has("unready") && opens {
+        return status("503 Service Unavailable");
+    }
+    if opens {
         let version = &request.body["params"]["protocolVersion"];
         let result = json!({"protocolVersion": version, "capabilities": {"tools": {"listChanged": true}}, "serverInfo": {"name": "elsewhere", "version": "1"}});
         let mut extra = String::new();
