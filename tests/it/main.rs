@@ -37,6 +37,7 @@ mod http_change;
 mod http_conformance;
 mod http_front;
 mod http_given_up;
+mod http_health;
 mod http_hostile;
 mod http_identity;
 mod http_inside;

@@ -62,6 +62,8 @@ pub(super) struct Bridge {
     pub(super) renewing: tokio::sync::Mutex<()>,
     pub(super) mirrors: RefCell<Mirrors>,
     pub(super) order: Order,
+    /// The server has answered a request of this bridge.
+    pub(super) known: Cell<bool>,
     open: RefCell<HashMap<RequestId, Working>>,
     kept: Cell<usize>,
     serial: Cell<u64>,
@@ -86,6 +88,7 @@ impl Bridge {
             renewing: tokio::sync::Mutex::default(),
             mirrors: RefCell::default(),
             order: Order::default(),
+            known: Cell::new(false),
             open: RefCell::default(),
             kept: Cell::new(0),
             serial: Cell::new(0),
@@ -105,12 +108,14 @@ impl Bridge {
         };
         let (mut work, mut phone) = (pin!(work), pin!(self.client.dialer().attend()));
         let (mut pump, mut usher) = (pin!(self.out.pump()), pin!(self.usher()));
+        let mut checks = pin!(self.check());
         // Whichever ends first ends all.
         poll_fn(|cx| {
             let ended = work.as_mut().poll(cx).is_ready()
                 || phone.as_mut().poll(cx).is_ready()
                 || pump.as_mut().poll(cx).is_ready()
-                || usher.as_mut().poll(cx).is_ready();
+                || usher.as_mut().poll(cx).is_ready()
+                || checks.as_mut().poll(cx).is_ready();
             if ended {
                 Poll::Ready(())
             } else {
