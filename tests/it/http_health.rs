@@ -3,7 +3,7 @@
 
 use crate::http_front::{Elsewhere, front, rule};
 use crate::rig::Rig;
-use crate::support::example;
+use crate::support::{example, free_port};
 use crate::web::Site;
 use crate::wire::{Wire, eventually, mark, said};
 use serde_json::{Value, json};
@@ -277,9 +277,7 @@ fn behind_the_listener_sessions_make_one_check_together() {
 #[test]
 fn a_server_in_the_cell_may_take_its_time_to_start() {
     let mark = mark();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let port = free_port();
     let url = format!("http://127.0.0.1:{port}/mcp");
     let rig = Rig::new().file(
         "c.toml",

@@ -4,11 +4,13 @@ use cofferdam::cell::{CellSpec, LaunchMessage, Layer, LayerState, plan, seal_spe
 use cofferdam::config::Cell;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The program under test.
 pub(crate) fn cofferdam() -> PathBuf {
@@ -31,6 +33,18 @@ pub(crate) fn example(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// A port that nobody on this host uses, and that no other test gets.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize * 7;
+        let port = u16::try_from(next % 10_000).unwrap() + 20_000;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A program by its name, as the tests themselves would find it, without links.
