@@ -7,8 +7,9 @@
 //! address is taken lives in memory, and each step then waits for the store of the one before.
 
 use super::keys::Keys;
-use super::strings::{is_simple_escape, next_pause, pauses, pauses_wide};
-use super::{Fault, MAX_DEPTH};
+use super::strings::{BLOCK, is_simple_escape, next_pause, pauses, pauses_wide};
+use super::words::Word;
+use super::{Fault, MAX_DEPTH, json};
 
 /// A place in the bytes.
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ pub(super) struct Cursor<'a> {
 }
 
 /// A string that was passed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Token<'a> {
     /// Between the quotes, still escaped.
     pub(super) inner: &'a [u8],
@@ -26,6 +27,15 @@ pub(super) struct Token<'a> {
     pub(super) escaped: bool,
     /// Has half a surrogate pair.
     pub(super) lone: bool,
+}
+
+/// The key that was passed last, in a place of its own: most are words, and nothing more is stored for them.
+#[derive(Debug, Default)]
+pub(super) struct Key<'a> {
+    /// Which of those that are known it is, however it was spelt.
+    pub(super) word: Option<Word>,
+    /// What it is when it is none of them.
+    pub(super) other: Token<'a>,
 }
 
 impl<'a> Cursor<'a> {
@@ -76,7 +86,10 @@ impl<'a> Cursor<'a> {
     /// outermost `unique` levels of objects and arrays.
     #[inline(always)]
     pub(super) fn value(&mut self, depth: usize, unique: usize) -> Result<(), Fault> {
-        self.at = Self::new(self.bytes, self.at).past_value(depth, unique)?;
+        self.at = match self.peek() {
+            Some(b'"') => return self.string().map(|_| ()),
+            _ => Self::new(self.bytes, self.at).past_value(depth, unique)?,
+        };
         Ok(())
     }
 
@@ -132,7 +145,7 @@ impl<'a> Cursor<'a> {
                     // `]` and `}` are two after `[` and `{`.
                     if self.peek() != Some(open + 2) {
                         if object {
-                            self.key()?;
+                            self.any_key()?;
                         }
                         continue;
                     }
@@ -150,7 +163,7 @@ impl<'a> Cursor<'a> {
                         self.at += 1;
                         self.blanks();
                         if object {
-                            self.key()?;
+                            self.any_key()?;
                         }
                         break;
                     }
@@ -167,17 +180,57 @@ impl<'a> Cursor<'a> {
 
     /// Passes a key and its colon, up to the value.
     #[inline(always)]
-    fn key(&mut self) -> Result<Token<'a>, Fault> {
+    fn key(&mut self, key: &mut Key<'a>) -> Result<(), Fault> {
+        if let Some(block) = self.bytes.get(self.at..self.at + BLOCK)
+            && let Some(block) = block.first_chunk()
+            && let Some((word, length)) = Word::at(block)
+        {
+            self.at += length;
+            self.blanks();
+            key.word = Some(word);
+            return Ok(());
+        }
+        self.at = Self::new(self.bytes, self.at).other_key(key)?;
+        Ok(())
+    }
+
+    /// A key that is not among the words, or is one of them with blanks or escapes or near the end of the line.
+    #[inline(never)]
+    fn other_key(mut self, key: &mut Key<'a>) -> Result<usize, Fault> {
+        if let Some((word, length)) = Word::long_at(self.bytes.get(self.at..).unwrap_or_default()) {
+            self.at += length;
+            self.blanks();
+            key.word = Some(word);
+            return Ok(self.at);
+        }
+        let other = self.any_key()?;
+        key.word = match other.escaped {
+            true => Word::of(json::unescape(other.inner).0.as_bytes()),
+            false => Word::of(other.inner),
+        };
+        key.other = other;
+        Ok(self.at)
+    }
+
+    /// As [`key`](Self::key), where nobody wants to know which it is.
+    #[inline(always)]
+    fn any_key(&mut self) -> Result<Token<'a>, Fault> {
         let key = self.string()?;
         if key.lone {
             return Err(Fault::Surrogate);
         }
+        self.colon()?;
+        Ok(key)
+    }
+
+    #[inline(always)]
+    fn colon(&mut self) -> Result<(), Fault> {
         self.blanks();
         if !self.eat(b':') {
             return Err(Fault::Syntax);
         }
         self.blanks();
-        Ok(key)
+        Ok(())
     }
 
     /// Tells the numbers of other languages from junk.
@@ -198,7 +251,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn object(
         &mut self,
         depth: usize,
-        mut member: impl FnMut(&mut Self, Token<'a>) -> Result<(), Fault>,
+        mut member: impl FnMut(&mut Self, &Key<'a>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         if depth >= MAX_DEPTH {
             return Err(Fault::Depth);
@@ -208,11 +261,11 @@ impl<'a> Cursor<'a> {
         if self.eat(b'}') {
             return Ok(());
         }
-        let mut keys = Keys::default();
+        let (mut keys, mut key) = (Keys::default(), Key::default());
         loop {
-            let key = self.key()?;
-            keys.add(key)?;
-            member(self, key)?;
+            self.key(&mut key)?;
+            keys.add(&key)?;
+            member(self, &key)?;
             self.blanks();
             match self.peek() {
                 Some(b',') => self.at += 1,
@@ -257,7 +310,7 @@ impl<'a> Cursor<'a> {
         }
         // Keys and names end within the first block.
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        if let Some(block) = rest.first_chunk::<16>() {
+        if let Some(block) = rest.first_chunk::<BLOCK>() {
             let end = pauses(block).trailing_zeros() as usize;
             if block.get(end) == Some(&b'"') {
                 self.at += end + 1;

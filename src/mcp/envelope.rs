@@ -16,11 +16,13 @@
 //! are alike), U+2028 and U+0085 inside strings (no SDK splits there), and `"params":null`, which
 //! counts as absent (some clients write it, every server that accepts it agrees).
 
-use super::cursor::{Cursor, Token};
+use super::cursor::{Cursor, Key, Token};
 use super::keys::is_case_variant;
+use super::known::{Known, Place};
 use super::method::Method;
 use super::strings::extremes;
-use super::{Direction, Fault, Id, Known, Malformed, json};
+use super::words::Word;
+use super::{Direction, Fault, Id, Malformed, json};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -37,15 +39,7 @@ pub struct Raw<'a> {
     pub text: &'a [u8],
 }
 
-impl<'a> Raw<'a> {
-    /// What the cursor has passed since `start`.
-    fn passed(cursor: &Cursor<'a>, start: usize) -> Self {
-        Self {
-            start,
-            text: cursor.since(start),
-        }
-    }
-
+impl Raw<'_> {
     /// Where the value lies in the line; a splice replaces exactly this.
     #[must_use]
     pub fn span(&self) -> Range<usize> {
@@ -134,7 +128,7 @@ fn prove(line: &[u8], direction: Direction) -> Result<Envelope<'_>, Fault> {
     }
     Ok(Envelope {
         line,
-        kind: parts.finish()?,
+        kind: parts.finish(line)?,
         known: parts.known,
     })
 }
@@ -156,14 +150,15 @@ fn not_an_object(cursor: &mut Cursor<'_>, first: Option<u8>) -> Fault {
 /// The members of the envelope, as they are met.
 #[derive(Debug, Default)]
 struct Parts<'a> {
-    version: Option<Raw<'a>>,
-    id: Option<Raw<'a>>,
+    /// It says `2.0`.
+    version: bool,
+    id: Place,
     method: Option<Token<'a>>,
     /// There is a method, and it is no string.
     no_text: bool,
-    params: Option<Raw<'a>>,
-    result: Option<Raw<'a>>,
-    error: Option<Raw<'a>>,
+    params: Place,
+    result: Place,
+    error: Place,
     known: Known,
 }
 
@@ -173,19 +168,27 @@ impl<'a> Parts<'a> {
     fn member(
         &mut self,
         cursor: &mut Cursor<'a>,
-        key: Token<'a>,
+        key: &Key<'a>,
         direction: Direction,
     ) -> Result<(), Fault> {
-        let name = decoded(key);
         let start = cursor.at();
         let answer_levels = match direction {
             Direction::ToServer => usize::MAX,
             Direction::ToClient => ANSWER_LEVELS,
         };
-        let slot = match &*name {
-            b"jsonrpc" => &mut self.version,
-            b"id" => &mut self.id,
-            b"method" => {
+        let slot = match key.word {
+            Some(Word::Jsonrpc) => {
+                self.version = if cursor.peek() == Some(b'"') {
+                    let version = cursor.string()?;
+                    version.inner == b"2.0" || json::decode(version).as_deref() == Some("2.0")
+                } else {
+                    cursor.value(1, 0)?;
+                    false
+                };
+                return Ok(());
+            }
+            Some(Word::Id) => &mut self.id,
+            Some(Word::Method) => {
                 if cursor.peek() != Some(b'"') {
                     cursor.value(1, 0)?;
                     self.no_text = true;
@@ -194,48 +197,52 @@ impl<'a> Parts<'a> {
                 self.method = Some(cursor.string()?);
                 return Ok(());
             }
-            b"params" => {
+            Some(Word::Params) => {
                 cursor.go_on(params(cursor.clone(), &mut self.known)?);
                 &mut self.params
             }
-            b"result" => {
+            Some(Word::Result) => {
                 cursor.go_on(answer(cursor.clone(), answer_levels, &mut self.known)?);
                 &mut self.result
             }
-            b"error" => {
+            Some(Word::Error) => {
                 cursor.value(1, answer_levels)?;
                 &mut self.error
             }
-            other => {
-                refuse_variants(other, &ENVELOPE)?;
+            Some(_) => return cursor.value(1, 0),
+            None => {
+                refuse_variants(key.other, &ENVELOPE)?;
                 return cursor.value(1, 0);
             }
         };
         if cursor.at() == start {
             cursor.value(1, 0)?;
         }
-        *slot = Some(Raw::passed(cursor, start));
+        *slot = Place::new(start, cursor.at());
         Ok(())
     }
 
     #[inline(always)]
-    fn finish(&self) -> Result<Kind<'a>, Fault> {
-        match self.version {
-            Some(version) if version.text == b"\"2.0\"" => {}
-            Some(version) if version.as_text().as_deref() == Some("2.0") => {}
-            _ => return Err(Fault::Version),
+    fn finish(&self, line: &'a [u8]) -> Result<Kind<'a>, Fault> {
+        if !self.version {
+            return Err(Fault::Version);
         }
         if self.no_text {
             return Err(Fault::Method);
         }
-        match (self.method, self.result, self.error) {
-            (Some(method), None, None) => Self::asks(method, self.params, self.id),
+        let id = self.id.of_line(line);
+        match (
+            self.method,
+            self.result.of_line(line),
+            self.error.of_line(line),
+        ) {
+            (Some(method), None, None) => Self::asks(method, self.params.of_line(line), id),
             (None, Some(result), None) => {
-                let id = Id::read(self.id.ok_or(Fault::IdMissing)?)?;
+                let id = Id::read(id.ok_or(Fault::IdMissing)?)?;
                 Ok(Kind::Result { id, result })
             }
             (None, None, Some(error)) => {
-                let id = self.id.filter(|id| id.text != b"null");
+                let id = id.filter(|id| id.text != b"null");
                 let id = id.map(Id::read).transpose()?;
                 Ok(Kind::Error { id, error })
             }
@@ -291,18 +298,20 @@ fn params<'a>(mut cursor: Cursor<'a>, known: &mut Known) -> Result<usize, Fault>
         cursor.value(1, usize::MAX)?;
         return Ok(cursor.at());
     }
-    named_members(&mut cursor, 1, |cursor, name| {
+    named_members(&mut cursor, 1, |cursor, word| {
         let start = cursor.at();
-        match (name, cursor.peek()) {
-            (b"ref", Some(b'{')) => {
-                named_members(cursor, 2, |cursor, name| named_value(cursor, name, 3))?;
+        match (word, cursor.peek()) {
+            (Some(Word::Ref), Some(b'{')) => {
+                named_members(cursor, 2, |cursor, word| named_value(cursor, word, 3))?;
             }
-            (b"_meta", Some(b'{')) => noted_members(cursor, 2, usize::MAX, |name, value| {
-                known.meta(name, value);
-            })?,
-            _ => named_value(cursor, name, 2)?,
+            (Some(Word::Meta), Some(b'{')) => {
+                noted_members(cursor, 2, usize::MAX, |key, value| known.meta(key, value))?;
+            }
+            _ => named_value(cursor, word, 2)?,
         }
-        known.param(name, Raw::passed(cursor, start));
+        if let Some(word) = word {
+            known.param(word, Place::new(start, cursor.at()));
+        }
         Ok(())
     })?;
     Ok(cursor.at())
@@ -314,8 +323,8 @@ fn answer<'a>(mut cursor: Cursor<'a>, levels: usize, known: &mut Known) -> Resul
         cursor.value(1, levels)?;
         return Ok(cursor.at());
     }
-    noted_members(&mut cursor, 1, levels - 1, |name, value| {
-        known.answer(name, value);
+    noted_members(&mut cursor, 1, levels - 1, |key, value| {
+        known.answer(key, value);
     })?;
     Ok(cursor.at())
 }
@@ -327,57 +336,48 @@ fn noted_members<'a>(
     cursor: &mut Cursor<'a>,
     depth: usize,
     unique: usize,
-    mut note: impl FnMut(&[u8], Raw<'a>),
+    mut note: impl FnMut(&Key<'a>, Place),
 ) -> Result<(), Fault> {
     cursor.object(depth, |cursor, key| {
         let start = cursor.at();
         cursor.value(depth + 1, unique)?;
-        note(&decoded(key), Raw::passed(cursor, start));
+        note(key, Place::new(start, cursor.at()));
         Ok(())
     })
 }
 
-/// Passes an object whose keys policy reads by name.
+/// Passes an object of which policy reads members; `value` gets the word that a key is.
 #[inline(always)]
 fn named_members<'a>(
     cursor: &mut Cursor<'a>,
     depth: usize,
-    mut value: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), Fault>,
+    mut value: impl FnMut(&mut Cursor<'a>, Option<Word>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     cursor.object(depth, |cursor, key| {
-        let name = decoded(key);
-        if !matches!(&*name, b"name" | b"uri" | b"arguments" | b"_meta") {
-            refuse_variants(&name, &PARAMS)?;
+        if key.word.is_none() {
+            refuse_variants(key.other, &PARAMS)?;
         }
-        value(cursor, &name)
+        value(cursor, key.word)
     })
 }
 
 /// Passes the value of a member; what names a target has no half of a surrogate pair.
 #[inline(always)]
-fn named_value(cursor: &mut Cursor<'_>, name: &[u8], depth: usize) -> Result<(), Fault> {
-    match name {
-        b"name" | b"uri" if cursor.peek() == Some(b'"') => match cursor.string()?.lone {
-            true => Err(Fault::Surrogate),
-            false => Ok(()),
-        },
+fn named_value(cursor: &mut Cursor<'_>, word: Option<Word>, depth: usize) -> Result<(), Fault> {
+    match word {
+        Some(Word::Name | Word::Uri) if cursor.peek() == Some(b'"') => {
+            match cursor.string()?.lone {
+                true => Err(Fault::Surrogate),
+                false => Ok(()),
+            }
+        }
         _ => cursor.value(depth, usize::MAX),
     }
 }
 
-/// A key as other parsers read it.
-#[inline]
-fn decoded(key: Token<'_>) -> Cow<'_, [u8]> {
-    if key.escaped {
-        Cow::Owned(json::unescape(key.inner).0.into_bytes())
-    } else {
-        Cow::Borrowed(key.inner)
-    }
-}
-
-fn refuse_variants(key: &[u8], names: &[&str]) -> Result<(), Fault> {
-    let key = std::str::from_utf8(key).map_err(|_| Fault::Encoding)?;
-    if names.iter().any(|name| is_case_variant(key, name)) {
+fn refuse_variants(key: Token<'_>, names: &[&str]) -> Result<(), Fault> {
+    let key = json::decode(key).ok_or(Fault::Encoding)?;
+    if names.iter().any(|name| is_case_variant(&key, name)) {
         return Err(Fault::CaseVariant);
     }
     Ok(())

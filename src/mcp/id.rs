@@ -142,6 +142,9 @@ impl<'a> Id<'a> {
     }
 }
 
+/// Digits that always fit in 64 bits.
+const FIT: usize = 18;
+
 /// Minus zero is out: JavaScript and Python answer it with 0, which is another id on the wire.
 fn integer(raw: &[u8]) -> Option<Form> {
     let (sign, digits) = match raw {
@@ -153,15 +156,21 @@ fn integer(raw: &[u8]) -> Option<Form> {
         [b'1'..=b'9', ..] => {}
         _ => return None,
     }
-    let mut number = Some(0_i64);
-    for byte in digits {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
+    if digits.len() <= FIT {
+        let mut number = 0_i64;
+        for byte in digits {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                return None;
+            }
+            number = number * 10 + i64::from(digit);
         }
-        number =
-            number.and_then(|number| number.checked_mul(10)?.checked_add(sign * i64::from(digit)));
+        return Some(Form::Number(sign * number));
     }
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = std::str::from_utf8(raw).ok()?.parse();
     Some(number.map_or(Form::Wide, Form::Number))
 }
 

@@ -1,6 +1,6 @@
 //! Finds a key that an object holds twice, compared decoded.
 
-use super::cursor::Token;
+use super::cursor::{Key, Token};
 use super::{Fault, json};
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,6 +10,14 @@ const INLINE: usize = 8;
 /// The keys of one object, as far as they have been read.
 #[derive(Debug, Default)]
 pub(super) struct Keys<'a> {
+    /// One bit for each word.
+    words: u32,
+    others: Option<Others<'a>>,
+}
+
+/// Keys that are no words.
+#[derive(Debug, Default)]
+struct Others<'a> {
     inline: [&'a [u8]; INLINE],
     used: usize,
     /// One bit for each key seen, by its length and first byte: a new bit is a new key.
@@ -47,8 +55,28 @@ impl Many {
 
 impl<'a> Keys<'a> {
     /// Adds the next key.
+    #[inline(always)]
+    pub(super) fn add(&mut self, key: &Key<'a>) -> Result<(), Fault> {
+        match key.word {
+            Some(word) if self.words & word.bit() != 0 => Err(Fault::DuplicateKey),
+            Some(word) => {
+                self.words |= word.bit();
+                Ok(())
+            }
+            None => self.others.get_or_insert_default().add(key.other),
+        }
+    }
+
+    /// At the end of the object.
     #[inline]
-    pub(super) fn add(&mut self, key: Token<'a>) -> Result<(), Fault> {
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        let many = self.others.as_mut().and_then(|it| it.many.as_mut());
+        many.map_or(Ok(()), |many| many.unique())
+    }
+}
+
+impl<'a> Others<'a> {
+    fn add(&mut self, key: Token<'a>) -> Result<(), Fault> {
         if self.many.is_none()
             && !key.escaped
             && let Some((seen, free)) = self.inline.split_at_mut_checked(self.used)
@@ -82,15 +110,6 @@ impl<'a> Keys<'a> {
             many.add(json::unescape(key.inner).0.as_bytes());
         } else {
             many.add(key.inner);
-        }
-    }
-
-    /// At the end of the object.
-    #[inline]
-    pub(super) fn finish(&mut self) -> Result<(), Fault> {
-        match &mut self.many {
-            Some(many) => many.unique(),
-            None => Ok(()),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Members that many stages read, noted while the line is proved so that nobody walks it again.
 
-use super::cursor::Cursor;
-use super::{Envelope, PROTOCOL_VERSION_KEY, Raw, json};
+use super::cursor::{Cursor, Key};
+use super::words::Word;
+use super::{Envelope, Raw, json};
 use std::borrow::Cow;
 
 /// Where they lie in one line.
@@ -13,27 +14,29 @@ pub(super) struct Known {
     token: Place,
     version: Place,
     client: Place,
-    failed: bool,
+    is_error: Place,
 }
 
 /// The offsets of a value, as small as they can be: an envelope is moved more often than it is read.
 /// No value starts at offset 0, so zero means none there; the cap of a line is 1 GiB at most.
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+pub(super) struct Place {
     start: u32,
     end: u32,
 }
 
 impl Place {
-    fn of(value: &Raw<'_>) -> Self {
-        let span = value.span();
-        match (u32::try_from(span.start), u32::try_from(span.end)) {
+    #[inline(always)]
+    pub(super) fn new(start: usize, end: usize) -> Self {
+        match (u32::try_from(start), u32::try_from(end)) {
             (Ok(start), Ok(end)) => Self { start, end },
             _ => Self::default(),
         }
     }
 
-    fn of_line<'a>(&self, line: &'a [u8]) -> Option<Raw<'a>> {
+    /// The value, when there is one.
+    #[inline]
+    pub(super) fn of_line<'a>(&self, line: &'a [u8]) -> Option<Raw<'a>> {
         if self.start == 0 {
             return None;
         }
@@ -53,34 +56,33 @@ impl Place {
 }
 
 impl Known {
-    /// Notes a member of `params`; `name` is decoded.
+    /// Notes a member of `params`.
     #[inline]
-    pub(super) fn param(&mut self, name: &[u8], value: Raw<'_>) {
-        match name {
-            b"name" => self.name = Place::of(&value),
-            b"uri" => self.uri = Place::of(&value),
-            b"arguments" => self.arguments = Place::of(&value),
+    pub(super) fn param(&mut self, word: Word, value: Place) {
+        match word {
+            Word::Name => self.name = value,
+            Word::Uri => self.uri = value,
+            Word::Arguments => self.arguments = value,
             _ => {}
         }
     }
 
-    /// Notes a member of `params._meta`; `name` is decoded.
+    /// Notes a member of `params._meta`.
     #[inline]
-    pub(super) fn meta(&mut self, name: &[u8], value: Raw<'_>) {
-        if name == PROTOCOL_VERSION_KEY.as_bytes() {
-            self.version = Place::of(&value);
-        } else if name == b"progressToken" {
-            self.token = Place::of(&value);
-        } else if name == b"io.modelcontextprotocol/clientInfo" {
-            self.client = Place::of(&value);
+    pub(super) fn meta(&mut self, key: &Key<'_>, value: Place) {
+        match key.word {
+            Some(Word::ProgressToken) => self.token = value,
+            Some(Word::MetaVersion) => self.version = value,
+            Some(Word::MetaClient) => self.client = value,
+            _ => {}
         }
     }
 
-    /// Notes a member of `result`; `name` is decoded.
+    /// Notes a member of `result`.
     #[inline]
-    pub(super) fn answer(&mut self, name: &[u8], value: Raw<'_>) {
-        if name == b"isError" {
-            self.failed = value.text == b"true";
+    pub(super) fn answer(&mut self, key: &Key<'_>, value: Place) {
+        if key.word == Some(Word::IsError) {
+            self.is_error = value;
         }
     }
 }
@@ -125,6 +127,7 @@ impl<'a> Envelope<'a> {
     /// True when `result.isError` is `true`.
     #[must_use]
     pub fn failed(&self) -> bool {
-        self.known.failed
+        let told = self.known.is_error.of_line(self.line);
+        told.is_some_and(|it| it.text == b"true")
     }
 }

@@ -18,13 +18,13 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod version;
+mod words;
 
 pub use envelope::{ANSWER_LEVELS, Envelope, Kind, Raw, parse};
 pub use fault::{Fault, Malformed};
 pub use flatten::flatten;
 pub use id::{Id, RawId, RequestId};
 pub use json::{Elements, Members, elements, members, text};
-use known::Known;
 pub use oversize::{IdScan, OversizeId};
 pub use subject::{Capability, Subject, cancelled_request, reported_progress, wanted_progress};
 pub use version::{Era, PROTOCOL_VERSION_KEY, Revision};

@@ -1,5 +1,8 @@
 //! Finds where a JSON string pauses, 16 and 64 bytes at a time: its end, or an escape.
 
+/// Bytes that are looked at side by side.
+pub(super) const BLOCK: usize = 16;
+
 /// A mask with bit `i` set when byte `i` is `"` or `\`.
 #[cfg(target_arch = "x86_64")]
 #[inline]
@@ -107,7 +110,7 @@ pub(super) fn extremes(bytes: &[u8]) -> (u8, u8) {
     span(&low, &high)
 }
 
-#[inline]
+#[inline(always)]
 fn span(low: &[u8], high: &[u8]) -> (u8, u8) {
     (
         low.iter().fold(u8::MAX, |low, &byte| low.min(byte)),

@@ -114,8 +114,14 @@ fn json_text() -> impl Strategy<Value = String> {
         Just("false".to_owned()),
         Just("null".to_owned()),
     ];
+    // Keys that are known as words, also spelt another way, and what only looks like them.
+    let key = prop_oneof![
+        2 => string,
+        1 => r#""(id|\\u0069d|ID|t(ext|\\u0065xt|ype)|type[\\\\]"|uri_|_meta|content|arguments)""#,
+        1 => r#""io\.modelcontextprotocol(/|\\/)(clientInfo|clientinfo|protocolVersion)?""#,
+    ];
     leaf.prop_recursive(5, 60, 6, move |inner| {
-        let member = (string.clone(), " {0,2}", inner.clone())
+        let member = (key.clone(), " {0,2}", inner.clone())
             .prop_map(|(key, blank, value)| format!("{key}{blank}:{blank}{value}"));
         prop_oneof![
             vec(inner, 0..6).prop_map(|items| format!("[{}]", items.join(" , "))),

@@ -42,21 +42,23 @@ impl Session {
 
     /// One line of the client.
     pub fn client_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
-        let envelope = match mcp::parse(line, Direction::ToServer) {
+        // Borrowed where it was made: an envelope is large.
+        let proved = mcp::parse(line, Direction::ToServer);
+        let envelope = match &proved {
             Ok(envelope) => envelope,
             Err(malformed) => {
-                self.malformed_from_client(line, &malformed, out);
+                self.malformed_from_client(line, malformed, out);
                 return Passage::Stop;
             }
         };
         match &envelope.kind {
             Kind::Request { id, params, .. } => {
-                self.client_request(&envelope, *id, *params, now, out)
+                self.client_request(envelope, *id, *params, now, out)
             }
             Kind::Notification { method, params } => {
-                let subject = Subject::of(&envelope);
+                let subject = Subject::of(envelope);
                 let decision = self.policy.client(
-                    &envelope,
+                    envelope,
                     subject.as_ref(),
                     self.era,
                     &mut self.tools,
@@ -73,7 +75,7 @@ impl Session {
                 self.apply(
                     Direction::ToServer,
                     MessageKind::Notification,
-                    &envelope,
+                    envelope,
                     decision,
                 )
             }
@@ -84,11 +86,11 @@ impl Session {
                 self.client.excuse_all(now);
                 let decision = self
                     .policy
-                    .client(&envelope, None, self.era, &mut self.tools, None);
+                    .client(envelope, None, self.era, &mut self.tools, None);
                 let passage = self.apply(
                     Direction::ToServer,
                     MessageKind::Response,
-                    &envelope,
+                    envelope,
                     decision,
                 );
                 match asked {
@@ -258,14 +260,13 @@ impl Session {
     /// One line of the server.
     pub fn server_line(&mut self, line: &[u8], now: Instant, out: &mut Outbox) -> Passage {
         self.pulse.beat(now);
-        let envelope = match mcp::parse(line, Direction::ToClient) {
-            Ok(envelope) => envelope,
+        match &mcp::parse(line, Direction::ToClient) {
+            Ok(envelope) => self.server_message(envelope, now, out),
             Err(malformed) => {
-                self.malformed_from_server(line, &malformed, now, out);
-                return Passage::Stop;
+                self.malformed_from_server(line, malformed, now, out);
+                Passage::Stop
             }
-        };
-        self.server_message(&envelope, now, out)
+        }
     }
 
     /// One line of the server that is proved already.
