@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// From the last answer until the tree is gone, with a margin.
@@ -91,6 +91,20 @@ pub struct Fronted {
     /// `None`: nobody has asked it anything yet.
     answers: Option<bool>,
     problem: Option<String>,
+    /// `None`: it is not checked.
+    pub check: Option<Checked>,
+}
+
+/// What checks of a server on HTTP have come to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Checked {
+    /// Requests are refused until a check succeeds.
+    pub down: bool,
+    /// Of checks and requests, in a row.
+    pub failures: u32,
+    /// The last check, in seconds since 1970.
+    pub at: Option<u64>,
+    pub every_seconds: u64,
 }
 
 impl Fronted {
@@ -101,6 +115,7 @@ impl Fronted {
             url,
             answers: None,
             problem: None,
+            check: None,
         }
     }
 
@@ -156,6 +171,8 @@ pub struct Health {
     facts: Mutex<Facts>,
     ask: EventFd,
     beats: AtomicU64,
+    /// The server at a URL does not pass its checks.
+    down: AtomicBool,
     manager: Notifier,
 }
 
@@ -171,6 +188,7 @@ impl Health {
             facts: Mutex::new(facts),
             ask: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
             beats: AtomicU64::new(0),
+            down: AtomicBool::new(false),
             manager: Notifier::from_environment()?,
         })
     }
@@ -208,7 +226,7 @@ impl Health {
     pub fn reloaded(&self, reloaded: Reloaded) {
         let ok = reloaded.ok;
         self.update(|facts| facts.reload = Some(reloaded));
-        if self.ready() {
+        if self.serves() {
             let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
             let micros = since_boot.map_or(0, |it| it.num_microseconds());
             let status = match ok {
@@ -232,10 +250,25 @@ impl Health {
         self.manager.pat(now);
     }
 
-    /// True while the server runs and nothing is drained.
+    /// True while the server runs, passes its checks where there are some, and nothing is drained.
     #[must_use]
     pub fn ready(&self) -> bool {
+        self.serves() && !self.down.load(Ordering::Relaxed)
+    }
+
+    fn serves(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == Phase::Serving as u8
+    }
+
+    /// The server at a URL does not pass its checks any more, or does again.
+    pub fn down(&self, down: bool) {
+        let before = self.down.swap(down, Ordering::Relaxed);
+        if before != down && self.serves() {
+            self.manager.tell(match down {
+                true => "STATUS=the server does not pass its health check",
+                false => "STATUS=serving",
+            });
+        }
     }
 
     /// True once the server has been up.
@@ -317,6 +350,7 @@ impl Health {
                 "url": upstream.url,
                 "answers": upstream.answers,
                 "problem": upstream.problem,
+                "check": upstream.check,
             });
             if facts.cell.layers.is_empty() {
                 // It is no process of ours: there is nothing that could enclose it.

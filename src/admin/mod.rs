@@ -11,7 +11,9 @@ mod server;
 pub mod switch;
 mod wire;
 
-pub use health::{Facts, Fronted, Health, Keys, Listener, Phase, RefusedCredentials, Reloaded};
+pub use health::{
+    Checked, Facts, Fronted, Health, Keys, Listener, Phase, RefusedCredentials, Reloaded,
+};
 pub use instances::{AskError, Instance, Places};
 pub use server::{AdminError, Server};
 pub use wire::{Ask, MOST as MOST_ASKED};

@@ -136,6 +136,10 @@ fn rows(said: &Value) -> Vec<(&'static str, String)> {
             format!("{address}, {connections} connections, {sessions} sessions"),
         ));
     }
+    if let Some(url) = said["upstream"]["url"].as_str() {
+        let text = format!("{}{}", printable(url), upstream(&said["upstream"]));
+        rows.push(("upstream", text));
+    }
     rows.push(("cell", cell(&said["cell"])));
     for credential in said["credentials"].as_array().into_iter().flatten() {
         let name = printable(credential["name"].as_str().unwrap_or("?"));
@@ -198,6 +202,26 @@ fn requests(said: &Value) -> String {
         if count > 0 {
             write!(text, ", {style}{count} {word}{style:#}").ok();
         }
+    }
+    text
+}
+
+/// Whether a server on HTTP is there, as far as anybody knows.
+fn upstream(said: &Value) -> String {
+    let check = &said["check"];
+    let mut text = match (&said["answers"], said["problem"].as_str()) {
+        _ if check["down"] == true => format!(", {BAD}down{BAD:#}"),
+        (Value::Bool(true), _) => ", answers".to_owned(),
+        (_, Some(_)) => format!(", {BUSY}does not answer{BUSY:#}"),
+        _ => ", not asked yet".to_owned(),
+    };
+    if let Some(problem) = said["problem"].as_str() {
+        write!(text, ": {}", printable(problem)).ok();
+    }
+    if let Some(at) = check["at"].as_i64() {
+        let now = jiff::Timestamp::now().as_second();
+        let ago = u64::try_from(now.saturating_sub(at)).unwrap_or(0);
+        write!(text, ", checked {} ago", duration(ago)).ok();
     }
     text
 }
@@ -301,6 +325,7 @@ mod tests {
             "policy": "0123456789abcdef0123",
             "cell": {"landlock_abi": 7, "layers": {"seccomp": "enforced", "cgroup": {"missing": "no"}}},
             "credentials": [{"name": "t", "generation": 2, "fingerprint": "9f", "problem": "gone"}],
+            "upstream": {"url": "https://x/mcp", "answers": false, "problem": "it answers 503", "check": {"down": true, "at": 0}},
             "figures": {"in_flight": 1, "requests": 40, "refused": 2, "starts": 3},
             "reload": {"ok": true, "at": 0, "later": ["admin"], "weaker": ["scrub.secrets allows more"]},
         }))));
@@ -311,6 +336,7 @@ mod tests {
             "1 open, 40 in all, 2 refused",
             "1 layers, landlock ABI 7, without cgroup",
             "t, generation 2, 9f  gone",
+            "https://x/mcp, down: it answers 503, checked ",
             "0123456789abcdef\n",
             "pending     admin",
             "weaker      scrub.secrets allows more",

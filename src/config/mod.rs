@@ -145,6 +145,20 @@ pub struct Upstream {
     /// SHA-256 of the keys of which the server's own certificate must have one. Empty: any.
     pub pins: Vec<[u8; 32]>,
     pub min_version: TlsVersion,
+    /// `None`: requests alone show whether it is there.
+    pub health: Option<HealthCheck>,
+}
+
+/// How it is found out whether a server on HTTP is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// From one check to the next, while none fails.
+    pub every: Duration,
+    pub timeout: Duration,
+    /// In a row; from then on it is down.
+    pub failures: u32,
+    /// What a GET asks for. `None`: the server is asked what it is.
+    pub path: Option<String>,
 }
 
 /// How a server is replaced while its session goes on.

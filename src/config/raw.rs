@@ -158,6 +158,8 @@ pub(super) struct Server {
     pub(super) min_version: Option<At<TlsVersion>>,
     /// Let `url` be a plain `http` one although others on the network can read along.
     pub(super) plain_http: Option<At<bool>>,
+    /// Whether the server at `url` is there is found out from time to time; default: requests alone show it.
+    pub(super) health: Option<At<HealthCheck>>,
     /// How the server is spoken to.
     pub(super) transport: Option<At<Transport>>,
     /// Who answers for this server.
@@ -174,6 +176,22 @@ pub(super) struct Server {
     pub(super) kill_file: Option<At<String>>,
     /// How it is replaced while the session goes on; default swap.
     pub(super) replace: Option<At<Replace>>,
+}
+
+/// How it is found out whether a server on HTTP is there.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct HealthCheck {
+    /// Time from one check to the next; default 30s. While checks fail it is 5s at most.
+    pub(super) every: Option<At<TimeSpan>>,
+    /// Time for a check; default 5s, or `every` when that is less.
+    pub(super) timeout: Option<At<TimeSpan>>,
+    /// After so many failures in a row, of checks and of requests, requests are refused until a check
+    /// succeeds; default 3.
+    pub(super) failures: Option<At<i64>>,
+    /// A GET of this path at the server has to be answered with a status from 200 to 299; default: any answer
+    /// below 500 to a `server/discover` will do.
+    pub(super) path: Option<At<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

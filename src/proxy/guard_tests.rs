@@ -209,6 +209,50 @@ fn a_cancelled_call_gives_its_place_to_the_next() {
     assert!(seen.contains(&call(2, "t")), "{seen:?}");
 }
 
+fn cancel(id: u32) -> Value {
+    json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id } })
+}
+
+#[test]
+fn what_is_cancelled_is_not_waited_for_and_its_late_answer_passes() {
+    let mut rig = Rig::new(&format!("[limits]\ntimeout = \"5s\"\n{UNCHECKED}"));
+    rig.client(&call(1, "t")).client(&call(2, "t"));
+    rig.client(&cancel(1)).client(&cancel(2)).client(&cancel(2));
+    assert_eq!((rig.session.open(), rig.session.owes()), (0, false));
+    rig.server(&said(1, "late"));
+    assert_eq!(rig.seen_by_client(), [said(1, "late")]);
+    rig.client(&call(3, "t"));
+    assert_eq!(rig.session.open(), 1);
+    rig.pass(seconds(4)).server(&said(3, "x")).pass(seconds(2));
+    assert_eq!(rig.session.open(), 0);
+    assert_eq!(rig.seen_by_client(), [said(3, "x")], "2 wants no answer");
+    rig.server(&said(2, "far too late"));
+    assert_eq!(rig.seen_by_client(), [] as [Value; 0]);
+}
+
+#[test]
+fn where_cancelling_closes_the_stream_it_is_over() {
+    let modern = |id: u32| {
+        let mut call = call(id, "t");
+        call["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+        call
+    };
+    let url = "url = \"http://127.0.0.1:8080/mcp\"\n";
+    let mut rig = Rig::new(&format!("{url}[limits]\nconcurrency = 1\n{UNCHECKED}"));
+    rig.client(&modern(1)).client(&modern(2)).client(&cancel(1));
+    let seen = rig.seen_by_server();
+    assert_eq!((seen.len(), &seen[2]), (3, &modern(2)), "{seen:?}");
+    assert_eq!(rig.session.open(), 1);
+    // What was under way then goes nowhere, and closes no other.
+    rig.server(&said(1, "late")).server(&said(2, "x"));
+    assert_eq!(rig.seen_by_client(), [said(2, "x")]);
+    assert_eq!((rig.session.open(), rig.session.owes()), (0, false));
+    // A server with sessions is told, and may still answer.
+    rig.client(&call(3, "t")).client(&cancel(3));
+    rig.server(&said(3, "late"));
+    assert_eq!(rig.seen_by_client(), [said(3, "late")]);
+}
+
 #[test]
 fn a_tool_has_places_of_its_own() {
     let mut rig = Rig::new(&format!("[tools.t]\nconcurrency = 1\n{UNCHECKED}"));

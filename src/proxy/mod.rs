@@ -4,6 +4,7 @@
 mod address;
 mod asks;
 mod books;
+mod cancel;
 mod exchange;
 #[cfg(test)]
 mod guard_tests;

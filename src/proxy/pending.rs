@@ -3,10 +3,12 @@
 //! ```text
 //!            answer ───────────────────────────▶ (gone: forwarded)
 //! Open ──┬── cancelled by the client ──▶ Cancelled ── answer ──▶ (gone: forwarded, the client ignores it)
-//!        └── deadline ──▶ Expired (answered by us) ── late answer ──▶ (gone: dropped)
+//!        │         └── nothing can come: its stream is closed ──┐  └── deadline ──┐
+//!        └── deadline (answered by us) ─────────────────────────┴─────────────────┴▶ Expired ── late answer ──▶ (gone: dropped)
 //! ```
 //! An expired id stays in the table until its late answer has come, so that the answer is never
-//! taken for that of a new request with the same id; [`GRAVES`] of them are kept.
+//! taken for that of a new request with the same id; [`GRAVES`] of them are kept. What was cancelled waits for
+//! nothing, and is not counted with what does; of that too only so many.
 
 use super::guarding::Held;
 use super::turns::Place;
@@ -110,6 +112,13 @@ impl Open {
         }
     }
 
+    /// Gives back what it holds, and what may be large.
+    fn clear(&mut self) {
+        (self.held, self.place, self.begun) = (None, None, None);
+        (self.line, self.origin.caller) = (None, None);
+        self.arguments = Arguments::Absent;
+    }
+
     /// Place in the order of arrival.
     pub(super) fn order(&self) -> u64 {
         self.order
@@ -133,6 +142,8 @@ pub(super) struct Pending {
     tokens_seen: HashSet<RequestId>,
     tokens_order: VecDeque<RequestId>,
     graves: VecDeque<RequestId>,
+    /// Requests that are [`State::Cancelled`].
+    cancelled: usize,
     /// Never later than the first deadline: adding a request lowers it, a sweep sets it right.
     next_due: Option<Instant>,
     arrivals: u64,
@@ -166,7 +177,7 @@ impl Pending {
 
     /// Requests that still wait for an answer.
     pub(super) fn waiting(&self) -> usize {
-        self.requests.len() - self.graves.len()
+        self.requests.len() - self.graves.len() - self.cancelled.min(GRAVES)
     }
 
     #[inline(always)]
@@ -203,18 +214,35 @@ impl Pending {
         if let Some(token) = &open.token {
             self.by_token.remove(token);
         }
-        if open.state == State::Expired {
-            self.graves.retain(|grave| grave != id);
+        match open.state {
+            State::Open => {}
+            State::Cancelled => self.cancelled -= 1,
+            State::Expired => self.graves.retain(|grave| grave != id),
         }
         Some(open)
+    }
+
+    /// No answer to this one can come any more, or it is dropped. Only its id is kept.
+    pub(super) fn bury(&mut self, id: RequestId, mut open: Box<Open>) {
+        open.clear();
+        open.state = State::Expired;
+        self.requests.insert(id.clone(), open);
+        self.graves.push_back(id);
+        self.forget_graves();
+    }
+
+    fn forget_graves(&mut self) {
+        while self.graves.len() > GRAVES {
+            if let Some(id) = self.graves.pop_front() {
+                self.requests.remove(&id);
+            }
+        }
     }
 
     /// A request is over: its place among what may run is free, and its line in the journal. Nothing that
     /// may be large is kept with its box.
     pub(super) fn over(&mut self, mut open: Box<Open>) {
-        (open.held, open.place, open.begun) = (None, None, None);
-        (open.line, open.origin.caller) = (None, None);
-        open.arguments = Arguments::Absent;
+        open.clear();
         if self.spare.len() < SPARE {
             self.spare.push(open);
         }
@@ -266,6 +294,7 @@ impl Pending {
             Some(open) if open.state == State::Open => {
                 open.state = State::Cancelled;
                 (open.held, open.place, open.begun) = (None, None, None);
+                self.cancelled += 1;
                 true
             }
             _ => false,
@@ -330,15 +359,14 @@ impl Pending {
                 held: open.held.take(),
             });
             (open.place, open.begun) = (None, None);
+            if open.state == State::Cancelled {
+                self.cancelled -= 1;
+            }
             open.state = State::Expired;
             self.graves.push_back(id.clone());
         }
         self.next_due = next;
-        while self.graves.len() > GRAVES {
-            if let Some(id) = self.graves.pop_front() {
-                self.requests.remove(&id);
-            }
-        }
+        self.forget_graves();
         expired
     }
 
@@ -363,6 +391,8 @@ impl Pending {
         let lost = self.requests.extract_if(|id, open| !keep(id, open));
         let mut gone: Vec<_> = lost.map(|(_, open)| *open).collect();
         self.graves.clear();
+        let left = self.requests.values();
+        self.cancelled = left.filter(|open| open.state == State::Cancelled).count();
         for token in gone.iter().filter_map(|open| open.token.as_ref()) {
             self.by_token.remove(token);
         }
@@ -375,6 +405,7 @@ impl Pending {
     pub(super) fn drain(&mut self) -> Vec<Open> {
         self.by_token.clear();
         self.graves.clear();
+        self.cancelled = 0;
         self.next_due = None;
         let mut left: Vec<_> = self.requests.drain().map(|(_, open)| *open).collect();
         left.retain(|open| open.state == State::Open);

@@ -56,11 +56,6 @@ impl Session {
                 self.client_request(envelope, *id, *params, now, out)
             }
             Kind::Notification { method, params } => {
-                match &**method {
-                    CANCELLED => self.client_cancels(*params, now, out),
-                    INITIALIZED => self.handshake.initialized(line),
-                    _ => {}
-                }
                 let subject = Subject::of(envelope);
                 let decision = self.policy.client(
                     envelope,
@@ -69,6 +64,14 @@ impl Session {
                     &mut self.tools,
                     self.asking.as_deref(),
                 );
+                match &**method {
+                    CANCELLED => {
+                        let told = matches!(decision.verdict, Verdict::Forward);
+                        self.client_cancels(*params, told, now, out);
+                    }
+                    INITIALIZED => self.handshake.initialized(line),
+                    _ => {}
+                }
                 self.apply(
                     Direction::ToServer,
                     MessageKind::Notification,
@@ -251,16 +254,6 @@ impl Session {
                 out.to_server.push(b'\n');
             }
             Passage::Stop => {}
-        }
-    }
-
-    fn client_cancels(&mut self, params: Option<Raw<'_>>, now: Instant, out: &mut Outbox) {
-        let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
-            return;
-        };
-        if !self.listing.cancel(&key) && !self.stop_waiting(&key) {
-            self.client.cancel(&key);
-            self.advance(now, out);
         }
     }
 

@@ -10,7 +10,7 @@ use super::books::asker;
 use super::guarding::Guarding;
 use super::handshake::Handshake;
 use super::listing::{Listing, Parked};
-use super::pending::{Open, Pending};
+use super::pending::{Expiry, Open, Pending};
 use super::pulse::Pulse;
 use super::reply::{self, own};
 use super::revival::Kept;
@@ -85,6 +85,8 @@ pub struct Session {
     pub(super) told_apart: bool,
     /// Several clients share the process.
     pub(super) shared: bool,
+    /// The server has a stream for each request, which is closed when a modern one is cancelled.
+    pub(super) streams: bool,
     /// `None` where nothing is guarded.
     pub(super) guarding: Option<Guarding>,
     /// `None` where nothing is limited here.
@@ -143,6 +145,7 @@ impl Session {
             owner: None,
             told_apart: false,
             shared: false,
+            streams: config.server.upstream.is_some(),
             guarding: Guarding::new(config),
             turns: Turns::new(config),
             retries: RetryBudget::new(config.retry),
@@ -232,6 +235,31 @@ impl Session {
         due.into_iter().flatten().min()
     }
 
+    fn note_expired(
+        &mut self,
+        expired: &Expiry,
+        (decision, rule, status): (&'static str, Option<&'static str>, &'static str),
+        response_bytes: usize,
+        now: Instant,
+    ) {
+        self.audit.record(
+            &Record {
+                direction: Direction::ToClient,
+                subject: Some(&expired.origin.subject),
+                id: Some(&expired.raw_id),
+                decision,
+                rule,
+                status,
+                latency: Some(expired.waited),
+                request_bytes: expired.bytes,
+                response_bytes,
+                arguments: &expired.arguments,
+                caller: expired.origin.caller.as_deref().map(asker),
+            },
+            now,
+        );
+    }
+
     /// Answers what has waited too long, and tells the server to stop working on it.
     pub fn tick(&mut self, now: Instant, out: &mut Outbox) {
         if self.server.any() {
@@ -243,7 +271,9 @@ impl Session {
             if let Some(held) = expired.held.as_ref().filter(|_| expired.wanted) {
                 self.settle(held, "timeout", now);
             }
-            self.metrics.timeouts.inc();
+            if expired.wanted {
+                self.metrics.timeouts.inc();
+            }
             if self.pulse.doubt(expired.since, now) {
                 let id = self.listing.own_id();
                 let ping = format!("{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"ping\"}}\n");
@@ -251,6 +281,9 @@ impl Session {
             }
             reply::cancelled(&mut out.to_server, &expired.raw_id, "timeout");
             if !expired.wanted {
+                // It was cancelled, and no answer has come.
+                self.observe(&expired.origin.subject, "cancelled", expired.waited);
+                self.note_expired(&expired, ("forward", None, "cancelled"), 0, now);
                 continue;
             }
             let refused = own::timeout(&expired.origin.subject, expired.waited);
@@ -265,22 +298,8 @@ impl Session {
             self.explain(&refused, &expired.origin.subject);
             self.metrics.refusal(Direction::ToClient, refused.rule);
             self.observe(&expired.origin.subject, refused.rule, expired.waited);
-            self.audit.record(
-                &Record {
-                    direction: Direction::ToClient,
-                    subject: Some(&expired.origin.subject),
-                    id: Some(&expired.raw_id),
-                    decision: "refuse",
-                    rule: Some(refused.rule),
-                    status: "timeout",
-                    latency: Some(expired.waited),
-                    request_bytes: expired.bytes,
-                    response_bytes,
-                    arguments: &expired.arguments,
-                    caller: expired.origin.caller.as_deref().map(asker),
-                },
-                now,
-            );
+            let refuse = ("refuse", Some(refused.rule), "timeout");
+            self.note_expired(&expired, refuse, response_bytes, now);
         }
         for parked in self.listing.expire(now, &mut self.tools) {
             self.resume(&parked, now, out);

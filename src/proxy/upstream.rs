@@ -46,6 +46,9 @@ pub enum Trouble {
     /// The answer is larger than the cap, in bytes.
     #[error("its answer has more than {cap} bytes")]
     TooLarge { cap: u64 },
+    /// It does not pass its health check, and is checked again after so long.
+    #[error("it does not pass its health check")]
+    Down(Duration),
     /// More requests are open than are kept.
     #[error("too many requests are open")]
     Crowded,
@@ -63,6 +66,12 @@ impl Trouble {
                 "server.unavailable",
                 5030,
                 "The server cannot be reached, so nothing was done; ask again in a few seconds."
+                    .to_owned(),
+            ),
+            Self::Down(_) => (
+                "server.unavailable",
+                5030,
+                "The server does not pass its health check, so it was not asked and nothing was done; ask again later."
                     .to_owned(),
             ),
             Self::Broken(_) => (
@@ -140,6 +149,7 @@ impl Trouble {
                 after.and_then(|after| u64::try_from(after.as_millis()).ok())
             }
             Self::Unreachable(_) | Self::Crowded => Some(1000),
+            Self::Down(wait) => u64::try_from(wait.as_millis()).ok().map(|it| it.max(1000)),
             _ => None,
         };
         refusal
@@ -201,6 +211,7 @@ mod tests {
             Trouble::NoAnswer("it is empty"),
             Trouble::TooLarge { cap: 5 },
             Trouble::Crowded,
+            Trouble::Down(Duration::from_secs(5)),
         ]
     }
 

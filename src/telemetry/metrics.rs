@@ -79,6 +79,8 @@ pub struct Metrics {
     result_tokens: IntCounter,
     pub results_cut: IntCounter,
     pub switched_off: IntGauge,
+    upstream_up: IntGaugeVec,
+    upstream_checks: IntCounterVec,
     pub replacements: IntCounter,
     reload_successful: IntGauge,
     reload_time: IntGauge,
@@ -295,6 +297,16 @@ impl Metrics {
             results_cut: counter(
                 "cofferdam_results_cut_total",
                 "Results whose text was cut because it was too large",
+            )?,
+            upstream_up: gauges(
+                "cofferdam_upstream_up",
+                "1 while the server at a URL answers, as far as is known; absent until it was asked",
+                &[],
+            )?,
+            upstream_checks: counters(
+                "cofferdam_upstream_checks_total",
+                "Health checks of the server at a URL",
+                &["outcome"],
             )?,
             switched_off: gauge(
                 "cofferdam_switched_off",

@@ -851,7 +851,7 @@ fn mistakes_as_json() {
           "label": "not a key of [server]",
           "hints": [
             "did you mean `command`?",
-            "[server] takes `name`, `command`, `url`, `ca`, `pins`, `min_version`, `plain_http`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`"
+            "[server] takes `name`, `command`, `url`, `ca`, `pins`, `min_version`, `plain_http`, `health`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`"
           ],
           "line": 2,
           "column": 1

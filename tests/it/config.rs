@@ -26,7 +26,7 @@ fn unknown_key() {
       | ^^^^^^ not a key of [server]
       |
       = help: did you mean `command`?
-      = help: [server] takes `name`, `command`, `url`, `ca`, `pins`, `min_version`, `plain_http`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`
+      = help: [server] takes `name`, `command`, `url`, `ca`, `pins`, `min_version`, `plain_http`, `health`, `transport`, `owner`, `review_by`, `cwd`, `restart`, `kill_file`, `replace`
     "#);
 }
 

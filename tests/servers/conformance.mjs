@@ -1,6 +1,11 @@
-// A stdio server, without an SDK, that offers what the scenarios of @modelcontextprotocol/conformance
+// A server, without an SDK, that offers what the scenarios of @modelcontextprotocol/conformance
 // want from a server, in every revision from 2025-03-26 to 2026-07-28.
+//
+// node conformance.mjs [http=PORT]: on stdio, or on HTTP at 127.0.0.1:PORT/mcp. There it holds its client to
+// headers that say what the body says, and to sessions, and knows neither Host nor Origin.
+import { AsyncLocalStorage } from "node:async_hooks";
 import { createHmac, randomBytes } from "node:crypto";
+import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 
 const VERSION = "io.modelcontextprotocol/protocolVersion";
@@ -12,7 +17,14 @@ const KEY = randomBytes(32);
 const PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg==";
 const WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA=";
 
-const send = (message) => process.stdout.write(JSON.stringify({ jsonrpc: "2.0", ...message }) + "\n");
+// On HTTP what is said while a request is worked on goes to its own stream.
+const place = new AsyncLocalStorage();
+const send = (message) => {
+  const line = { jsonrpc: "2.0", ...message };
+  const say = place.getStore();
+  if (say) say(line);
+  else process.stdout.write(JSON.stringify(line) + "\n");
+};
 const notify = (method, params) => send({ method, params });
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const text = (text) => ({ content: [{ type: "text", text }] });
@@ -49,8 +61,8 @@ const log = (call, data) => {
 // 2026-07-28: streams that clients listen to, by the id of their request.
 const streams = new Map();
 const tell = (wish, method) => {
-  for (const [id, wishes] of streams) {
-    if (wishes[wish]) notify(method, { _meta: { [SUBSCRIPTION]: id } });
+  for (const [id, { wishes, say }] of streams) {
+    if (wishes[wish]) place.run(say, () => notify(method, { _meta: { [SUBSCRIPTION]: id } }));
   }
 };
 const changed = (kind) => {
@@ -368,7 +380,7 @@ const NEW = {
     for (const wish of ["toolsListChanged", "promptsListChanged", "resourcesListChanged"]) {
       if (call.params.notifications?.[wish]) wishes[wish] = true;
     }
-    streams.set(call.id, wishes);
+    streams.set(call.id, { wishes, say: place.getStore() });
     notify("notifications/subscriptions/acknowledged", { _meta: { [SUBSCRIPTION]: call.id }, notifications: wishes });
     return undefined;
   },
@@ -406,6 +418,51 @@ async function receive(message) {
   }
 }
 
-createInterface({ input: process.stdin }).on("line", (line) => {
-  if (line.trim()) receive(JSON.parse(line));
-});
+const sessions = new Set();
+async function answer(request, response) {
+  const plain = (status, headers = {}) => response.writeHead(status, headers).end();
+  const pieces = [];
+  for await (const piece of request) pieces.push(piece);
+  const session = request.headers["mcp-session-id"];
+  if (request.method === "DELETE") return plain(sessions.delete(session) ? 200 : 404);
+  if (request.method !== "POST") return plain(405, { allow: "POST, DELETE" });
+  const message = JSON.parse(Buffer.concat(pieces).toString());
+  const { id, method, params = {} } = message;
+  const version = params._meta?.[VERSION];
+  const headers = {};
+  if (version !== undefined) {
+    const says = { "mcp-protocol-version": version, "mcp-method": method, "mcp-name": params.name ?? params.uri };
+    const wrong = Object.entries(says).some(([name, said]) => said !== undefined && request.headers[name] !== said);
+    if (wrong || session !== undefined) return plain(400);
+  } else if (method === "initialize") {
+    headers["mcp-session-id"] = randomBytes(16).toString("hex");
+    sessions.add(headers["mcp-session-id"]);
+  } else if (!sessions.has(session)) return plain(session === undefined ? 400 : 404);
+  if (id === undefined || method === undefined) {
+    await receive(message);
+    return plain(202);
+  }
+  response.on("close", () => version !== undefined && streams.delete(id));
+  const say = (line) => {
+    const done = line.id === id && line.method === undefined;
+    const text = JSON.stringify(line);
+    if (done && !response.headersSent) {
+      const status = version !== undefined && line.error?.code === -32601 ? 404 : 200;
+      response.writeHead(status, { ...headers, "content-type": "application/json" }).end(text);
+      return;
+    }
+    if (!response.headersSent) response.writeHead(200, { ...headers, "content-type": "text/event-stream" });
+    response.write(`data: ${text}\n\n`);
+    if (done) response.end();
+  };
+  await place.run(say, () => receive(message));
+}
+
+const port = process.argv.find((word) => word.startsWith("http="))?.slice(5);
+if (port) {
+  createServer((request, response) => answer(request, response).catch(() => response.destroy())).listen(Number(port), "127.0.0.1");
+} else {
+  createInterface({ input: process.stdin }).on("line", (line) => {
+    if (line.trim()) receive(JSON.parse(line));
+  });
+}

@@ -1,8 +1,9 @@
 //! The pinned real servers and SDK clients, installed from committed lock files.
 //!
 //! `target/fixtures/npm/node_modules` and `target/fixtures/pypi/bin` hold them, and
-//! `target/fixtures/conformance` the public conformance suite. A stamp with the
-//! digest of the locks and of the runtimes makes a second run instant.
+//! `target/fixtures/conformance` the public conformance suite and a newer Node.js, on which the MCP
+//! Inspector in `target/fixtures/inspector` runs too. A stamp with the digest of the locks and of the
+//! runtimes makes a second run instant.
 
 use crate::say::{say, step};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -32,7 +33,7 @@ pub(crate) fn set_up(root: &Path) -> Result<PathBuf, String> {
         "the packages `python3 python3-venv`",
     )?;
 
-    for name in ["npm", "conformance"] {
+    for name in ["npm", "conformance", "inspector"] {
         let files = ["package.json", "package-lock.json"].map(|file| format!("{name}/{file}"));
         let wanted = digest(
             &locks,

@@ -120,6 +120,16 @@ impl State {
         self.submit(server, envelope, from, seat, kind, now);
     }
 
+    /// What waits for a server or its tools, and for which nobody waits, gives its place back. What a session
+    /// has asked for goes on: its client may fetch the answer later.
+    pub(super) fn forget_held(&mut self) {
+        let wanted = |held: &Held| held.party != NOBODY || !held.seat.gone.get();
+        for server in self.servers.iter_mut().flatten() {
+            server.held.retain(wanted);
+            server.waiting.retain(wanted);
+        }
+    }
+
     /// The tools are known, or never will be: what waited for them goes on.
     pub(super) fn release(&mut self, server: &mut Server, now: Instant) {
         if server.held.is_empty() || server.keeps_waiting() || !server.session.tools().is_settled()
@@ -127,9 +137,6 @@ impl State {
             return;
         }
         for held in std::mem::take(&mut server.held) {
-            if held.seat.gone.get() {
-                continue;
-            }
             let body = held.body.clone();
             let line = flatten(&body);
             if let Ok(envelope) = parse(&line, Direction::ToServer) {

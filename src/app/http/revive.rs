@@ -285,10 +285,7 @@ impl State {
             return;
         };
         if held.party == NOBODY {
-            if !held.seat.gone.get() {
-                self.take_modern(server, &envelope, held, now);
-            }
-            return;
+            return self.take_modern(server, &envelope, held, now);
         }
         let from = Sender {
             party: held.party,

@@ -2,7 +2,7 @@
 
 use super::post::{Reply, SESSION_HEADER, bare};
 use super::seat::{Answer, Outcome, Seat};
-use super::state::Gate;
+use super::state::{Gate, State};
 use super::turns::Pass;
 use super::who::{Guest, Unknown};
 use crate::identity::{self, Caller};
@@ -37,8 +37,10 @@ impl Drop for Ticket {
         self.gate.busy.set(self.gate.busy.get() - 1);
         let over = self.seat.is_over();
         self.seat.leave();
-        if !over && let Some(about) = self.seat.about.get() {
-            self.gate.left(about);
+        match self.seat.about.get() {
+            _ if over => {}
+            Some(about) => self.gate.left(about),
+            None => self.gate.work(State::forget_held),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Settings;
 use super::ask::{Ask, Mirrors, SESSION, VERSION, describe, repeat};
+use super::order::Order;
 use super::out::Out;
 use super::outfit::Outfit;
 use super::phone::Phone;
@@ -9,7 +10,7 @@ use super::renew::Visit;
 use crate::app::http::watched;
 use crate::cell::egress::dial::Dialer;
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED};
-use crate::mcp::{self, Direction, Era, Kind, Raw, RequestId};
+use crate::mcp::{self, Direction, Envelope, Era, Kind, Raw, RequestId};
 use crate::proxy::{Trouble, answer_for};
 use crate::transport::frame::{Frame, FrameBuf};
 use crate::transport::http::{Bytes, Client, HeaderMap, Method};
@@ -60,6 +61,9 @@ pub(super) struct Bridge {
     pub(super) visit: RefCell<Visit>,
     pub(super) renewing: tokio::sync::Mutex<()>,
     pub(super) mirrors: RefCell<Mirrors>,
+    pub(super) order: Order,
+    /// The server has answered a request of this bridge.
+    pub(super) known: Cell<bool>,
     open: RefCell<HashMap<RequestId, Working>>,
     kept: Cell<usize>,
     serial: Cell<u64>,
@@ -83,6 +87,8 @@ impl Bridge {
             visit: RefCell::default(),
             renewing: tokio::sync::Mutex::default(),
             mirrors: RefCell::default(),
+            order: Order::default(),
+            known: Cell::new(false),
             open: RefCell::default(),
             kept: Cell::new(0),
             serial: Cell::new(0),
@@ -101,12 +107,15 @@ impl Bridge {
             self.finish().await;
         };
         let (mut work, mut phone) = (pin!(work), pin!(self.client.dialer().attend()));
-        let mut pump = pin!(self.out.pump());
+        let (mut pump, mut usher) = (pin!(self.out.pump()), pin!(self.usher()));
+        let mut checks = pin!(self.check());
         // Whichever ends first ends all.
         poll_fn(|cx| {
             let ended = work.as_mut().poll(cx).is_ready()
                 || phone.as_mut().poll(cx).is_ready()
-                || pump.as_mut().poll(cx).is_ready();
+                || pump.as_mut().poll(cx).is_ready()
+                || usher.as_mut().poll(cx).is_ready()
+                || checks.as_mut().poll(cx).is_ready();
             if ended {
                 Poll::Ready(())
             } else {
@@ -149,24 +158,34 @@ impl Bridge {
         }
     }
 
-    /// One line, which policy has let pass.
-    async fn accept(self: &Rc<Self>, line: Bytes) {
-        let Ok(envelope) = mcp::parse(&line, Direction::ToServer) else {
+    /// Whether a message gives a request up.
+    pub(super) fn cancels(envelope: &Envelope<'_>) -> bool {
+        matches!(&envelope.kind, Kind::Notification { method, .. } if method == CANCELLED)
+    }
+
+    /// Whether a message ends the handshake.
+    pub(super) fn greets(envelope: &Envelope<'_>) -> bool {
+        matches!(&envelope.kind, Kind::Notification { method, .. } if method == INITIALIZED)
+    }
+
+    /// Sends one line, whose turn it is.
+    pub(super) async fn pass(self: &Rc<Self>, line: &Bytes) {
+        let Ok(envelope) = mcp::parse(line, Direction::ToServer) else {
             return;
         };
         match &envelope.kind {
-            Kind::Request { .. } => self.ask(&line).await,
-            Kind::Notification { method, .. } if method == INITIALIZED => {
+            Kind::Request { .. } => self.ask(line).await,
+            Kind::Notification { .. } if Self::greets(&envelope) => {
                 // Its order counts: a server may refuse what comes before it.
-                let told = tokio::time::timeout(GREETED, self.tell(&line)).await;
+                let told = tokio::time::timeout(GREETED, self.tell(line)).await;
                 note_untold(told.unwrap_or(Err(slow())));
                 self.visit.borrow_mut().greeting = Some(line.clone());
                 self.listen();
             }
-            Kind::Notification { method, params } if method == CANCELLED => {
-                self.cancel(*params, &line);
+            Kind::Notification { params, .. } if Self::cancels(&envelope) => {
+                self.cancel(*params, line);
             }
-            _ => self.tell_aside(&line),
+            _ => self.tell_aside(line),
         }
     }
 
@@ -180,6 +199,9 @@ impl Bridge {
         self.serial.set(self.serial.get() + 1);
         let (serial, bytes) = (self.serial.get(), line.len());
         let (key, era) = (ask.key.clone(), ask.era);
+        if ask.method == INITIALIZE {
+            self.order.begin(key.clone());
+        }
         let task = self.spawn(Rc::clone(self).exchange(ask, serial));
         let working = Working {
             task,
@@ -199,8 +221,15 @@ impl Bridge {
             && let Some(working) = open.remove(key)
         {
             self.kept.set(self.kept.get().saturating_sub(working.bytes));
+            self.order.over(key);
         }
-        if open.is_empty() {
+        drop(open);
+        self.rest();
+    }
+
+    /// Says so when nothing is open and nothing waits.
+    pub(super) fn rest(&self) {
+        if self.open.borrow().is_empty() && self.order.is_empty() {
             self.idle.notify_one();
         }
     }
@@ -210,6 +239,9 @@ impl Bridge {
         let Some(key) = mcp::cancelled_request(params).map(|id| id.key()) else {
             return;
         };
+        if self.order.cancel(&key) {
+            return self.rest();
+        }
         let working = self
             .open
             .borrow()
@@ -223,6 +255,8 @@ impl Bridge {
             return self.closed(&key, serial);
         }
         self.tell_aside(line);
+        // Whoever waits for this session to begin waits no longer.
+        self.order.over(&key);
         let bridge = Rc::clone(self);
         self.spawn(async move {
             tokio::time::sleep(CANCELLED_FOR).await;
@@ -303,7 +337,7 @@ impl Bridge {
     /// The input has ended: what is on its way may still come, then the session is given back.
     async fn finish(&self) {
         let answered = async {
-            while !self.open.borrow().is_empty() {
+            while !(self.open.borrow().is_empty() && self.order.is_empty()) {
                 self.idle.notified().await;
             }
         };

@@ -60,11 +60,17 @@ enum Followed {
 impl Bridge {
     pub(super) async fn exchange(self: Rc<Self>, ask: Ask, serial: u64) {
         match self.carry(&ask).await {
-            Ok(()) => self.settings.went_well(),
+            Ok(()) => {
+                self.reached();
+                self.settings.went_well();
+            }
             // It has ended with its server, whose next one may get the request.
             Err(trouble) if self.is_over(&trouble).await => return,
             Err(trouble) => {
-                let of_one = matches!(trouble, Trouble::TooLarge { .. } | Trouble::RequestTooLarge);
+                let of_one = matches!(
+                    trouble,
+                    Trouble::TooLarge { .. } | Trouble::RequestTooLarge | Trouble::Down(_)
+                );
                 if !of_one && !ask.answered.get() {
                     self.settings.went_wrong(&trouble);
                 }
@@ -84,6 +90,7 @@ impl Bridge {
     }
 
     async fn carry(self: &Rc<Self>, ask: &Ask) -> Result<(), Trouble> {
+        self.settings.unless_down()?;
         let (mut renewed, mut listed_again, mut signed_again) = (false, false, false);
         loop {
             let generation = self.visit.borrow().generation;
@@ -269,6 +276,7 @@ impl Bridge {
         match &*ask.method {
             INITIALIZE => {
                 self.visit.borrow_mut().begin(&ask.line, headers, &line);
+                self.order.over(&ask.key);
                 line
             }
             TOOLS_LIST if ask.era == Era::Modern => self.learn(line),

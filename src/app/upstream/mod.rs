@@ -11,12 +11,15 @@
 
 mod ask;
 mod bridge;
+mod check;
 mod exchange;
 mod listen;
+mod order;
 mod out;
 mod outfit;
 mod phone;
 mod renew;
+mod vital;
 
 pub(super) use phone::Phone;
 
@@ -39,6 +42,7 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
+use vital::Vital;
 
 /// Where distributions keep the certificates that they trust; `SSL_CERT_FILE` comes first.
 const SYSTEM: [&str; 6] = [
@@ -76,7 +80,10 @@ pub(super) struct Settings {
     request: usize,
     response: usize,
     wardrobe: Wardrobe,
+    /// `None`: requests alone show whether it is there.
+    vital: Option<Vital>,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
 }
 
 impl Settings {
@@ -97,7 +104,12 @@ impl Settings {
             request: cap(config.limits.request.0),
             response: cap(config.limits.response.0),
             wardrobe: Wardrobe::new(health, metrics),
+            vital: upstream
+                .health
+                .clone()
+                .map(|rules| Vital::new(rules, health, metrics)),
             health: Arc::clone(health),
+            metrics: Arc::clone(metrics),
         }))
     }
 
@@ -118,15 +130,22 @@ impl Settings {
 
     /// An exchange went well.
     fn went_well(&self) {
+        if let Some(vital) = &self.vital {
+            vital.went(&Ok(()), Instant::now());
+        }
         self.note(None);
     }
 
     /// Tells the operator, once for each new kind of trouble.
     fn went_wrong(&self, trouble: &Trouble) {
+        if let Some(vital) = &self.vital {
+            vital.went(&Err(trouble), Instant::now());
+        }
         self.note(Some(trouble.to_string()));
     }
 
     fn note(&self, problem: Option<String>) {
+        self.metrics.upstream(problem.is_none());
         let mut news = false;
         self.health.update(|facts| {
             if let Some(upstream) = &mut facts.upstream {

@@ -1,10 +1,10 @@
 //! A server on HTTP.
 
 use super::Rows;
-use crate::config::{Upstream, Word};
+use crate::config::{TimeSpan, Upstream, Word};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 impl Rows<'_> {
     pub(super) fn upstream(&mut self, upstream: &Upstream) {
@@ -31,6 +31,23 @@ impl Rows<'_> {
             self.list("server.pins", &pins, "none");
             let version = upstream.min_version.as_str();
             self.one("server.min_version", version, version);
+        }
+        if let Some(health) = &upstream.health {
+            let (every, timeout) = (TimeSpan(health.every), TimeSpan(health.timeout));
+            let asked = match &health.path {
+                Some(path) => format!("GET {path}"),
+                None => "server/discover".to_owned(),
+            };
+            let failures = health.failures;
+            let shown =
+                format!("{asked} every {every}, {timeout} each; down after {failures} failures");
+            let value = json!({
+                "every": every.to_string(),
+                "timeout": timeout.to_string(),
+                "failures": failures,
+                "path": health.path,
+            });
+            self.one("server.health", shown, value);
         }
     }
 }

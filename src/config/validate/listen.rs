@@ -90,8 +90,13 @@ impl Builder<'_> {
         let Some(at) = raw else {
             return "/mcp".to_owned();
         };
+        self.url_path("listen.path", at)
+    }
+
+    /// The path of a URL, without anything to be decoded in it.
+    pub(super) fn url_path(&mut self, key: &str, at: &At<String>) -> String {
         let origin = self.line(at.span());
-        self.origins.set("listen.path", origin);
+        self.origins.set(key, origin);
         let path = at.value();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
         if !path.starts_with('/') || !path.bytes().all(plain) || path.len() > 256 {

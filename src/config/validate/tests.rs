@@ -317,6 +317,45 @@ fn a_server_in_the_cell_is_near_and_its_port_is_for_everybody() {
 }
 
 #[test]
+fn a_check_has_times_that_fit_and_is_of_a_server_at_a_url() {
+    let read = |server: &str, flags: &Overrides| {
+        let file = File::parse("/etc/x.toml", server)?;
+        build(Some(&file), flags, &around())
+    };
+    let check = |health: &str| {
+        let text = format!("[server]\nurl = 'https://x.example/mcp'\nhealth = {{ {health} }}\n");
+        read(&text, &Overrides::default())
+            .map(|effective| effective.config.server.upstream.unwrap().health.unwrap())
+    };
+    let seconds = Duration::from_secs;
+    let plain = check("").unwrap();
+    assert_eq!((plain.every, plain.timeout), (seconds(30), seconds(5)));
+    assert_eq!((plain.failures, plain.path), (3, None));
+    let short = check("every = '2s', failures = 1, path = '/up'").unwrap();
+    assert_eq!((short.every, short.timeout), (seconds(2), seconds(2)));
+    assert_eq!((short.failures, short.path.as_deref()), (1, Some("/up")));
+    for wrong in [
+        "every = '500ms'",
+        "every = '2d'",
+        "timeout = '10ms'",
+        "every = '2s', timeout = '3s'",
+        "failures = 0",
+        "path = 'up'",
+        "path = 'https://elsewhere/up'",
+        "path = '/a b'",
+        "interval = '1s'",
+    ] {
+        assert!(check(wrong).is_err(), "{wrong}");
+    }
+    let stdio = "[server]\ncommand = ['prog']\nhealth = {}\n";
+    assert!(read(stdio, &Overrides::default()).is_err());
+    // A command in place of the URL takes the check with it.
+    let both = format!("{ELSEWHERE}server.health = {{}}\n");
+    let run = read(&both, &flags(&["prog"])).unwrap();
+    assert_eq!(run.config.server.upstream, None);
+}
+
+#[test]
 fn a_server_elsewhere_gets_headers_and_one_of_ours_gets_variables() {
     let credential = |server: &str, inject: &str| {
         let text = format!("{server}[credentials.a]\nfile = 'f'\ninject = {{ {inject} }}\n");

@@ -5,17 +5,35 @@ use crate::config::diagnose::{Place, Problem};
 use crate::config::entries::{EntryError, shown};
 use crate::config::origin::Origin;
 use crate::config::raw::{self, At};
-use crate::config::{Endpoint, Upstream};
+use crate::config::units::TimeSpan;
+use crate::config::{Endpoint, HealthCheck, Upstream};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
+const EVERY: RangeInclusive<TimeSpan> =
+    TimeSpan(Duration::from_secs(1))..=TimeSpan(Duration::from_secs(24 * 3600));
+const WAIT: RangeInclusive<TimeSpan> =
+    TimeSpan(Duration::from_millis(100))..=TimeSpan(Duration::from_secs(300));
+const FAILURES: RangeInclusive<i64> = 1..=100;
 /// Ports below are for whoever has CAP_NET_BIND_SERVICE (`ip_unprivileged_port_start`, ip(7)).
 const LOWEST: u16 = 1024;
 
 impl Builder<'_> {
     pub(super) fn upstream(&mut self, raw: &raw::Server, flags: &Overrides) -> Option<Upstream> {
-        let (url, place) = self.endpoint(raw, flags)?;
+        let Some((url, place)) = self.endpoint(raw, flags) else {
+            // A URL that a command takes the place of takes its check with it.
+            let written = raw.health.as_ref().filter(|_| raw.url.is_none());
+            if let Some(at) = written {
+                let what = "`server.health` is about a server at a URL, and there is none";
+                let hint = "one on stdio is seen to be there by its pipes; write `server.url`, or leave it out";
+                self.problems
+                    .push(Problem::new(Place::File(at.span()), what).hint(hint));
+            }
+            return None;
+        };
         if self.runs(raw, flags) {
             self.inside(&url, &place);
         }
@@ -33,7 +51,37 @@ impl Builder<'_> {
             ca: self.ca(raw, flags),
             pins: self.pins(&raw.pins, &flags.pins),
             min_version: min_version.unwrap_or_default(),
+            health: raw.health.as_ref().map(|at| self.health(at)),
         })
+    }
+
+    fn health(&mut self, written: &At<raw::HealthCheck>) -> HealthCheck {
+        let origin = self.line(written.span());
+        self.origins.set("server.health", origin);
+        let raw = written.value();
+        let every = self.time("server.health.every", raw.every.as_ref(), &EVERY);
+        let every = every.unwrap_or(Duration::from_secs(30));
+        let timeout = self.time("server.health.timeout", raw.timeout.as_ref(), &WAIT);
+        if let (Some(at), Some(timeout)) = (&raw.timeout, timeout)
+            && timeout > every
+        {
+            let what = "a check would take longer than the time to the next one";
+            let hint = "let `timeout` be at most `every`";
+            self.problems
+                .push(Problem::new(Place::File(at.span()), what).hint(hint));
+        }
+        let failures = self.number(
+            "server.health.failures".to_owned(),
+            raw.failures.as_ref(),
+            &FAILURES,
+        );
+        let path = raw.path.as_ref();
+        HealthCheck {
+            every,
+            timeout: timeout.unwrap_or(every.min(Duration::from_secs(5))),
+            failures: failures.and_then(|it| u32::try_from(it).ok()).unwrap_or(3),
+            path: path.map(|at| self.url_path("server.health.path", at)),
+        }
     }
 
     /// True when there is a command for the server at the URL: it runs in the cell and listens there. A URL

@@ -47,6 +47,21 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Whether the server at a URL answers.
+    pub fn upstream(&self, answers: bool) {
+        let none: &[&str] = &[];
+        self.upstream_up
+            .with_label_values(none)
+            .set(i64::from(answers));
+    }
+
+    /// Counts a health check of it: `success` or `failure`.
+    pub fn upstream_check(&self, outcome: &str) {
+        self.upstream_checks.with_label_values(&[outcome]).inc();
+    }
+}
+
 /// Of all label values.
 #[expect(
     clippy::cast_possible_truncation,

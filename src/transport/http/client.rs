@@ -116,19 +116,47 @@ impl<D: Dial> Client<D> {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Answer<D>, ClientError> {
+        self.send_to(&self.place.target, method, headers, body)
+            .await
+    }
+
+    /// True when a request would have to wait for a connection.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let open = self
+            .two
+            .borrow()
+            .as_ref()
+            .is_some_and(|two| !two.is_closed());
+        self.room.available_permits() == 0 && self.idle.borrow().is_empty() && !open
+    }
+
+    /// The same for another path and query of the server; `target` must be proved to be such.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send_to(
+        self: &Rc<Self>,
+        target: &str,
+        method: Method,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer<D>, ClientError> {
         // One more than can be idle: a new connection is the last resort.
         for _ in 0..=IDLE + 1 {
             let (lane, fresh) = self.lane().await?;
             let (unsent, why) = match lane {
                 Lane::One(mut lane) => {
-                    let request = self.request(false, method.clone(), headers, body.clone());
+                    let request =
+                        self.request((false, target), method.clone(), headers, body.clone());
                     match lane.sender.try_send_request(request).await {
                         Ok(answer) => return Ok(self.answer(answer, Some(lane))),
                         Err(mut error) => (error.take_message().is_some(), error.into_error()),
                     }
                 }
                 Lane::Two(mut sender) => {
-                    let request = self.request(true, method.clone(), headers, body.clone());
+                    let request =
+                        self.request((true, target), method.clone(), headers, body.clone());
                     match sender.try_send_request(request).await {
                         Ok(answer) => return Ok(self.answer(answer, None)),
                         Err(mut error) => {
@@ -162,7 +190,7 @@ impl<D: Dial> Client<D> {
 
     fn request(
         &self,
-        second: bool,
+        (second, target): (bool, &str),
         method: Method,
         headers: &HeaderMap,
         body: Bytes,
@@ -171,8 +199,8 @@ impl<D: Dial> Client<D> {
         *request.method_mut() = method;
         *request.headers_mut() = headers.clone();
         let target = match second {
-            true => format!("{}{}", self.place.origin(), self.place.target),
-            false => self.place.target.clone(),
+            true => format!("{}{target}", self.place.origin()),
+            false => target.to_owned(),
         };
         // It was proved to be a URL when it was configured.
         *request.uri_mut() = target.parse().unwrap_or_default();

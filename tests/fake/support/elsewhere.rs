@@ -1,8 +1,10 @@
-//! The server itself: HTTP/1.1 by hand, so that it can break every rule.
+//! The server itself: HTTP/1.1 by hand, so that it can break every rule. It says when a connection is `opened`
+//! and `closed`, and when a client has `left` before its answer.
 //!
-//! Flags: `events` answers in streams; `get` has a stream for a GET, `lost` says 404 to it; `stateless` has no sessions.
+//! Flags: `events` answers in streams; `get` has a stream for a GET, `lost` says 404 to it; `stateless` has no sessions;
+//! `slow` takes its time for `initialize` and `notifications/initialized`, `unready` says 503 to the former.
 //! Tools: `echo`; `raw` writes `bytes` (`@ID@` is the id) and then does what `then` says (`keep`,
-//! `close`, `hang`, `reset`); `forget` forgets all sessions; `push` says `lines` on the stream of the GET;
+//! `close`, `hang`, `reset`, `wait` until the client leaves); `forget` forgets all sessions; `push` says `lines` on the stream of the GET;
 //! `cut` breaks its stream off before the answer, which a GET gets; `hang` never answers; `flood` sends
 //! `count` events of `size` bytes; `region` wants a header that says what its argument says.
 
@@ -59,6 +61,7 @@ pub(crate) fn serve_with(listener: &TcpListener, flags: &[String], act: Option<A
         let shared = Arc::clone(&shared);
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
+            println!("{}", json!({"method": "opened"}));
             while let Some(request) = read(&mut reader) {
                 let head: serde_json::Map<String, Value> = request
                     .head
@@ -73,6 +76,7 @@ pub(crate) fn serve_with(listener: &TcpListener, flags: &[String], act: Option<A
                     break;
                 }
             }
+            println!("{}", json!({"method": "closed"}));
         });
     }
 }
@@ -110,7 +114,14 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
     let session = request.header("mcp-session-id").map(str::to_owned);
     let known = |session: &str| lock.lock().unwrap().sessions.contains(session);
     let status = |code: &str| plain(stream, code, "text/plain", "no");
-    if request.body["method"] == "initialize" {
+    let opens = request.body["method"] == "initialize";
+    if has("slow") && (opens || request.body["method"] == "notifications/initialized") {
+        std::thread::sleep(Duration::from_millis(600));
+    }
+    if has("unready") && opens {
+        return status("503 Service Unavailable");
+    }
+    if opens {
         let version = &request.body["params"]["protocolVersion"];
         let result = json!({"protocolVersion": version, "capabilities": {"tools": {"listChanged": true}}, "serverInfo": {"name": "elsewhere", "version": "1"}});
         let mut extra = String::new();
@@ -155,6 +166,7 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
             match text("then") {
                 "keep" => return true,
                 "hang" => std::thread::sleep(Duration::from_secs(3600)),
+                "wait" => wait(stream),
                 "reset" => {
                     // Unread bytes in its buffer make a close a reset; so does this option.
                     drop(socket_linger(stream));
@@ -184,9 +196,7 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
             false
         }
         Some("hang") => {
-            let mut byte = [0];
-            let left = stream.read(&mut byte);
-            println!("{}", json!({"method": "left", "body": left.is_ok()}));
+            wait(stream);
             false
         }
         Some("flood") => flood(stream, arguments, id),
@@ -226,6 +236,12 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
             )
         }
     }
+}
+
+/// Until the client leaves.
+fn wait(mut stream: &TcpStream) {
+    let left = stream.read(&mut [0]);
+    println!("{}", json!({"method": "left", "body": left.is_ok()}));
 }
 
 fn tools(modern: bool, lists: u32) -> Value {
