@@ -101,7 +101,8 @@ pub(super) fn passwords(bytes: &[u8], kind: Kind, table: &Table, found: &mut Vec
 /// The value assigned to the name at `name`, reading forward.
 fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option<Finding> {
     let flag = bytes.get(name.clone())?.starts_with(b"-");
-    let mut at = skip(bytes, name.end, |b| b == b'\\');
+    let slashes_end = skip(bytes, name.end, |b| b == b'\\');
+    let mut at = slashes_end;
     let quoted = matches!(bytes.get(at), Some(b'"' | b'\'' | b'`'));
     at += usize::from(quoted);
     at += usize::from(bytes.get(at) == Some(&b']'));
@@ -111,7 +112,8 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
         [b':', b':', ..] | [b'=', b'=', ..] => return None,
         [b':', b'=', ..] | [b'=', b'>', ..] => at + 2,
         [b':' | b'=' | b'>', ..] => at + 1,
-        _ if flag && at > name.end => at,
+        // A backslash alone is no gap: it begins an escape, and the value would begin inside of that.
+        _ if flag && at > slashes_end => at,
         _ => return None,
     };
     at = skip(bytes, at, |b| b == b' ');

@@ -584,3 +584,25 @@ fn labels_are_few_and_sorted() {
     assert!(names.is_sorted() && names.contains(&"github-pat") && names.contains(&"given"));
     assert!((60..200).contains(&names.len()), "{}", names.len());
 }
+
+#[test]
+fn an_escape_behind_a_flag_is_no_value() {
+    let scrubber = Scrubber::new(SecretsMode::Redact, &[]);
+    for text in [
+        "-url-password\u{5}o:m",
+        "--password\nCorrect4Horse",
+        "--password\tCorrect4Horse",
+    ] {
+        let line = serde_json::json!({ "result": { "text": text } }).to_string();
+        let mut found = Vec::new();
+        scrubber.json(line.as_bytes(), &mut found);
+        let clean = scrubber.redact(line.as_bytes(), &found);
+        assert!(
+            serde_json::from_slice::<serde_json::Value>(&clean).is_ok(),
+            "{text:?}"
+        );
+    }
+    let mut found = Vec::new();
+    scrubber.text(b"--password Correct4Horse", &mut found);
+    assert_eq!(found.len(), 1);
+}
