@@ -79,14 +79,13 @@ impl Places {
         Err(failed)
     }
 
-    /// Removes the socket of an instance that is gone.
+    /// Removes the socket of an instance that was killed.
     pub fn remove(&self, server: &str, pid: i32) {
-        for directory in self.directories() {
-            // In most of them it never was.
-            drop(fs::remove_file(
-                directory.join(format!("{server}.{pid}{SUFFIX}")),
-            ));
-        }
+        let name = format!("{server}.{pid}{SUFFIX}");
+        let mut directories = self.directories().into_iter();
+        // The kernel remembers each name that it was asked for in vain, and a watch on a directory walks
+        // through them all: it is asked for no more than are needed.
+        directories.any(|directory| fs::remove_file(directory.join(&name)).is_ok());
     }
 
     /// Everything that runs; what does not answer any more is removed.

@@ -49,8 +49,12 @@ pub fn lone_spawner(control: RawFd, mode: Mode, config: Config, again: &dyn Agai
 /// `config` came from. The result is the code to exit with.
 pub(super) fn spawner(control: OwnedFd, mode: Mode, config: Arc<Config>, again: &dyn Again) -> u8 {
     let ended = match guard(control) {
-        Ok(Role::Guardian { code, parent }) => {
-            if let (Mode::Run, Some(parent)) = (mode, parent) {
+        Ok(Role::Guardian {
+            code,
+            felled,
+            parent,
+        }) => {
+            if let (true, Mode::Run, Some(parent)) = (felled, mode, parent) {
                 clerk::sweep(&config, parent.as_raw_nonzero().get());
             }
             let listeners = [

@@ -55,37 +55,98 @@ impl Limits {
     }
 }
 
-/// The directory of the cgroup that this process is in; `proc` is `/proc/self`.
-///
-/// # Errors
-/// One sentence about what the host lacks.
-pub(super) fn own(proc: &Path) -> Result<PathBuf, String> {
-    let path = membership(proc)?;
-    let text = fs::read_to_string(proc.join("mountinfo")).map_err(|error| error.to_string())?;
-    // proc_pid_mountinfo(5): ID, parent, device, root, mount point, …, "-", type, …
-    for line in text.lines() {
-        let Some((place, kind)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut fields = place.split(' ').skip(3);
-        let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        let below = Path::new(&path).strip_prefix(root);
-        if let (true, Ok(below)) = (kind.starts_with("cgroup2 "), below) {
-            // Joining an empty path would leave a slash at the end.
-            return Ok(Path::new(point).join(below).components().collect());
+/// Where the kernel has a process, of both versions, as `/proc/self` says it: every line of `mountinfo` costs
+/// the kernel a walk, so it is read once.
+#[derive(Debug)]
+pub(super) struct Around {
+    /// `cgroup`, or why it cannot be read.
+    groups: Result<String, String>,
+    /// `mountinfo`.
+    mounts: Result<String, String>,
+}
+
+impl Around {
+    /// Of this process.
+    pub(super) fn us() -> Self {
+        Self::of(Path::new("/proc/self"))
+    }
+
+    fn of(proc: &Path) -> Self {
+        let read = |name| fs::read_to_string(proc.join(name)).map_err(|error| error.to_string());
+        Self {
+            groups: read("cgroup"),
+            mounts: read("mountinfo"),
         }
     }
-    Err("no mounted cgroup v2 hierarchy shows our cgroup".to_owned())
+
+    /// The directory of its cgroup.
+    ///
+    /// # Errors
+    /// One sentence about what the host lacks.
+    pub(super) fn own(&self) -> Result<PathBuf, String> {
+        let path = unified(self.groups.as_ref()?)?;
+        // proc_pid_mountinfo(5): ID, parent, device, root, mount point, …, "-", type, …
+        for line in self.mounts.as_ref()?.lines() {
+            let Some((place, kind)) = line.split_once(" - ") else {
+                continue;
+            };
+            let mut fields = place.split(' ').skip(3);
+            let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            let below = Path::new(path).strip_prefix(root);
+            if let (true, Ok(below)) = (kind.starts_with("cgroup2 "), below) {
+                // Joining an empty path would leave a slash at the end.
+                return Ok(Path::new(point).join(below).components().collect());
+            }
+        }
+        Err("no mounted cgroup v2 hierarchy shows our cgroup".to_owned())
+    }
+
+    /// How often the kernel has killed for want of memory in it: the unit's or the container's limit.
+    /// Version 1 has the same number under another name.
+    pub(super) fn memory_kills(&self) -> u64 {
+        if let Ok(own) = self.own()
+            && own.join("memory.events").exists()
+        {
+            return count(&own.join("memory.events"), "oom_kill");
+        }
+        self.first_version().map_or(0, |path| {
+            count(&path.join("memory.oom_control"), "oom_kill")
+        })
+    }
+
+    /// Where the memory controller of version 1 has it.
+    fn first_version(&self) -> Option<PathBuf> {
+        let path = self.groups.as_ref().ok()?.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            controllers
+                .split(',')
+                .any(|name| name == "memory")
+                .then_some(path)
+        })?;
+        self.mounts.as_ref().ok()?.lines().find_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let mut fields = place.split(' ').skip(3);
+            let (root, point) = (fields.next()?, fields.next()?);
+            let options = kind.strip_prefix("cgroup ")?.rsplit(' ').next()?;
+            let below = Path::new(path).strip_prefix(root).ok()?;
+            let memory = options.split(',').any(|option| option == "memory");
+            memory.then(|| Path::new(point).join(below))
+        })
+    }
 }
 
 /// The path of our cgroup in the hierarchy.
-pub(super) fn membership(proc: &Path) -> Result<String, String> {
-    let text = fs::read_to_string(proc.join("cgroup")).map_err(|error| error.to_string())?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    path.map(str::to_owned)
-        .ok_or_else(|| "the kernel has no cgroup v2".to_owned())
+pub(super) fn membership() -> Result<String, String> {
+    let text = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+    unified(&text).map(str::to_owned)
+}
+
+/// The path in version 2.
+fn unified(groups: &str) -> Result<&str, String> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    path.ok_or_else(|| "the kernel has no cgroup v2".to_owned())
 }
 
 /// Whether limits could be set below `own`, asked without changing anything.
@@ -128,7 +189,7 @@ pub(super) fn prospect() -> Result<(), String> {
         processes: Some(0),
         cpu: Some(0),
     };
-    outlook(&own(Path::new("/proc/self"))?, &all)
+    outlook(&Around::us().own()?, &all)
 }
 
 /// The cgroup of one cell; dropping it kills what is in it and removes it.
@@ -324,7 +385,7 @@ fn set(leaf: &Path, limits: &Limits) -> Result<(), String> {
 /// Removes what killed spawners left below our cgroup, with all that still runs in it. What the one
 /// that is known to be `dead` left goes however young it is.
 pub(super) fn sweep(dead: Option<i32>) {
-    if let Ok(own) = own(Path::new("/proc/self")) {
+    if let Ok(own) = Around::us().own() {
         sweep_below(&own, dead);
     }
 }
@@ -398,41 +459,6 @@ fn count(file: &Path, word: &str) -> u64 {
     let mut lines = text.lines().filter_map(|line| line.split_once(' '));
     let found = lines.find(|(name, _)| *name == word);
     found.and_then(|(_, n)| n.trim().parse().ok()).unwrap_or(0)
-}
-
-/// How often the kernel has killed for want of memory in the cgroup that we are in: the unit's or
-/// the container's limit. Version 1 has the same number under another name.
-pub(super) fn memory_kills_around(proc: &Path) -> u64 {
-    if let Ok(own) = own(proc)
-        && own.join("memory.events").exists()
-    {
-        return count(&own.join("memory.events"), "oom_kill");
-    }
-    first_version(proc).map_or(0, |path| {
-        count(&path.join("memory.oom_control"), "oom_kill")
-    })
-}
-
-/// Where the memory controller of version 1 has us.
-fn first_version(proc: &Path) -> Option<PathBuf> {
-    let text = fs::read_to_string(proc.join("cgroup")).ok()?;
-    let path = text.lines().find_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        controllers
-            .split(',')
-            .any(|name| name == "memory")
-            .then_some(path)
-    })?;
-    let mounts = fs::read_to_string(proc.join("mountinfo")).ok()?;
-    mounts.lines().find_map(|line| {
-        let (place, kind) = line.split_once(" - ")?;
-        let mut fields = place.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        let options = kind.strip_prefix("cgroup ")?.rsplit(' ').next()?;
-        let below = Path::new(path).strip_prefix(root).ok()?;
-        let memory = options.split(',').any(|option| option == "memory");
-        memory.then(|| Path::new(point).join(below))
-    })
 }
 
 #[cfg(test)]

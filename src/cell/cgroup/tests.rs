@@ -119,21 +119,30 @@ fn where_we_are_is_read_from_proc() {
          31 25 0:27 / /sys/fs/cgroup/unified rw shared:8 - cgroup2 cgroup2 rw\n";
     write("mountinfo", mounts);
     let path = "/sys/fs/cgroup/unified/user.slice/a b.scope";
-    assert_eq!(own(proc.path()).unwrap(), Path::new(path));
-    let first = first_version(proc.path()).unwrap();
+    assert_eq!(Around::of(proc.path()).own().unwrap(), Path::new(path));
+    let first = Around::of(proc.path()).first_version().unwrap();
     assert_eq!(first, Path::new("/sys/fs/cgroup/memory/"));
     // Inside a container the mount shows a subtree.
     write("cgroup", "0::/pod/inner\n");
     write("mountinfo", "31 25 0:27 /pod /cg rw - cgroup2 cgroup2 rw\n");
-    assert_eq!(own(proc.path()).unwrap(), Path::new("/cg/inner"));
+    assert_eq!(
+        Around::of(proc.path()).own().unwrap(),
+        Path::new("/cg/inner")
+    );
     write("cgroup", "0::/other\n");
     assert!(
-        own(proc.path())
+        Around::of(proc.path())
+            .own()
             .unwrap_err()
             .contains("no mounted cgroup v2")
     );
     write("cgroup", "4:memory:/\n");
-    assert!(own(proc.path()).unwrap_err().contains("no cgroup v2"));
+    assert!(
+        Around::of(proc.path())
+            .own()
+            .unwrap_err()
+            .contains("no cgroup v2")
+    );
 }
 
 #[test]
@@ -147,7 +156,7 @@ fn kills_for_want_of_memory_are_counted() {
 
 /// A leaf in the real tree, or a word about why there is none.
 fn real(name: &str) -> Option<(PathBuf, Leaf)> {
-    let made = own(Path::new("/proc/self")).and_then(|own| {
+    let made = Around::us().own().and_then(|own| {
         Ok((
             own.clone(),
             Leaf::make(&own, &Limits::default(), &[], name)?,

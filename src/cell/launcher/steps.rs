@@ -259,7 +259,7 @@ impl<'a> Cell<'a> {
             return Ok(());
         };
         let is_there = |leaf: &String| {
-            let now = cgroup::membership(Path::new("/proc/self"));
+            let now = cgroup::membership();
             now.is_ok_and(|path| Path::new(&path).ends_with(leaf))
         };
         let done = match (&cgroup.leaf, &cgroup.lack) {

@@ -50,7 +50,11 @@ impl Planner<'_> {
             uid,
             gid,
             own: own.map(Clone::clone).into(),
-            names: names(uid, gid, private)?,
+            // Without a view of its own the server sees the host's files, whatever copies there are.
+            names: match self.spec.namespaces {
+                true => names(uid, gid, private)?,
+                false => Vec::new(),
+            },
         });
         Ok(())
     }

@@ -124,9 +124,9 @@ impl<'a> Planner<'a> {
             .extend([&private.home, &private.tmp, &private.run].map(Clone::clone));
         self.allow_network();
         self.cover_resolver(&private)?;
+        self.name_layers()?;
         self.choose_user(&private)?;
         self.limit(&table);
-        self.name_layers()?;
         self.name_calls()?;
         self.build_env(&table, &program, &private, uv.as_ref());
         self.choose_cwd(&mut program, preset, &private)?;

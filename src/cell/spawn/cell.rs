@@ -9,7 +9,7 @@ use super::relay::{self, Relay};
 use super::server::ancestors;
 use super::stdio::{Ends, pass_on};
 use super::tempdir::{TempDir, random_name};
-use crate::cell::cgroup::{self, Leaf};
+use crate::cell::cgroup::{self, Around, Leaf};
 use crate::cell::{
     CellCgroup, CellSpec, LaunchFailure, LaunchMessage, Layer, LayerReport, LayerState,
     MESSAGE_LIMIT, seal_spec,
@@ -347,8 +347,9 @@ impl Cell {
             Mode::Exec => None,
         };
         let (door, theirs) = door.unzip();
-        let leaf = limit_tree(&mut spec);
-        let memory_kills = cgroup::memory_kills_around(Path::new("/proc/self"));
+        let around = Around::us();
+        let leaf = limit_tree(&mut spec, &around);
+        let memory_kills = around.memory_kills();
         let (stdin, stdout, stderr) = (ends.stdin, ends.stdout, ends.stderr);
         // The launcher first: it is what the server waits for.
         let launched = Launched::start(&spec, stdin, stdout, stderr, leaf.as_ref(), inside);
@@ -399,13 +400,12 @@ impl Cell {
         {
             return true;
         }
-        exit == Exit::Signal(9)
-            && cgroup::memory_kills_around(Path::new("/proc/self")) > self.memory_kills
+        exit == Exit::Signal(9) && Around::us().memory_kills() > self.memory_kills
     }
 }
 
 /// Makes the cell's cgroup, as far as this host has one, and says in the spec what came of it.
-fn limit_tree(spec: &mut CellSpec) -> Option<Leaf> {
+fn limit_tree(spec: &mut CellSpec, around: &Around) -> Option<Leaf> {
     if spec.cgroup.is_some() {
         // It is switched off.
         return None;
@@ -426,7 +426,7 @@ fn limit_tree(spec: &mut CellSpec) -> Option<Leaf> {
         .map(|pid| pid.as_raw_nonzero().get())
         .chain([us])
         .collect();
-    let made = cgroup::own(Path::new("/proc/self")).and_then(|own| {
+    let made = around.own().and_then(|own| {
         let name = random_name().map_err(|error| error.to_string())?;
         Leaf::make(&own, &limits, &ours, &format!("{us}.{name}"))
     });

@@ -26,6 +26,8 @@ pub enum Role {
     Guardian {
         /// The code to exit with: the spawner's.
         code: u8,
+        /// The spawner was killed, and has put nothing away.
+        felled: bool,
         /// The message process that started us.
         parent: Option<Pid>,
     },
@@ -65,7 +67,7 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
     let spawner = Pid::from_raw(spawner.as_raw());
     let status = await_end(&signals, spawner, parent);
     let orderly = status.and_then(WaitStatus::exit_status);
-    let felled = tree::kill_descendants();
+    let killed = tree::kill_descendants();
     let code = match orderly {
         Some(code) => u8::try_from(code).unwrap_or(u8::MAX),
         None => {
@@ -74,13 +76,17 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
             70
         }
     };
-    if !felled.survivors.is_empty() {
+    if !killed.survivors.is_empty() {
         return Err(io::Error::other(format!(
             "processes {:?} outlived SIGKILL",
-            felled.survivors
+            killed.survivors
         )));
     }
-    Ok(Role::Guardian { code, parent })
+    Ok(Role::Guardian {
+        code,
+        felled: orderly.is_none(),
+        parent,
+    })
 }
 
 /// Waits for the spawner; `None` when it had to be left.

@@ -3,8 +3,7 @@
 //! ```text
 //! $XDG_RUNTIME_DIR or /tmp / cofferdam.<128 random bits> /
 //!     lock     held (flock) by the spawner; outside of what the cell may touch
-//!     home/    HOME in the cell
-//!     tmp/     TMPDIR in the cell
+//!     ...      what the plan makes of it: HOME, TMPDIR
 //! ```
 //!
 //! A spawner that is killed leaves the directory behind without the lock; the next run removes it.
@@ -56,8 +55,6 @@ impl TempDir {
                 .mode(0o600)
                 .open(unfinished.join("lock"))?;
             flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-            private.create(unfinished.join("home"))?;
-            private.create(unfinished.join("tmp"))?;
             fs::rename(&unfinished, &path)?;
             Ok(lock)
         })();
@@ -70,7 +67,7 @@ impl TempDir {
         }
     }
 
-    /// Holds `home` and `tmp`.
+    /// Holds nothing but the lock at first.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -198,7 +195,6 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let ours = TempDir::create_in(base.path()).unwrap();
         assert_eq!(fs::metadata(ours.path()).unwrap().mode() & 0o777, 0o700);
-        assert!(ours.path().join("home").is_dir() && ours.path().join("tmp").is_dir());
         let deep = ours.path().join("tmp/a/b");
         fs::create_dir_all(&deep).unwrap();
         fs::set_permissions(&deep, fs::Permissions::from_mode(0o0)).unwrap();
