@@ -185,22 +185,25 @@ impl<'a> Cursor<'a> {
             && let Some(block) = block.first_chunk()
             && let Some((word, length)) = Word::at(block)
         {
-            self.at += length;
-            self.blanks();
-            key.word = Some(word);
+            self.past_word(key, word, length);
             return Ok(());
         }
         self.at = Self::new(self.bytes, self.at).other_key(key)?;
         Ok(())
     }
 
+    #[inline(always)]
+    fn past_word(&mut self, key: &mut Key<'a>, word: Word, length: usize) {
+        self.at += length;
+        self.blanks();
+        key.word = Some(word);
+    }
+
     /// A key that is not among the words, or is one of them with blanks or escapes or near the end of the line.
     #[inline(never)]
     fn other_key(mut self, key: &mut Key<'a>) -> Result<usize, Fault> {
         if let Some((word, length)) = Word::long_at(self.bytes.get(self.at..).unwrap_or_default()) {
-            self.at += length;
-            self.blanks();
-            key.word = Some(word);
+            self.past_word(key, word, length);
             return Ok(self.at);
         }
         let other = self.any_key()?;

@@ -12,57 +12,37 @@ use std::time::Instant;
 /// Seconds that each fuzz target runs.
 const FUZZ_SECONDS: u32 = 60;
 
+/// What is tested at length, and the filter that finds it.
+const TESTS: [(&str, &str); 12] = [
+    ("fidelity: every server, client and era", "fidelity"),
+    ("https clients: every SDK, proof and era", "https_clients::"),
+    (
+        "matrix: every source rotates on every way in and out",
+        "matrix::",
+    ),
+    ("rotation: mounts that nobody tells of, too", "rotation::"),
+    (
+        "issuer: ten rotations of its keys under load",
+        "http_issuer::",
+    ),
+    ("chaos: 100,000 mixed requests", "chaos"),
+    ("faults: every fault on every way in", "faults"),
+    ("kill: 120 times with 100 calls in flight", "kill_fast"),
+    ("a virtual day, and three real minutes", "virtual_day"),
+    ("the unit under a booted systemd", "booted"),
+    ("what takes seconds to end", "stopping"),
+    ("kill -9: 1,000 times in each cell", "kill_nine"),
+];
+
 /// Runs every long line that has not passed yet; returns what failed.
 pub(crate) fn run(root: &Path, fixtures: &Path) -> Result<Vec<String>, String> {
     let path = crate::target_dir(root).join("xtask-full.json");
     let state = state_of_tree(root)?;
     let mut passed = recall(&path, &state);
     let mut failures = Vec::new();
-    let mut lines: Vec<(String, Line)> = vec![
-        (
-            "fidelity: every server, client and era".into(),
-            Line::Tests("fidelity"),
-        ),
-        (
-            "https clients: every SDK, proof and era".into(),
-            Line::Tests("https_clients::"),
-        ),
-        (
-            "matrix: every source rotates on every way in and out".into(),
-            Line::Tests("matrix::"),
-        ),
-        (
-            "rotation: mounts that nobody tells of, too".into(),
-            Line::Tests("rotation::"),
-        ),
-        (
-            "issuer: ten rotations of its keys under load".into(),
-            Line::Tests("http_issuer::"),
-        ),
-        ("chaos: 100,000 mixed requests".into(), Line::Tests("chaos")),
-        (
-            "faults: every fault on every way in".into(),
-            Line::Tests("faults"),
-        ),
-        (
-            "kill: 120 times with 100 calls in flight".into(),
-            Line::Tests("kill_fast"),
-        ),
-        (
-            "a virtual day, and three real minutes".into(),
-            Line::Tests("virtual_day"),
-        ),
-        (
-            "the unit under a booted systemd".into(),
-            Line::Tests("booted"),
-        ),
-        ("what takes seconds to end".into(), Line::Tests("stopping")),
-        (
-            "kill -9: 1,000 times in each cell".into(),
-            Line::Tests("kill_nine"),
-        ),
-        ("bench: every target met".into(), Line::Bench),
-    ];
+    let tests = TESTS.map(|(name, filter)| (name.to_owned(), Line::Tests(filter)));
+    let mut lines = Vec::from(tests);
+    lines.push(("bench: every target met".to_owned(), Line::Bench));
     lines.extend(
         fuzz_targets(root)
             .into_iter()

@@ -10,7 +10,7 @@
 //! who come get another server at once, and the old one ends when its requests are answered. A credential
 //! counts as placed when no process is left that was started before it.
 
-use super::server::{Process, Role, Server};
+use super::server::{Role, Server};
 use super::state::State;
 use crate::app::audition::Audition;
 use crate::app::replace::{DRAIN, Replacing};
@@ -157,10 +157,11 @@ impl State {
         }
         let ready = newcomer.audition.as_ref().is_some_and(|it| it.is_over());
         let late = !ready && newcomer.process.begun + START_LIMIT <= now;
-        if late && let Some(cell) = self.awaits(newcomer) {
+        let cell = self.awaits(newcomer);
+        if late && let Some(cell) = cell {
             self.give_up_newcomer(cell, "it does not answer the handshake in time", now);
         }
-        if self.awaits(newcomer).is_none() {
+        if late || cell.is_none() {
             newcomer.role = Role::Leaving;
             newcomer.process.life.stop(now);
             let act = newcomer.process.life.stuck();
@@ -271,13 +272,8 @@ impl State {
 
     /// Says that credentials are placed, once no process is left that was started before them.
     pub(super) fn settle_placed(&mut self, now: Instant) {
-        let outdated = |process: &Process| process.outdated;
-        if !self
-            .servers
-            .iter()
-            .flatten()
-            .any(|it| outdated(&it.process))
-        {
+        let mut servers = self.servers.iter().flatten();
+        if servers.all(|server| !server.process.outdated) {
             self.known.placed(Ok(()), self.desk.audit(), now);
             self.rest_soon();
         }

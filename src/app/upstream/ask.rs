@@ -31,9 +31,13 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// `None` when the line is no request.
+    /// One of our own; `None` when the line is no request.
     pub(super) fn read(line: &Bytes) -> Option<Self> {
-        let envelope = mcp::parse(line, Direction::ToServer).ok()?;
+        Self::of(&mcp::parse(line, Direction::ToServer).ok()?, line)
+    }
+
+    /// `None` when `envelope`, which is that of the line, holds no request.
+    pub(super) fn of(envelope: &Envelope<'_>, line: &Bytes) -> Option<Self> {
         let Kind::Request { id, method, .. } = &envelope.kind else {
             return None;
         };
@@ -41,7 +45,7 @@ impl Ask {
             key: id.key(),
             raw_id: id.raw.into(),
             method: method.clone().into_owned(),
-            era: Era::of(&envelope).unwrap_or_default(),
+            era: Era::of(envelope).unwrap_or_default(),
             about: match envelope.name().filter(|_| **method == *TOOLS_CALL) {
                 Some(tool) => format!("{method} {tool}"),
                 None => method.clone().into_owned(),
@@ -62,10 +66,7 @@ pub(super) fn describe(headers: &mut HeaderMap) {
 
 /// What the headers of a modern message repeat of its body (MCP 2026-07-28, transports); nothing for a
 /// legacy one.
-pub(super) fn repeat(headers: &mut HeaderMap, line: &[u8], mirrors: &Mirrors) {
-    let Ok(envelope) = mcp::parse(line, Direction::ToServer) else {
-        return;
-    };
+pub(super) fn repeat(headers: &mut HeaderMap, envelope: &Envelope<'_>, mirrors: &Mirrors) {
     let Some(version) = envelope.version().and_then(|version| version.as_text()) else {
         return;
     };
@@ -74,7 +75,7 @@ pub(super) fn repeat(headers: &mut HeaderMap, line: &[u8], mirrors: &Mirrors) {
         return;
     };
     headers.insert(METHOD, coded(method));
-    let Some(name) = name(&envelope, method) else {
+    let Some(name) = name(envelope, method) else {
         return;
     };
     headers.insert(NAME, coded(&name));
@@ -114,7 +115,8 @@ mod tests {
         let tools = br#"{"tools":[{"name":"t","inputSchema":{"type":"object","properties":{"region":{"type":"string","x-mcp-header":"Region"},"n":{"type":"integer","x-mcp-header":"N"}}}}]}"#;
         let mirrors: Mirrors = listed(tools).tools.into_iter().collect();
         let mut headers = HeaderMap::new();
-        repeat(&mut headers, line.as_bytes(), &mirrors);
+        let envelope = mcp::parse(line.as_bytes(), Direction::ToServer).unwrap();
+        repeat(&mut headers, &envelope, &mirrors);
         headers
     }
 

@@ -168,36 +168,38 @@ impl Bridge {
         matches!(&envelope.kind, Kind::Notification { method, .. } if method == INITIALIZED)
     }
 
-    /// Sends one line, whose turn it is.
-    pub(super) async fn pass(self: &Rc<Self>, line: &Bytes) {
-        let Ok(envelope) = mcp::parse(line, Direction::ToServer) else {
-            return;
-        };
+    /// Sends one line, whose turn it is and which holds `envelope`.
+    pub(super) async fn pass(self: &Rc<Self>, line: &Bytes, envelope: &Envelope<'_>) {
         match &envelope.kind {
-            Kind::Request { .. } => self.ask(line).await,
-            Kind::Notification { .. } if Self::greets(&envelope) => {
+            Kind::Request { .. } => {
+                if let Some(ask) = Ask::of(envelope, line) {
+                    self.ask(ask).await;
+                }
+            }
+            Kind::Notification { .. } if Self::greets(envelope) => {
                 // Its order counts: a server may refuse what comes before it.
                 let told = tokio::time::timeout(GREETED, self.tell(line)).await;
                 note_untold(told.unwrap_or(Err(slow())));
                 self.visit.borrow_mut().greeting = Some(line.clone());
                 self.listen();
             }
-            Kind::Notification { params, .. } if Self::cancels(&envelope) => {
+            Kind::Notification { params, .. } if Self::cancels(envelope) => {
                 self.cancel(*params, line);
             }
             _ => self.tell_aside(line),
         }
     }
 
-    async fn ask(self: &Rc<Self>, line: &Bytes) {
-        let Some(ask) = Ask::read(line) else { return };
-        let kept = self.kept.get().saturating_add(line.len());
+    async fn ask(self: &Rc<Self>, ask: Ask) {
+        let bytes = ask.line.len();
+        let kept = self.kept.get().saturating_add(bytes);
         if self.open.borrow().len() >= OPEN || kept > KEPT {
-            return self.out.line(&answer_for(line, &Trouble::Crowded)).await;
+            let crowded = answer_for(&ask.line, &Trouble::Crowded);
+            return self.out.line(&crowded).await;
         }
         self.kept.set(kept);
         self.serial.set(self.serial.get() + 1);
-        let (serial, bytes) = (self.serial.get(), line.len());
+        let serial = self.serial.get();
         let (key, era) = (ask.key.clone(), ask.era);
         if ask.method == INITIALIZE {
             self.order.begin(key.clone());
@@ -315,14 +317,13 @@ impl Bridge {
     pub(super) fn headers_of(&self, outfit: &Outfit, line: &[u8]) -> HeaderMap {
         let mut headers = outfit.headers();
         describe(&mut headers);
-        repeat(&mut headers, line, &self.mirrors.borrow());
-        let opens = |line| {
-            let envelope = mcp::parse(line, Direction::ToServer);
-            envelope.is_ok_and(
-                |it| matches!(&it.kind, Kind::Request { method, .. } if method == INITIALIZE),
-            )
+        // What is sent was proved when it was taken, or is our own.
+        let Ok(envelope) = mcp::parse(line, Direction::ToServer) else {
+            return headers;
         };
-        if !headers.contains_key(VERSION) && !opens(line) {
+        repeat(&mut headers, &envelope, &self.mirrors.borrow());
+        let opens = matches!(&envelope.kind, Kind::Request { method, .. } if method == INITIALIZE);
+        if !headers.contains_key(VERSION) && !opens {
             self.visit.borrow().sign(&mut headers);
         }
         headers

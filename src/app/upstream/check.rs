@@ -4,6 +4,7 @@ use super::Settings;
 use super::ask::repeat;
 use super::bridge::Bridge;
 use super::exchange::trouble;
+use crate::mcp::{self, Direction};
 use crate::proxy::Trouble;
 use crate::transport::http::{Bytes, HeaderMap, HeaderValue, Method, header};
 use std::future::pending;
@@ -121,6 +122,8 @@ impl Bridge {
 
     fn dress(&self, headers: &mut HeaderMap) {
         super::ask::describe(headers);
-        repeat(headers, DISCOVER.as_bytes(), &self.mirrors.borrow());
+        if let Ok(envelope) = mcp::parse(DISCOVER.as_bytes(), Direction::ToServer) {
+            repeat(headers, &envelope, &self.mirrors.borrow());
+        }
     }
 }

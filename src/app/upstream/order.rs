@@ -105,7 +105,7 @@ impl Bridge {
         };
         let passes_by = envelope.version().is_some() || Self::cancels(&envelope);
         if passes_by || !(self.order.is_busy() || Self::greets(&envelope)) {
-            return self.pass(&line).await;
+            return self.pass(&line, &envelope).await;
         }
         if self.order.wait(&line) {
             return;
@@ -123,8 +123,11 @@ impl Bridge {
         loop {
             self.order.next.notified().await;
             while let Some(line) = self.order.pop() {
+                let Ok(envelope) = mcp::parse(&line, Direction::ToServer) else {
+                    continue;
+                };
                 self.order.passing.set(true);
-                self.pass(&line).await;
+                self.pass(&line, &envelope).await;
                 self.order.passing.set(false);
             }
             self.rest();
