@@ -5,12 +5,11 @@ use super::http::Issuer;
 use super::sealed::{Packed, Unpacked};
 use super::upstream::UpstreamError;
 use crate::cell::spawn::Event;
-use crate::config::{Config, Tls};
+use crate::config::{Config, Tls, read_file};
 use crate::identity::{Challenges, Jwks, JwksError, KeyBook, KeysError, Verifier};
 use crate::secret::{SETTLE, Watch};
 use crate::transport::tls::{ServerPem, ServerSettings, ServerTls, TlsError};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -183,12 +182,7 @@ impl Porter {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MOST {
-        true => Err(io::ErrorKind::FileTooLarge.into()),
-        false => Ok(bytes),
-    }
+    read_file(path, MOST)
 }
 
 /// What the listener begins with.

@@ -153,7 +153,7 @@ fn unreadable(path: &Path) -> Option<io::Error> {
     if metadata.is_dir() {
         std::fs::read_dir(path).err()
     } else if metadata.is_file() {
-        std::fs::File::open(path).err()
+        crate::config::open_file(path).err()
     } else {
         None
     }

@@ -4,11 +4,10 @@
 //! good one. Files are small (a token, a key, a JSON object of them), so they are read whole.
 
 use super::{Secret, expiry};
-use crate::config::{Credential, principal_name};
+use crate::config::{Credential, open_file, principal_name};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
@@ -122,11 +121,13 @@ fn contents(credential: &Credential) -> Result<(Zeroizing<Vec<u8>>, Option<u64>)
         path: path(),
         reason: error.to_string(),
     };
-    let file = File::open(&credential.file).map_err(unreadable)?;
+    let file = match open_file(&credential.file) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err(SourceError::NotAFile { path: path() });
+        }
+        file => file.map_err(unreadable)?,
+    };
     let about = file.metadata().map_err(unreadable)?;
-    if !about.is_file() {
-        return Err(SourceError::NotAFile { path: path() });
-    }
     if about.len() > MAX_BYTES {
         return Err(SourceError::TooLarge { path: path() });
     }
@@ -286,5 +287,14 @@ mod tests {
         assert!(matches!(gone, Err(SourceError::Unreadable { .. })));
         let directory = read(&credential(std::env::temp_dir(), None));
         assert!(matches!(directory, Err(SourceError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_fifo_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("token");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let read = read(&credential(fifo, None));
+        assert!(matches!(read, Err(SourceError::NotAFile { .. })));
     }
 }
