@@ -487,6 +487,25 @@ fn the_operator_chooses_algorithms_and_audience() {
 }
 
 #[test]
+fn a_token_cannot_take_the_name_of_a_client_with_a_key() {
+    let key = ApiKey::new(&[1; 32]);
+    let file =
+        json!([{ "client": "ci", "sha256": key.sha256(), "revoked": "2020-01-01T00:00:00Z" }]);
+    let keys = KeyBook::parse(file.to_string().as_bytes()).unwrap();
+    let verifier = verifier().with_keys(keys);
+    for changes in [
+        json!({ "client_id": "ci" }),
+        json!({ "client_id": null, "azp": "ci" }),
+        json!({ "client_id": null, "sub": "ci" }),
+    ] {
+        let token = ISSUER_KEYS.token(&header(), &with(changes));
+        let denied = bearer(&verifier, &token);
+        assert_eq!(denied, Err(Denied::Token(TokenFault::Name)));
+    }
+    assert!(bearer(&verifier, &ISSUER_KEYS.token(&header(), &claims())).is_ok());
+}
+
+#[test]
 fn a_key_that_is_rotated_out_signs_nothing_any_more() {
     let token = ISSUER_KEYS.token(&header(), &claims());
     let before = verifier();
