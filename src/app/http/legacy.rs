@@ -33,7 +33,7 @@ impl State {
         if let Some(session) = value(post.headers, &SESSION_HEADER) {
             return match self.find_visit(session, post.caller) {
                 Some(_) => refused(id.raw, "This session is initialized already."),
-                None => bare(StatusCode::NOT_FOUND),
+                None => no_session(Some(id.raw)),
             };
         }
         let (share, most) = self
@@ -140,7 +140,7 @@ impl State {
             .get(&party)
             .map(|visit| (visit.cell, visit.serial))
         else {
-            return bare(StatusCode::NOT_FOUND);
+            return no_session(id);
         };
         let seat = id.map(|_| self.seat(post.caller, now));
         let done = self.with_same(cell, serial, |state, server| {
@@ -155,7 +155,7 @@ impl State {
         match (done, seat) {
             (None, _) => {
                 self.close_visit(party);
-                bare(StatusCode::NOT_FOUND)
+                no_session(id)
             }
             (Some(()), Some(seat)) => Reply::Wait(seat),
             (Some(()), None) => bare(StatusCode::ACCEPTED),
@@ -268,7 +268,7 @@ impl State {
         now: Instant,
     ) -> Found {
         let Some((party, visit)) = self.find_visit(session, caller) else {
-            return Err(bare(StatusCode::NOT_FOUND));
+            return Err(no_session(id));
         };
         if visit.revision.is_none() {
             let words = "This session is not initialized yet.";
@@ -355,7 +355,7 @@ impl State {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
         let Some((party, visit)) = self.find_visit(session, caller) else {
-            return bare(StatusCode::NOT_FOUND);
+            return no_session(None);
         };
         let (cell, serial) = (visit.cell, visit.serial);
         self.with_same(cell, serial, |state, server| {
@@ -364,6 +364,16 @@ impl State {
         self.close_visit(party);
         bare(StatusCode::NO_CONTENT)
     }
+}
+
+/// The same for one that never was, that is over, and that is somebody else's.
+fn no_session(id: Option<&[u8]>) -> Reply {
+    Reply::Now(error(
+        StatusCode::NOT_FOUND,
+        Some(id.unwrap_or(b"null")),
+        INVALID_REQUEST,
+        "There is no such session, or no longer; send initialize without Mcp-Session-Id.",
+    ))
 }
 
 fn refused(id: &[u8], words: &str) -> Reply {
