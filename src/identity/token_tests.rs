@@ -524,6 +524,19 @@ fn a_key_that_is_rotated_out_signs_nothing_any_more() {
 }
 
 #[test]
+fn a_token_that_names_no_key_may_be_signed_with_a_new_one() {
+    let other = Issuer::new();
+    let token = other.token(&json!({ "alg": "ES256" }), &claims());
+    let fault = |text: &str| {
+        let verifier = Verifier::new(&config(text), KeyBook::default(), ISSUER_KEYS.keys());
+        bearer(&verifier, &token).unwrap_err()
+    };
+    assert_eq!(fault(CONFIG), Denied::Token(TokenFault::Signature));
+    let fetched = CONFIG.replace("\"jwks.json\"", "\"https://id.example.com/keys\"");
+    assert_eq!(fault(&fetched), Denied::Token(TokenFault::UnknownKey));
+}
+
+#[test]
 fn an_issuer_is_asked_for_keys_seldom() {
     let mut cache = JwksCache::new(Jwks::default(), NOW, 3600, 60);
     assert!(!cache.wants(NOW, false));

@@ -7,7 +7,7 @@ use super::post::{
 };
 use super::route::{answer_line, json};
 use super::seat::Seat;
-use super::server::{Handshake, Kind as PlaceKind, Role, Server};
+use super::server::{Handshake, Kind as PlaceKind, Place, Role, Server};
 use super::state::{NoServer, State};
 use super::visit::GET;
 use crate::identity::Caller;
@@ -45,8 +45,11 @@ impl State {
             return no_server(id.raw, NoServer::Full);
         }
         // The number of a session's own server is known only once there is one.
-        let role = if share { Role::Shared } else { Role::Own(0) };
-        let cell = match self.server_for(role) {
+        let (role, revision) = match share {
+            true => (Role::Shared, asked(post.envelope)),
+            false => (Role::Own(0), None),
+        };
+        let cell = match self.server_for(role, revision) {
             Ok(cell) => cell,
             Err(why) => return self.without_server(post, why),
         };
@@ -230,7 +233,8 @@ impl State {
             return;
         };
         if let Some(exchange) = server.exchanges.close(number) {
-            let seat = exchange.place.seat;
+            let Place { seat, pass, .. } = exchange.place;
+            server.late.keep(number, pass);
             seat.about.set(None);
             if seat.streams() {
                 seat.end();
@@ -364,6 +368,14 @@ impl State {
         self.close_visit(party);
         bare(StatusCode::NO_CONTENT)
     }
+}
+
+/// The revision that an `initialize` asks for; those that nobody knows are one.
+fn asked(envelope: &Envelope<'_>) -> Option<Revision> {
+    let Kind::Request { params, .. } = &envelope.kind else {
+        return None;
+    };
+    Revision::read(&params.as_ref()?.member("protocolVersion")?.as_text()?)
 }
 
 /// The same for one that never was, that is over, and that is somebody else's.
