@@ -47,6 +47,7 @@ mod http_many;
 mod http_modern;
 mod http_opening;
 mod http_revive;
+mod http_shared;
 mod https_clients;
 mod https_inspector;
 mod https_wire;
