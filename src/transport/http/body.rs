@@ -49,15 +49,15 @@ pub async fn read_body(mut body: Incoming, cap: usize, time: Duration) -> Result
     rest.await.unwrap_or(Err(BodyError::Slow))
 }
 
-/// Lets a small body pass that nobody wants. A client that is answered while it still sends may take
-/// that for a broken stream and never see the answer (curl does, on HTTP/2).
-pub async fn discard(body: Incoming) {
+/// Lets a small body pass that nobody wants; true when all of it has. A client that is answered while it
+/// still sends may take that for a broken stream and never see the answer (curl does, on HTTP/2). After a
+/// larger one the connection is not used again: it is read to its end while it closes.
+pub async fn discard(body: Incoming) -> bool {
     const SMALL: usize = 64 * 1024;
     const TIME: Duration = Duration::from_secs(1);
     let most = body.size_hint().upper();
-    if !body.is_end_stream() && most.is_some_and(|most| most <= SMALL as u64) {
-        drop(read_body(body, SMALL, TIME).await);
-    }
+    let small = most.is_some_and(|most| most <= SMALL as u64);
+    body.is_end_stream() || small && read_body(body, SMALL, TIME).await.is_ok()
 }
 
 async fn collect(body: &mut Incoming, first: Bytes, cap: usize) -> Result<Bytes, BodyError> {

@@ -1,9 +1,10 @@
 //! A connection with patience that ends: for a header that does not come, and for a reader that does
-//! not read.
+//! not read. What is still sent when we have said all is read for a while ([`super::linger`]).
 //!
 //! Timers are set when something is late, not for each request: the one that is set stays until it
 //! rings, and then the connection is looked at.
 
+use super::linger::Linger;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -70,6 +71,10 @@ pub(super) struct Patient<T> {
     fresh: bool,
     alarm: Option<(Instant, Pin<Box<Sleep>>)>,
     stall: Option<Pin<Box<Sleep>>>,
+    /// The other end sends no more.
+    ended: bool,
+    /// We have said all.
+    linger: Option<Box<Linger>>,
     /// Bytes that were looked at and are still to be read.
     first: ([u8; PREFACE.len()], u8),
 }
@@ -86,6 +91,8 @@ impl<T> Patient<T> {
             fresh: true,
             alarm: None,
             stall: None,
+            ended: false,
+            linger: None,
             first: ([0; PREFACE.len()], 0),
         }
     }
@@ -181,6 +188,7 @@ impl<T: AsyncRead + Unpin> Patient<T> {
             };
         }
         let got = buf.filled().get(before..).unwrap_or_default();
+        self.ended |= got.is_empty() && buf.remaining() > 0;
         if self.meter.serving.get() == 0 && !got.is_empty() {
             let mut head = self.meter.head.borrow_mut();
             if head.is_empty() && !self.fresh {
@@ -213,7 +221,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -242,8 +250,17 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.stalled(cx, done)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            let done = Pin::new(&mut this.inner).poll_shutdown(cx);
+            ready!(this.stalled(cx, done))?;
+        }
+        if this.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let begun = || Box::new(Linger::new(Instant::now()));
+        let linger = this.linger.get_or_insert_with(begun);
+        linger.poll(&mut this.inner, cx).map(Ok)
     }
 }
 

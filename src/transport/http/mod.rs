@@ -6,6 +6,7 @@ mod client;
 mod events;
 mod head;
 mod io;
+mod linger;
 mod listener;
 mod serve;
 mod sse;
