@@ -86,11 +86,16 @@ pub trait Source {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
 }
 
+/// Bytes of a piece of an answer that goes in pieces.
+const PIECE: usize = 16 * 1024;
+
 /// The body of an answer.
 #[derive(Debug)]
 pub enum Outgoing<S> {
     /// All of it; taken once.
     Whole(Bytes),
+    /// All of it, taken in pieces ([`Self::in_pieces`]).
+    Pieces(Bytes),
     /// Pieces as they come.
     Stream(S),
 }
@@ -100,6 +105,16 @@ impl<S> Outgoing<S> {
     #[must_use]
     pub const fn empty() -> Self {
         Self::Whole(Bytes::new())
+    }
+
+    /// The same, in pieces of at most one frame of HTTP/2 (RFC 9113 §4.2): whoever writes it keeps no more
+    /// of it than that, and asks for the next when one is taken.
+    #[must_use]
+    pub fn in_pieces(self) -> Self {
+        match self {
+            Self::Whole(bytes) if bytes.len() > PIECE => Self::Pieces(bytes),
+            other => other,
+        }
     }
 }
 
@@ -112,7 +127,11 @@ impl<S: Source + Unpin> Body for Outgoing<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) | Self::Pieces(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Pieces(bytes) => {
+                let piece = bytes.split_to(bytes.len().min(PIECE));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Stream(source) => source
                 .poll_next(cx)
@@ -121,12 +140,12 @@ impl<S: Source + Unpin> Body for Outgoing<S> {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        matches!(self, Self::Whole(bytes) | Self::Pieces(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(bytes) | Self::Pieces(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(_) => SizeHint::default(),
         }
     }

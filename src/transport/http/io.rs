@@ -5,7 +5,8 @@
 //! rings, and then the connection is looked at.
 
 use super::linger::Linger;
-use std::cell::{Cell, RefCell};
+use super::two::{Owed, Standing};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -25,8 +26,11 @@ pub(super) struct Meter {
     serving: Cell<usize>,
     /// When the last request was finished, or the header began to come.
     since: Cell<Instant>,
-    /// Bytes that came while none was being answered: the next header, as it was written.
+    /// Bytes that came while none was being answered: the next header, as it was written. None are kept
+    /// of HTTP/2.
     head: RefCell<Vec<u8>>,
+    /// Of HTTP/2, which is waited for by other rules ([`super::two`]).
+    owed: OnceCell<Owed>,
 }
 
 impl Meter {
@@ -35,7 +39,24 @@ impl Meter {
             serving: Cell::new(0),
             since: Cell::new(now),
             head: RefCell::new(Vec::new()),
+            owed: OnceCell::new(),
         }
+    }
+
+    /// What its readers have not taken, if it speaks HTTP/2.
+    pub(super) fn owed(&self) -> Option<&Owed> {
+        self.owed.get()
+    }
+
+    /// It speaks HTTP/2.
+    fn is_second(&self) {
+        self.head.take();
+        self.owed.get_or_init(Owed::default);
+    }
+
+    /// What a connection of HTTP/2 waits for.
+    pub(super) fn standing(&self, owed: &Owed) -> Standing {
+        Standing::new(self.serving.get(), self.since.get(), owed)
     }
 
     /// A request begins; the header that it came with goes to `look`.
@@ -100,7 +121,7 @@ impl<T> Patient<T> {
     /// When the other end is late, if nothing comes until then.
     fn late_at(&self) -> Option<Instant> {
         let meter = &self.meter;
-        if meter.serving.get() > 0 {
+        if meter.serving.get() > 0 || meter.owed().is_some() {
             return None;
         }
         let patience = match self.fresh || !meter.head.borrow().is_empty() {
@@ -160,6 +181,8 @@ impl<T: AsyncRead + Unpin> Patient<T> {
                 return Ok(false);
             }
             if seen.len() == PREFACE.len() {
+                self.meter.is_second();
+                self.alarm = None;
                 return Ok(true);
             }
             let (mut piece, left) = ([0; PREFACE.len()], PREFACE.len() - seen.len());
@@ -189,7 +212,7 @@ impl<T: AsyncRead + Unpin> Patient<T> {
         }
         let got = buf.filled().get(before..).unwrap_or_default();
         self.ended |= got.is_empty() && buf.remaining() > 0;
-        if self.meter.serving.get() == 0 && !got.is_empty() {
+        if self.meter.serving.get() == 0 && !got.is_empty() && self.meter.owed().is_none() {
             let mut head = self.meter.head.borrow_mut();
             if head.is_empty() && !self.fresh {
                 self.meter.since.set(Instant::now());

@@ -10,6 +10,7 @@ mod linger;
 mod listener;
 mod serve;
 mod sse;
+mod two;
 
 pub use body::{BodyError, Outgoing, Source, discard, read_body};
 pub use client::{Answer, Client, ClientError, Dial};
