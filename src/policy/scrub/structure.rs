@@ -49,6 +49,7 @@ const FILLER: [&[u8]; 14] = [
 /// or to the end of the string when the last is missing; the header alone would leave the key.
 pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
     let mut at = 0;
+    let mut ends = StringEnds::default();
     while let Some(start) = next(bytes, at, &finders.key) {
         let body = start + "-----BEGIN ".len();
         at = body;
@@ -61,11 +62,11 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
             continue;
         }
         let text = body + close + "-----".len();
-        let stop = string_end(bytes, text);
-        let inside = bytes.get(text..stop).unwrap_or_default();
-        if !is_key_text(inside) {
+        if !is_key_text(window(bytes, text, 64)) {
             continue;
         }
+        let stop = ends.behind(bytes, text);
+        let inside = bytes.get(text..stop).unwrap_or_default();
         let end = match memmem::find(inside, b"-----END ") {
             Some(last) => {
                 let last = text + last + "-----END ".len();
@@ -86,27 +87,44 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
 fn is_key_text(text: &[u8]) -> bool {
     let line_end = |b: &u8| matches!(b, b'\\' | b'n' | b'r' | b' ' | b'\n' | b'\r');
     let skip = text.iter().take(16).take_while(|b| line_end(b)).count();
-    text.get(skip..)
-        .and_then(<[u8]>::first_chunk::<16>)
-        .is_some_and(|start| {
-            start.first() != Some(&b'-')
-                && start.iter().all(|b| {
-                    b.is_ascii_alphanumeric()
-                        || matches!(b, b'+' | b'/' | b'=' | b':' | b'-' | b' ' | b',')
-                })
-        })
+    let mut rest = text.get(skip..).unwrap_or_default();
+    if rest.first() == Some(&b'-') {
+        return false;
+    }
+    for _ in 0..16 {
+        rest = match rest {
+            // PHP writes its slashes so.
+            [b'\\', b'/', rest @ ..] => rest,
+            [b, rest @ ..] if b.is_ascii_alphanumeric() => rest,
+            [b'+' | b'/' | b'=' | b':' | b'-' | b' ' | b',', rest @ ..] => rest,
+            _ => return false,
+        };
+    }
+    true
 }
 
-/// Where the string around `from` ends at the latest: at its first quote, whose backslashes are not
-/// part of the text either; plain text ends where it ends.
-fn string_end(bytes: &[u8], from: usize) -> usize {
-    let rest = bytes.get(from..).unwrap_or_default();
-    match memchr::memchr(b'"', rest) {
-        Some(quote) => {
-            let text = rest.get(..quote).unwrap_or_default();
-            from + quote - text.iter().rev().take_while(|b| **b == b'\\').count()
+/// Where strings end; asked from left to right, so that each byte is seen once.
+#[derive(Debug, Default)]
+struct StringEnds {
+    /// The last answer.
+    end: usize,
+}
+
+impl StringEnds {
+    /// Where the string around `from` ends at the latest: at its first quote, whose backslashes are
+    /// not part of the text either; plain text ends where it ends.
+    fn behind(&mut self, bytes: &[u8], from: usize) -> usize {
+        if from > self.end || self.end == 0 {
+            let rest = bytes.get(from..).unwrap_or_default();
+            self.end = match memchr::memchr(b'"', rest) {
+                Some(quote) => {
+                    let text = rest.get(..quote).unwrap_or_default();
+                    from + quote - text.iter().rev().take_while(|b| **b == b'\\').count()
+                }
+                None => bytes.len(),
+            };
         }
-        None => bytes.len(),
+        self.end
     }
 }
 

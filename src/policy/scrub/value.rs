@@ -5,7 +5,7 @@ use super::placeholder;
 use std::ops::Range;
 
 /// Values are read up to this many bytes; what is longer is no value that a name announces.
-const LONGEST: usize = 4096;
+pub(super) const LONGEST: usize = 4096;
 
 /// The quote around a value, and how many backslashes each such quote has (nested JSON).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +15,9 @@ pub(super) struct Frame {
 }
 
 /// The value at `start`: to its closing quote, or to what ends a bare word. Never past a quote that
-/// could close a JSON string.
-pub(super) fn read(bytes: &[u8], start: usize, frame: Option<Frame>) -> Range<usize> {
+/// could close a JSON string. `None` when it is longer than [`LONGEST`]: where it ends is unknown, and
+/// a cut might fall into an escape or a character.
+pub(super) fn read(bytes: &[u8], start: usize, frame: Option<Frame>) -> Option<Range<usize>> {
     let rest = bytes.get(start..).unwrap_or_default();
     let rest = rest.get(..LONGEST).unwrap_or(rest);
     let mut slashes = 0;
@@ -32,15 +33,11 @@ pub(super) fn read(bytes: &[u8], start: usize, frame: Option<Frame>) -> Range<us
             }
         };
         if ends || byte < 0x20 {
-            return start..start + at - slashes;
+            return Some(start..start + at - slashes);
         }
         slashes = if byte == b'\\' { slashes + 1 } else { 0 };
     }
-    if rest.len() == LONGEST {
-        // Where it ends is unknown, and a cut might fall into an escape or a character.
-        return start..start;
-    }
-    start..start + rest.len() - slashes
+    (rest.len() < LONGEST).then(|| start..start + rest.len() - slashes)
 }
 
 /// Something random under the name of a secret?
@@ -208,7 +205,7 @@ mod tests {
 
     #[test]
     fn values_end_where_they_should() {
-        let read = |text: &str, frame| text[read(text.as_bytes(), 0, frame)].to_owned();
+        let read = |text: &str, frame| text[read(text.as_bytes(), 0, frame).unwrap()].to_owned();
         assert_eq!(read("abc\\n next", None), "abc");
         assert_eq!(read("ab\\/c&x", None), "ab\\/c");
         let double = |slashes| {
