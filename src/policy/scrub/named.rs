@@ -8,7 +8,7 @@ use super::fuel::Fuel;
 use super::runs::run_end;
 use super::shape::is_token;
 use super::table::{Role, Table};
-use super::value::{Frame, LONGEST, is_password, is_secret, read};
+use super::value::{Frame, LONGEST, is_directory, is_password, is_secret, read};
 use super::words::{ends_like_a_secret, role};
 use super::{Finding, Kind};
 use std::ops::Range;
@@ -212,13 +212,21 @@ fn finding(
     let (password, secret) = (is_password(value, quoted), is_secret(value, quoted));
     let role = (password || secret).then(|| role(table, name)).flatten();
     match role {
-        Some(Role::Password) if password => Some(finding(Role::Password, span)),
+        // The shell's own PWD is where it stands.
+        Some(Role::Password) if password && !(is_directory(value) && ends_in_pwd(name)) => {
+            Some(finding(Role::Password, span))
+        }
         Some(Role::Secret) if secret => Some(finding(Role::Secret, span)),
         _ => {
             fuel.burn(value.len());
             None
         }
     }
+}
+
+fn ends_in_pwd(name: &[u8]) -> bool {
+    name.last_chunk::<3>()
+        .is_some_and(|last| last.eq_ignore_ascii_case(b"pwd"))
 }
 
 /// `Bearer`, `Basic` or `token` right before the run (RFC 6750, RFC 7617).
@@ -293,17 +301,34 @@ fn past_escape(bytes: &[u8], start: usize, end: usize) -> usize {
     start + rest
 }
 
-/// The name in `"name":"X",` before a member `"value":` whose name starts at `value`.
+/// The name in `"name":"X",` or in the line `name: X` before a member `value` whose name starts at
+/// `value`; both may have line breaks and indents between them.
 fn sibling(bytes: &[u8], value: usize) -> Option<Range<usize>> {
     let (_, at) = quote_before(bytes, value);
-    let at = skip_back(bytes, at, |b| b == b' ');
-    let at = at
-        .checked_sub(1)
-        .filter(|at| bytes.get(*at) == Some(&b','))?;
-    let (open, end) = quote_before(bytes, at);
-    open?;
+    let at = gap_before(bytes, at);
+    if byte_before(bytes, at) == Some(b',') {
+        let (open, end) = quote_before(bytes, at - 1);
+        open?;
+        return Some(skip_back(bytes, end, is_name)..end);
+    }
+    let (_, end) = quote_before(bytes, at);
     let start = skip_back(bytes, end, is_name);
-    Some(start..end)
+    let (_, key) = quote_before(bytes, start);
+    let key = skip_back(bytes, key, |b| b == b' ');
+    let before = bytes.get(..key)?;
+    (before.ends_with(b"name:") || before.ends_with(b"key:")).then_some(start..end)
+}
+
+/// Where the blanks and line breaks before `at` begin, bare or as escapes of any depth.
+fn gap_before(bytes: &[u8], mut at: usize) -> usize {
+    for _ in 0..8 {
+        let blank = skip_back(bytes, at, |b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'));
+        at = match bytes.get(..blank) {
+            Some([.., b'\\', b'n' | b'r' | b't']) => skip_back(bytes, blank - 1, |b| b == b'\\'),
+            _ => return blank,
+        };
+    }
+    at
 }
 
 fn is_name(byte: u8) -> bool {

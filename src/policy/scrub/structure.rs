@@ -176,15 +176,34 @@ fn password(rest: &[u8]) -> Option<Range<usize>> {
 }
 
 fn webhook(rest: &[u8]) -> Option<(Range<usize>, &'static str)> {
-    let (host, name) = WEBHOOKS.iter().find(|(host, _)| rest.starts_with(host))?;
-    let path = rest.get(host.len()..)?;
-    let length = path
+    let (start, name) = WEBHOOKS
         .iter()
-        .take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_'))
-        .count();
-    let path = path.get(..length)?;
-    let real = length >= 24 && super::check::is_varied(path, 12) && !placeholder::covers(path, 0);
-    real.then(|| (host.len()..host.len() + length, *name))
+        .find_map(|(host, name)| Some((behind(rest, host)?, *name)))?;
+    let mut end = start;
+    while let Some(width) = match rest.get(end..) {
+        Some([b, ..]) if b.is_ascii_alphanumeric() || b"/-_".contains(b) => Some(1),
+        Some([b'\\', b'/', ..]) => Some(2),
+        _ => None,
+    } {
+        end += width;
+    }
+    let path = rest.get(start..end)?;
+    let real =
+        path.len() >= 24 && super::check::is_varied(path, 12) && !placeholder::covers(path, 0);
+    real.then_some((start..end, name))
+}
+
+/// Where `text` goes on behind `start`, whose slashes it may write `\/`.
+fn behind(text: &[u8], start: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for byte in start {
+        at += usize::from(*byte == b'/' && text.get(at) == Some(&b'\\'));
+        if text.get(at) != Some(byte) {
+            return None;
+        }
+        at += 1;
+    }
+    Some(at)
 }
 
 fn next(bytes: &[u8], from: usize, needle: &memmem::Finder<'_>) -> Option<usize> {

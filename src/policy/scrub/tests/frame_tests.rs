@@ -72,6 +72,48 @@ fn the_corpus_holds() {
 }
 
 #[test]
+fn slashes_of_php_hide_nothing() {
+    let scrubber = scrubber();
+    let word = |seed, length| Dice(seed).word(length);
+    let key = [
+        &["-----BEGIN PRIVATE", " KEY-----\n"].concat(),
+        "MIIE/",
+        &word(8, 59),
+        "\n",
+        &["-----END PRIVATE", " KEY-----"].concat(),
+    ]
+    .concat();
+    for (text, detector) in [
+        (
+            format!(
+                "https://hooks.slack.com/services/T{0}/B{0}/{1}",
+                word(5, 8),
+                word(6, 24)
+            ),
+            "slack-webhook",
+        ),
+        (
+            format!(
+                "https://discord.com/api/webhooks/1234567890123456789/{}",
+                word(7, 68)
+            ),
+            "discord-webhook",
+        ),
+        (key, "private-key"),
+    ] {
+        let line = serde_json::json!({ "text": text }).to_string();
+        let slashed = line.replace('/', r"\/");
+        for line in [line, slashed] {
+            let (out, found) = redacted(&scrubber, &line);
+            assert_eq!(found.len(), 1, "{line}");
+            assert_eq!(found[0].detector, detector);
+            outside_is_kept(&line, &out, &found);
+            serde_json::from_str::<serde_json::Value>(&out).unwrap();
+        }
+    }
+}
+
+#[test]
 fn an_escape_behind_a_flag_is_no_value() {
     let scrubber = Scrubber::new(SecretsMode::Redact, &[]);
     for text in [

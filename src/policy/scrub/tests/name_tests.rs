@@ -74,3 +74,43 @@ fn base64_under_a_name_may_have_no_long_run() {
         assert!(taken(text, value), "{text}");
     }
 }
+
+#[test]
+fn a_name_and_its_value_may_stand_on_two_lines() {
+    let value = "q8Zt3LwPx0VnRk5T7yUa2";
+    let pairs = serde_json::json!([{ "name": "API_TOKEN", "value": value }]);
+    let pretty = serde_json::to_string_pretty(&pairs).unwrap();
+    let nested = serde_json::to_string(&serde_json::json!({ "a": pretty })).unwrap();
+    for text in [
+        pretty.as_str(),
+        &nested,
+        &pretty.replace('\n', "\r\n").replace("  ", "\t"),
+        "- name: API_TOKEN\n  value: @",
+        "- name: \"API_TOKEN\"\n  value: \"@\"\n",
+        "- key: API_TOKEN\n  value: @",
+    ] {
+        assert!(taken(text, value), "{text}");
+    }
+    for text in [
+        "- name: BUILD_HASH\n  value: @",
+        "- API_TOKEN\n  value: @",
+        "[{\"name\": \"build\",\n \"value\": \"@\"}]",
+    ] {
+        assert!(!taken(text, value), "{text}");
+    }
+}
+
+#[test]
+fn the_directory_of_a_shell_is_no_password() {
+    for text in [
+        "PWD=/Users/anna/work/customer-portal-v2",
+        "OLDPWD=/home/u/customer-portal-v2/src",
+        "{\"pwd\": \"/Users/anna/work/customer-portal-v2\"}",
+        "{\"pwd\": \"C:\\\\Users\\\\anna\\\\customer-portal-v2\"}",
+        "pwd=~/Work2/x9",
+    ] {
+        let line = serde_json::json!({ "text": text }).to_string();
+        assert_eq!(redacted(&scrubber(), &line).1, [], "{text}");
+    }
+    assert!(taken("pwd=@", "Zx9kQ2h7Lm4pT8v/x") && taken("{\"pwd\":\"@\"}", "Zx9kQ2h7Lm4pT8v/x"));
+}
