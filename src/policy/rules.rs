@@ -17,6 +17,8 @@ pub struct Rule {
 pub(super) const METHODS_DENY: &str = "methods.deny";
 pub(super) const METHODS_ALLOW: &str = "methods.allow";
 pub(super) const METHODS_SPELLING: &str = "methods.spelling";
+/// Asked by the session too, of what would have to wait.
+pub const PROTOCOL_NO_ID: &str = "protocol.no-id";
 pub(super) const TOOLS_DENY: &str = "tools.deny";
 pub(super) const TOOLS_ALLOW: &str = "tools.allow";
 pub(super) const RESOURCES_DENY: &str = "resources.deny";
@@ -73,6 +75,11 @@ pub const RULES: &[Rule] = &[
         id: METHODS_ALLOW,
         summary: "There is an allow list of methods, and this one is not on it; the handshake and the protocol's own notifications always pass.",
         setting: "[methods] allow",
+    },
+    Rule {
+        id: PROTOCOL_NO_ID,
+        summary: "A request of the protocol was sent without an id, so nobody could be answered and nothing would count it; it is dropped.",
+        setting: "none: send the request with an id",
     },
     Rule {
         id: TOOLS_DENY,
