@@ -702,7 +702,7 @@ fn denied_methods_prompts_and_resources_have_no_second_spelling() {
 /// The lines of an audit log that a rule wrote about a target.
 fn audited(path: &std::path::Path, rule: &str, target: &str) -> usize {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let all = text.lines().map(|line| serde_json::from_str::<Value>(line));
+    let all = text.lines().map(serde_json::from_str::<Value>);
     all.map_while(Result::ok)
         .filter(|line| line["rule"] == rule && line["target"] == target)
         .count()
