@@ -93,7 +93,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: RESOURCES_DENY,
-        summary: "The resource is on the deny list, compared after percent-decoding, dot segments and letter case.",
+        summary: "The resource is on the deny list in one of the ways in which a server could read its URI; one of more than 8 KiB, or with too many readings, counts as denied.",
         setting: "[resources] deny",
     },
     Rule {
