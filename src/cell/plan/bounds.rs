@@ -206,12 +206,12 @@ impl Planner<'_> {
             paths.iter().map(|path| absolute(&cwd, path)).collect()
         };
         let (write, read) = (all(&self.config.write), all(&self.config.read));
-        let mut bounds = Bounds::default();
         // With those that may turn out to be led elsewhere: what lies there would be written too.
-        bounds.write = write
-            .iter()
-            .filter_map(|it| it.canonicalize().ok())
-            .collect();
+        let there = write.iter().filter_map(|it| it.canonicalize().ok());
+        let mut bounds = Bounds {
+            write: there.collect(),
+            ..Bounds::default()
+        };
         let straight = |bounds: &Bounds, paths: &[PathBuf]| -> (Vec<PathBuf>, Vec<Way>) {
             let ways = paths.iter().filter_map(|path| bounds.follow(path).ok());
             let (led, straight): (Vec<Way>, Vec<Way>) = ways.partition(|way| way.link.is_some());

@@ -171,6 +171,18 @@ impl<'a> Planner<'a> {
     /// What a network of the cell's own has in the place of the host's settings.
     fn cover_resolver(&mut self, private: &Private) -> Result<(), PlanError> {
         if self.spec.egress.is_empty() && self.spec.serves.is_none() {
+            // `localhost` has a meaning in a network that holds nothing else.
+            let hosts = Path::new("/etc/hosts");
+            if !self
+                .config
+                .off
+                .iter()
+                .any(|it| it == Layer::Namespaces.name())
+                && hosts.exists()
+            {
+                let ours = private.file("hosts".as_ref(), egress::HOSTS)?;
+                self.spec.covers.push((hosts.to_owned(), ours));
+            }
             return Ok(());
         }
         for (name, text) in [
@@ -288,6 +300,17 @@ impl<'a> Planner<'a> {
                 "VIRTUAL_ENV",
                 run.venv.to_string_lossy().into_owned(),
             );
+        }
+        if self.spec.user.is_some() {
+            // On the floor no copy of `/etc/passwd` says how it is called.
+            let named = self.config.user.clone();
+            let name = named.filter(|user| user.parse::<u32>().is_err());
+            let name = name.unwrap_or_else(|| account::NAME.to_owned());
+            for variable in ["USER", "LOGNAME"] {
+                if !vars.iter().any(|(known, _)| known == variable) {
+                    env::set(&mut vars, variable, name.clone());
+                }
+            }
         }
         // The filter lets no datagram out: resolv.conf(5), RES_OPTIONS.
         if self.names_by_tcp && !vars.iter().any(|(name, _)| name == "RES_OPTIONS") {
