@@ -77,4 +77,5 @@ mod switch;
 mod unit;
 mod virtual_day;
 mod web;
+mod widening;
 mod wire;
