@@ -196,8 +196,7 @@ mod tests {
         let mut here = open(CWD, base).unwrap();
         for _ in 0..depth {
             mkdirat(&here, c"deeper", Mode::RWXU).unwrap();
-            rustix::fs::openat(&here, c"file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR)
-                .unwrap();
+            openat(&here, c"file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
             here = open(&here, c"deeper").unwrap();
         }
     }
