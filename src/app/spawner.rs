@@ -228,6 +228,10 @@ impl Office<'_> {
     }
 
     fn renew(&mut self) -> Result<OwnedFd, String> {
+        if self.edited.as_ref().is_some_and(Edited::is_being_written) {
+            // Once it is closed it is read without anybody asking.
+            return Err("another process has the file open to write".to_owned());
+        }
         let text = self.again.read();
         if let Some(edited) = &mut self.edited {
             edited.taken(&text);
