@@ -211,7 +211,7 @@ impl Loop {
         match off {
             Some(reason) if !was_off => {
                 tracing::warn!("switched off: {reason}");
-                self.health.enter(Phase::Off);
+                self.enter(Phase::Off);
                 self.lost_beside(now);
                 self.replacing = None;
                 self.restarts.switch_off();
@@ -228,8 +228,8 @@ impl Loop {
             }
             None if was_off => {
                 tracing::info!("switched on again");
-                self.restarts.planned(now);
-                self.health.enter(Phase::Restarting);
+                self.restarts.planned(self.session.has_answered(), now);
+                self.enter(Phase::Restarting);
             }
             _ => {}
         }

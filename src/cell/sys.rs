@@ -94,10 +94,7 @@ pub(super) fn lease(file: BorrowedFd<'_>) -> Result<(), Errno> {
     /// `asm-generic/fcntl.h`; libc has no constant for it.
     const F_SETSIG: libc::c_int = 10;
     let fd = libc::c_ulong::try_from(file.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    for (command, word) in [
-        (F_SETSIG, libc::SIGURG),
-        (libc::F_SETLEASE, libc::F_RDLCK.into()),
-    ] {
+    for (command, word) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, libc::F_RDLCK)] {
         let [command, word] = [command, word].map(|word| word as libc::c_ulong);
         scalar(libc::SYS_fcntl, [fd, command, word, 0, 0])?;
     }
