@@ -4,21 +4,24 @@
 use super::http::Issuer;
 use super::sealed::{Packed, Unpacked};
 use super::upstream::UpstreamError;
+use crate::cell::is_being_written;
 use crate::cell::spawn::Event;
-use crate::config::{Config, Tls, read_file};
+use crate::config::{Config, Tls};
 use crate::identity::{Challenges, Jwks, JwksError, KeyBook, KeysError, Verifier};
-use crate::secret::{SETTLE, Watch};
+use crate::secret::{Lack, SETTLE, Watch, patiently, read_whole};
 use crate::transport::tls::{ServerPem, ServerSettings, ServerTls, TlsError};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Application protocols, the preferred one first (RFC 7301).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Bytes of one file.
 const MOST: u64 = 1 << 20;
+/// A file that is being written is worth a word after so long.
+const WRITING: Duration = Duration::from_secs(2);
 /// How many there are.
 const TEXTS: usize = 6;
 
@@ -37,6 +40,18 @@ pub enum AccessError {
     Issuer { source: UpstreamError },
 }
 
+impl AccessError {
+    fn is_being_written(&self) -> bool {
+        match self {
+            Self::Tls {
+                source: TlsError::Read { source, .. },
+            }
+            | Self::Read { source } => source.kind() == io::ErrorKind::WouldBlock,
+            _ => false,
+        }
+    }
+}
+
 /// What the files hold at one time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Texts {
@@ -45,13 +60,16 @@ pub(super) struct Texts {
     pub(super) jwks: Option<Vec<u8>>,
 }
 
+/// How a file is read.
+type Read = fn(&Path) -> io::Result<Vec<u8>>;
+
 impl Texts {
-    pub(super) fn read(config: &Config) -> Result<Self, AccessError> {
+    fn read(config: &Config, read: Read) -> Result<Self, AccessError> {
         let tls = config
             .listen
             .as_ref()
             .and_then(|listen| listen.tls.as_ref());
-        let pem = tls.map(ServerPem::read).transpose();
+        let pem = tls.map(|tls| pem(tls, read)).transpose();
         let identity = &config.access.identity;
         let text = |path: Option<&Path>| path.map(read).transpose();
         let jwks = identity.jwt.as_ref().and_then(|jwt| jwt.jwks.file());
@@ -121,6 +139,8 @@ pub(super) struct Porter {
     config: Arc<Config>,
     watch: Watch,
     told: Option<Result<Packed, String>>,
+    /// Since when somebody writes one of them.
+    writing: Option<Instant>,
 }
 
 impl Porter {
@@ -140,6 +160,7 @@ impl Porter {
             config: Arc::clone(config),
             watch: Watch::new(files, SETTLE, Instant::now()),
             told: None,
+            writing: None,
         })
     }
 
@@ -148,19 +169,31 @@ impl Porter {
     }
 
     pub(super) fn due(&self) -> Instant {
-        match self.told {
-            None => Instant::now(),
-            Some(_) => self.watch.due(),
+        match (&self.told, self.writing) {
+            (None, None) => Instant::now(),
+            _ => self.watch.due(),
         }
     }
 
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
         let due = self.watch.take(now);
-        if !due && !at_once && self.told.is_some() {
+        let is_first = self.told.is_none() && self.writing.is_none();
+        if !due && !at_once && !is_first {
             return None;
         }
-        let found = match Texts::read(&self.config) {
+        let found = Texts::read(&self.config, read);
+        let is_written = found.as_ref().is_err_and(AccessError::is_being_written);
+        self.watch.unsettled(is_written, now);
+        if is_written {
+            // Half of a chain, or of the keys of clients, would be taken as all of it.
+            if now < *self.writing.get_or_insert(now) + WRITING {
+                return None;
+            }
+        } else {
+            self.writing = None;
+        }
+        let found = match found {
             Ok(texts) => Ok(texts.pack()),
             Err(error) => Err(error.to_string()),
         };
@@ -177,8 +210,43 @@ impl Porter {
     }
 }
 
+fn pem(tls: &Tls, read: Read) -> Result<ServerPem, TlsError> {
+    let read = |path: &PathBuf| {
+        read(path).map_err(|source| TlsError::Read {
+            path: path.clone(),
+            source,
+        })
+    };
+    Ok(ServerPem {
+        certificate: read(&tls.cert)?,
+        key: read(&tls.key)?,
+        client_ca: tls.client_ca.as_ref().map(read).transpose()?,
+        client_crl: tls.client_crl.as_ref().map(read).transpose()?,
+    })
+}
+
+/// What a file holds now.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_file(path, MOST)
+    whole(path).map_err(told)
+}
+
+/// The same, once whoever writes it is done.
+fn read_patiently(path: &Path) -> io::Result<Vec<u8>> {
+    patiently(|| whole(path), |lack| matches!(lack, Lack::BeingWritten)).map_err(told)
+}
+
+fn whole(path: &Path) -> Result<Vec<u8>, Lack> {
+    let whole = read_whole(path, MOST, is_being_written)?;
+    Ok(whole.bytes.to_vec())
+}
+
+fn told(lack: Lack) -> io::Error {
+    match lack {
+        Lack::Unreadable(error) => error,
+        Lack::TooLarge => io::ErrorKind::FileTooLarge.into(),
+        Lack::BeingWritten => io::Error::new(io::ErrorKind::WouldBlock, lack),
+        Lack::NotAFile => io::Error::new(io::ErrorKind::InvalidInput, lack),
+    }
 }
 
 /// What the listener begins with.
@@ -197,7 +265,7 @@ impl Access {
     /// # Errors
     /// When one of them cannot be read or used.
     pub(super) fn open(config: &Config) -> Result<Self, AccessError> {
-        let texts = Texts::read(config)?;
+        let texts = Texts::read(config, read_patiently)?;
         let settings = |tls: &Tls| ServerSettings::new(tls, ALPN.map(<[u8]>::to_vec).to_vec());
         let listen = config.listen.as_ref();
         let settings = listen.and_then(|listen| listen.tls.as_ref()).map(settings);
@@ -248,6 +316,36 @@ pub(super) fn kinds(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_of_a_file_is_not_handed_on() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        std::fs::write(&keys, "# all\n").unwrap();
+        let text = format!(
+            "[server]\ncommand = [\"x\"]\n[listen]\nhttp = \"127.0.0.1:0\"\n[identity]\nkeys = \"{}\"\n",
+            keys.display()
+        );
+        let config = Arc::new(crate::config::sample(&text));
+        let mut porter = Porter::open(&config).unwrap();
+        let hold = |event: Option<Event>| match event {
+            Some(Event::Access { texts: Ok(texts) }) => Texts::unpack(texts).unwrap().keys,
+            _ => None,
+        };
+        assert_eq!(hold(porter.look(false)).unwrap(), b"# all\n");
+        let mut writer = std::fs::File::create(&keys).unwrap();
+        writer.write_all(b"# ha").unwrap();
+        assert!(porter.look(true).is_none(), "neither half of it nor a word");
+        let soon = Instant::now() + Duration::from_secs(1);
+        assert!(porter.due() < soon, "it is looked at again");
+        porter.writing = porter.writing.map(|since| since - WRITING);
+        let told = porter.look(true);
+        assert!(matches!(told, Some(Event::Access { texts: Err(_) })));
+        writer.write_all(b"lf and half\n").unwrap();
+        drop(writer);
+        assert_eq!(hold(porter.look(true)).unwrap(), b"# half and half\n");
+    }
 
     #[test]
     fn texts_travel_and_what_is_missing_stays_missing() {

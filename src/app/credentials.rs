@@ -34,10 +34,12 @@ pub(super) struct Keeper {
     drill: Option<Drilling>,
     /// The last drill that was ordered, now or by a run before this one.
     drilled: Option<Drill>,
+    /// What has happened to them and is to be told with the next look.
+    news: News,
 }
 
 /// A drill since it was ordered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Drilling {
     pub(super) order: Drill,
     pub(super) begun: Instant,
@@ -54,10 +56,6 @@ impl Keeper {
         state: &Path,
         complain: impl Fn(&str),
     ) -> Result<Self, SourceError> {
-        let unreadable = |error: io::Error| SourceError::Unreadable {
-            path: Orders::path(state),
-            reason: error.to_string(),
-        };
         let (mut key, mut orders) = (Key::drawn(), Orders::default());
         if !sources.is_empty() {
             let (kept, lack) = Key::open(state);
@@ -68,19 +66,22 @@ impl Keeper {
                     state.display()
                 ));
             }
-            orders = Orders::read(state).map_err(unreadable)?;
+            orders = ordered(state)?;
         }
         let drilled = orders.drill.clone();
         let vault = Vault::open(sources, key, orders, is_being_written, unix_now())?;
-        let watch = match sources.is_empty() {
-            true => None,
-            false => {
-                let files = vault.files().chain([Orders::path(state)]).collect();
-                Some(Watch::new(files, SETTLE, Instant::now()))
-            }
-        };
-        Ok(Self {
-            untold: !sources.is_empty(),
+        Ok(Self::holding(vault, !sources.is_empty(), state, drilled))
+    }
+
+    fn holding(vault: Vault, any: bool, state: &Path, drilled: Option<Drill>) -> Self {
+        let files = vault.files().chain([Orders::path(state)]).collect();
+        let now = Instant::now();
+        let mut watch = any.then(|| Watch::new(files, SETTLE, now));
+        if let Some(watch) = &mut watch {
+            watch.unsettled(vault.is_unsettled(), now);
+        }
+        Self {
+            untold: any,
             vault,
             watch,
             state: state.to_owned(),
@@ -88,12 +89,35 @@ impl Keeper {
             taken: 0,
             drill: None,
             drilled,
-        })
+            news: News::default(),
+        }
     }
 
-    /// Takes the place of `last`, whose values the message process may not have taken yet.
-    pub(super) fn follow(&mut self, last: &Self) {
-        (self.told, self.taken) = (last.told, last.taken);
+    /// The keeper of another configuration, which takes the place of this one; the message process may not
+    /// have taken the values of this one yet.
+    ///
+    /// # Errors
+    /// As [`Keeper::open`], where this one holds no value to go on with; then this one stays.
+    pub(super) fn renewed(
+        &self,
+        sources: &[Credential],
+        state: &Path,
+        complain: impl Fn(&str),
+    ) -> Result<Self, SourceError> {
+        let mut keeper = match self.watch.is_none() || sources.is_empty() {
+            true => Self::open(sources, state, complain)?,
+            false => {
+                let now = unix_now();
+                let (vault, news) = self.vault.renewed(sources, ordered(state)?, now)?;
+                Self {
+                    news,
+                    drill: self.drill.clone(),
+                    ..Self::holding(vault, true, state, self.drilled.clone())
+                }
+            }
+        };
+        (keeper.told, keeper.taken) = (self.told, self.taken);
+        Ok(keeper)
     }
 
     pub(super) fn vault(&self) -> &Vault {
@@ -157,7 +181,7 @@ impl Keeper {
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
         let due = self.watch.as_mut().is_some_and(|watch| watch.take(now));
-        let mut news = News::default();
+        let mut news = std::mem::take(&mut self.news);
         if due || at_once {
             // Orders that cannot be read change nothing: what was revoked stays so.
             let drill = Orders::read(&self.state).ok().and_then(|orders| {
@@ -165,7 +189,7 @@ impl Keeper {
                 self.vault.order(orders);
                 drill
             });
-            news = self.vault.reread(unix_now());
+            news.extend(self.vault.reread(unix_now()));
             if let Some(watch) = &mut self.watch {
                 let files = self.vault.files().chain([Orders::path(&self.state)]);
                 watch.set_files(files.collect());
@@ -188,6 +212,11 @@ impl Keeper {
                 }
             }
         }
+        for (name, problem) in self.vault.unplaced() {
+            if self.told == 0 || news.broken.iter().any(|(broken, _)| broken == name) {
+                super::spawner::say(&format!("credential {name}: {problem}"));
+            }
+        }
         if news.is_empty() && !std::mem::take(&mut self.untold) {
             return None;
         }
@@ -199,7 +228,7 @@ impl Keeper {
             }
             Err(_) => {
                 // No memory for a few bytes: the next look tries again.
-                self.untold = true;
+                (self.untold, self.news) = (true, news);
                 None
             }
         }
@@ -228,10 +257,32 @@ impl Keeper {
                 }),
             }
         });
-        let states: Vec<CredentialState> = states.collect();
+        // Of those there is no value to pack.
+        let lacking = self.vault.lacking().map(|(name, problem)| CredentialState {
+            name: name.to_owned(),
+            generation: 0,
+            fingerprint: String::new(),
+            changed: false,
+            problem: Some(problem.to_string()),
+            revoked: false,
+            since: unix_now(),
+            expires: None,
+            rotate_by: None,
+            aged: None,
+            previous: None,
+        });
+        let states: Vec<CredentialState> = states.chain(lacking).collect();
         let values = values.seal("cofferdam-values")?;
         Ok(Event::Credentials { states, values })
     }
+}
+
+/// What the operator has ordered.
+fn ordered(state: &Path) -> Result<Orders, SourceError> {
+    Orders::read(state).map_err(|error| SourceError::Unreadable {
+        path: Orders::path(state),
+        reason: error.to_string(),
+    })
 }
 
 /// Seconds since 1970.
@@ -296,6 +347,7 @@ impl Known {
                 known.replaced = Some((now, overlap));
             }
         }
+        let states = states.iter().filter(|state| has_value(state));
         for (secret, state) in new.into_iter().zip(states) {
             let known = self.values.iter_mut().find(|it| {
                 it.secret.name() == secret.name() && it.secret.expose() == secret.expose()
@@ -383,7 +435,8 @@ impl Known {
             });
             let (name, generation) = (&state.name, state.generation);
             let mut write = |line: Rotation<'_>| audit.rotation(&line, now);
-            if let Some(before) = before.filter(|it| it.generation != generation) {
+            let other = before.filter(|it| has_value(it) && it.generation != generation);
+            if let Some(before) = other {
                 metrics.credential_read(name, "changed");
                 let previous = Some((before.generation, &*before.fingerprint));
                 let line = about("rotated", state, "success", goes(config, state));
@@ -401,9 +454,12 @@ impl Known {
                 && before.is_none_or(|it| it.problem.as_ref() != Some(problem))
             {
                 metrics.credential_read(name, "broken");
-                tracing::error!(
-                    "credential {name}: {problem}; generation {generation} stays in force"
-                );
+                match has_value(state) {
+                    true => tracing::error!(
+                        "credential {name}: {problem}; generation {generation} stays in force"
+                    ),
+                    false => tracing::error!("credential {name}: {problem}; there is none"),
+                }
                 write(about("kept", state, "error", problem));
             }
             if let Some(gone) = before.and_then(|it| it.previous.as_ref())
@@ -454,6 +510,11 @@ impl Known {
     }
 }
 
+/// False for a tenant that has never had one.
+fn has_value(state: &CredentialState) -> bool {
+    state.generation > 0
+}
+
 /// What has happened to a credential as it stands.
 fn about<'a>(
     act: &'static str,
@@ -499,6 +560,7 @@ pub(super) fn replaces(sources: &[Credential], state: &CredentialState) -> bool 
 }
 
 fn unpack(states: &[CredentialState], values: OwnedFd) -> io::Result<Vec<Secret>> {
+    let states: Vec<_> = states.iter().filter(|state| has_value(state)).collect();
     let mut values = Unpacked::read(values, states.len(), MAX_BYTES)?;
     let mut found = Vec::with_capacity(states.len());
     for state in states {
@@ -524,6 +586,30 @@ mod tests {
             overlap: Duration::from_secs(60),
             rotate_every: None,
         }
+    }
+
+    #[test]
+    fn a_tenant_without_a_value_is_told_of_without_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let tenants = dir.path().join("tenants");
+        std::fs::create_dir(&tenants).unwrap();
+        std::fs::write(tenants.join("acme"), "value-of-acme").unwrap();
+        std::fs::write(tenants.join("empty"), "").unwrap();
+        let sources = [source(tenants.join("{tenant}"))];
+        let mut keeper =
+            Keeper::open(&sources, &dir.path().join("state"), |it| panic!("{it}")).unwrap();
+        let mut known = Known::default();
+        let Some(Event::Credentials { states, values }) = keeper.look(false) else {
+            panic!("nothing to tell");
+        };
+        let now = Instant::now();
+        known.take(&states, values, &sources, (now, None)).unwrap();
+        let of = |it: &CredentialState| (it.name.clone(), it.generation, it.problem.is_some());
+        let told: Vec<_> = states.iter().map(of).collect();
+        let expected = [("a/acme", 1, false), ("a/empty", 0, true)];
+        assert_eq!(told, expected.map(|(name, n, is)| (name.to_owned(), n, is)));
+        let held: Vec<&[u8]> = known.in_force().map(Secret::expose).collect();
+        assert_eq!(held, [b"value-of-acme"]);
     }
 
     #[test]

@@ -5,9 +5,12 @@
 //!   ▲                                                                        │ ▲                        to be read
 //!   └──────────────────────── what it said before ───────────────────────────┘ └── something else again
 //! ```
-//! A file that is written in two steps may be valid in between, with fewer rules than it will have.
+//! A file that is written in two steps may be valid in between, with fewer rules than it will have; it does
+//! not stand still while somebody has it open to write.
 
 use super::reload::Again;
+use crate::cell::is_being_written;
+use crate::config::open_file;
 use crate::secret::{SETTLE, Watch};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::BorrowedFd;
@@ -24,6 +27,7 @@ pub(super) type Text = Result<Option<String>, String>;
 #[derive(Debug)]
 pub(super) struct Edited {
     watch: Watch,
+    path: PathBuf,
     /// A print of what is in force, or was refused.
     known: u64,
     /// A print of what the file says now, and until when it has to.
@@ -40,7 +44,8 @@ impl Edited {
     fn open(path: &Path, text: &Text, now: Instant) -> Option<Self> {
         let path: PathBuf = std::path::absolute(path).ok()?;
         Some(Self {
-            watch: Watch::beside(vec![path], SETTLE, now),
+            watch: Watch::beside(vec![path.clone()], SETTLE, now),
+            path,
             known: print(text),
             seen: None,
         })
@@ -71,11 +76,18 @@ impl Edited {
         let there = print(&read());
         match self.seen {
             _ if there == self.known => self.seen = None,
-            Some((seen, _)) if seen == there && still => return true,
+            Some((seen, _)) if seen == there && still && !self.is_being_written() => return true,
+            Some((seen, _)) if seen == there && still => self.seen = Some((there, now + STILL)),
             Some((seen, _)) if seen == there => {}
             _ => self.seen = Some((there, now + STILL)),
         }
         false
+    }
+
+    /// True while somebody has the file open to write: it may hold half of what it will hold.
+    pub(super) fn is_being_written(&self) -> bool {
+        let open = open_file(&self.path);
+        open.is_ok_and(|file| is_being_written(&file) == Some(true))
     }
 
     /// The file was read, for whatever reason.
@@ -94,6 +106,29 @@ fn print(text: &Text) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_does_not_stand_still_while_it_is_being_written() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        let says = |text: &str| -> Text { Ok(Some(text.to_owned())) };
+        let mut now = Instant::now();
+        let mut edited = Edited::open(&path, &says("1"), now).unwrap();
+        let mut writer = std::fs::File::create(&path).unwrap();
+        writer.write_all(b"half").unwrap();
+        for _ in 0..4 {
+            assert!(!edited.look(now, || says("half")));
+            now += STILL;
+        }
+        assert!(edited.is_being_written());
+        drop(writer);
+        assert!(!edited.look(now, || says("half")), "it was closed just now");
+        now += STILL;
+        assert!(!edited.look(now, || says("half")), "it is read");
+        now += STILL;
+        assert!(edited.look(now, || says("half")));
+    }
 
     #[test]
     fn what_stands_still_and_is_another_text_is_read_once() {

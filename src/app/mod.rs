@@ -19,6 +19,7 @@ mod lane;
 mod live;
 mod network;
 mod overlap;
+mod plan;
 mod reload;
 mod replace;
 mod revive;

@@ -106,7 +106,7 @@ impl Shelf {
         spec.read.push(root);
     }
 
-    /// Replaces the files that are not of the generation in force, and that of `again` in any case; the
+    /// Replaces the files that do not hold the value in force, and that of `again` in any case; the
     /// signals that go with them.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl Shelf {
         };
         for (source, path, held) in files(vault) {
             let laid = self.laid.iter().rev().find(|laid| laid.name == source.name);
-            let is_current = laid.is_some_and(|laid| laid.generation == held.generation);
+            let is_current = laid.is_some_and(|laid| laid.fingerprint == held.fingerprint);
             if held.revoked || (is_current && again != Some(&*source.name)) {
                 continue;
             }
@@ -307,6 +307,22 @@ mod tests {
         std::fs::write(&file, "third-value").unwrap();
         vault.reread(0);
         assert!(shelf.renew(&vault, None).is_err());
+    }
+
+    #[test]
+    fn it_is_the_value_that_counts_and_not_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let (private, file) = (dir.path().join("p"), dir.path().join("token"));
+        std::fs::create_dir(&private).unwrap();
+        std::fs::write(&file, "first-value").unwrap();
+        let sources = [source("a", file.clone(), "token", None)];
+        let mut shelf = Shelf::make(&private, &open(&sources)).unwrap().unwrap();
+        std::fs::write(&file, "second-value").unwrap();
+        let again = open(&sources);
+        assert_eq!(again.held()[0].generation, shelf.laid()[0].generation);
+        shelf.renew(&again, None).unwrap();
+        let laid = std::fs::read(private.join("credentials/token")).unwrap();
+        assert_eq!(laid, b"second-value");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::clerk::{self, Clerk, answer, failed};
 use super::credentials::{Keeper, unix_now};
 use super::edited::Edited;
 use super::incident::Incident;
+use super::plan::plan;
 use super::reload::Again;
 use super::roll::{Drilled, Instance, Roll, Shown};
 use super::sealed::Packed;
@@ -14,17 +15,14 @@ use super::switch::{Guarded, Turn};
 use crate::admin::Ask;
 use crate::audit;
 use crate::cell;
-use crate::cell::package::{self, INSTALL_LIMIT, InCell, Prepared, Setup};
 use crate::cell::spawn::{
     Asked, Duties, Ended, Event, Facts, Frozen, ISSUER, Mode, Planned, Role, StartError, Watch,
     Work, adopt, guard, message_process, serve,
 };
-use crate::cell::{CellSpec, Layer};
 use crate::config::{AdminAddr, Config, Inject, Signal, renew};
 use crate::secret::source::SourceError;
 use crate::transport::socket::remove_socket;
 use rustix::process::Pid;
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -230,6 +228,10 @@ impl Office<'_> {
     }
 
     fn renew(&mut self) -> Result<OwnedFd, String> {
+        if self.edited.as_ref().is_some_and(Edited::is_being_written) {
+            // Once it is closed it is read without anybody asking.
+            return Err("another process has the file open to write".to_owned());
+        }
         let text = self.again.read();
         if let Some(edited) = &mut self.edited {
             edited.taken(&text);
@@ -240,17 +242,18 @@ impl Office<'_> {
         self.again.check(&config)?;
         let mut keeper = None;
         if config.credentials != self.config.credentials {
-            let opened = Keeper::open(&config.credentials, &config.state_dir, say);
+            let (sources, state) = (&config.credentials, &config.state_dir);
+            let opened = match &self.keeper {
+                Ok(last) => last.renewed(sources, state, say),
+                Err(_) => Keeper::open(sources, state, say),
+            };
             keeper = Some(opened.map_err(|error| error.to_string())?);
         }
         let mut packed = Packed::default();
         packed.add(text.as_deref().map(str::as_bytes));
         let sealed = packed.seal("cofferdam-config");
         let sealed = sealed.map_err(|error| error.to_string())?;
-        if let Some(mut keeper) = keeper {
-            if let Ok(last) = &self.keeper {
-                keeper.follow(last);
-            }
+        if let Some(keeper) = keeper {
             self.keeper = Ok(keeper);
             self.roll = self
                 .roll
@@ -496,121 +499,7 @@ impl Office<'_> {
     }
 }
 
-/// One cell: a package is prepared when the command runs one, then the cell is planned.
-fn plan(
-    config: &Config,
-    command: &[String],
-    tmp: &Path,
-    watch: &mut Watch<'_>,
-) -> Result<Planned, StartError> {
-    if let Some(upstream) = &config.server.upstream
-        && config.server.is_elsewhere()
-    {
-        let work = Work::Dial(upstream.url.clone());
-        let facts = Facts::default();
-        return Ok(Planned { work, facts });
-    }
-    let mut facts = Facts {
-        name: Some(config.server.name.clone()),
-        version: None,
-    };
-    let spec = match prepare(config, command, watch)? {
-        Some(package) => {
-            facts = Facts {
-                name: Some(package.name.clone()),
-                version: Some(package.version.clone()),
-            };
-            plan_package(config, &package, tmp)?
-        }
-        None => plan_command(&config.cell, command, tmp)?,
-    };
-    for warning in &spec.warnings {
-        watch.progress(format!("warning: {warning}"));
-    }
-    let work = Work::Enclose(Box::new(spec));
-    Ok(Planned { work, facts })
-}
-
-/// Installs the package that the command names, or finds it in the cache; `None` for a plain command.
-fn prepare(
-    config: &Config,
-    command: &[String],
-    watch: &mut Watch<'_>,
-) -> Result<Option<Prepared>, StartError> {
-    let refused = |error: package::PackageError| {
-        let hint = error.hint();
-        let message = if hint.is_empty() {
-            error.to_string()
-        } else {
-            format!("{error}; {hint}")
-        };
-        StartError::Refused {
-            exit_code: error.exit_code(),
-            message,
-        }
-    };
-    let here = |source| StartError::Os {
-        doing: "find the current directory",
-        source,
-    };
-    let cwd = std::env::current_dir().map_err(here)?;
-    let Some(request) = package::detect(command, &cwd).map_err(refused)? else {
-        return Ok(None);
-    };
-    let env: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let optional: Vec<Layer> = config
-        .cell
-        .optional
-        .iter()
-        .filter_map(|name| Layer::named(name))
-        .collect();
-    let setup = Setup {
-        packages: &config.packages,
-        env: &env,
-        cwd: &cwd,
-        cell_write: &config.cell.write,
-        optional: &optional,
-        limit: INSTALL_LIMIT,
-    };
-    let teller = watch.teller();
-    package::prepare(&request, &setup, &mut InCell { watch }, &mut |line| {
-        teller.tell(line);
-    })
-    .map(Some)
-    .map_err(refused)
-}
-
-fn plan_package(config: &Config, package: &Prepared, tmp: &Path) -> Result<CellSpec, StartError> {
-    let mut cell = config.cell.clone();
-    cell.read.extend(package.read.iter().cloned());
-    let mut spec = plan_command(&cell, &package.command, tmp)?;
-    // The sealed entry and its runtime are trees, and nothing of them can be written in the cell.
-    spec.execute.extend(package.execute.iter().cloned());
-    // What the runtime needs to start from a sealed tree; the operator's own settings win.
-    for (name, value) in &package.env {
-        if !spec.env.iter().any(|(there, _)| there == name) {
-            spec.env.push((name.clone(), value.clone()));
-        }
-    }
-    Ok(spec)
-}
-
-fn plan_command(
-    cell: &crate::config::Cell,
-    command: &[String],
-    tmp: &Path,
-) -> Result<CellSpec, StartError> {
-    cell::plan(cell, command, tmp, &|name| std::env::var_os(name)).map_err(|error| {
-        StartError::Refused {
-            exit_code: error.exit_code(),
-            message: error.to_string(),
-        }
-    })
-}
-
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     // Nobody may be left to read it; that is no reason to fail differently.
     drop(io::stderr().write_all(format!("cofferdam: spawner: {text}\n").as_bytes()));
 }

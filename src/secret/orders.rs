@@ -42,6 +42,7 @@ impl fmt::Display for Fingerprint {
 }
 
 /// Makes fingerprints.
+#[derive(Clone)]
 pub struct Key(Option<hmac::Key>);
 
 impl fmt::Debug for Key {

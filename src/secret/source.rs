@@ -41,6 +41,8 @@ pub enum SourceError {
     Revoked { path: PathBuf },
     #[error("another process has {path} open to write, or has just written it", path = path.display())]
     BeingWritten { path: PathBuf },
+    #[error("{path} is one too many: there are values for as many tenants as there may be", path = path.display())]
+    NoPlace { path: PathBuf },
     #[error("the value in {path} holds {what}", path = path.display())]
     Byte { path: PathBuf, what: &'static str },
 }

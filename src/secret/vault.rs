@@ -11,6 +11,7 @@ use super::orders::{Fingerprint, Key, Orders};
 use super::source::{self, Found, SourceError};
 use super::whole::{Look, patiently};
 use crate::config::{Aged, Credential};
+use std::io;
 use std::path::PathBuf;
 
 /// Before its end a value is reported for so long, in seconds.
@@ -38,6 +39,20 @@ pub struct Held {
     pub problem: Option<SourceError>,
     /// Since when somebody writes the file.
     writing: Option<u64>,
+    /// Since when there is none.
+    gone: Option<u64>,
+}
+
+impl Held {
+    fn copy(&self) -> Self {
+        Self {
+            secret: Secret::new(self.secret.name(), self.secret.expose().to_vec()),
+            fingerprint: self.fingerprint.clone(),
+            previous: self.previous.clone(),
+            problem: self.problem.clone(),
+            ..*self
+        }
+    }
 }
 
 /// The generation that was in force before, while somebody may still use it.
@@ -65,6 +80,17 @@ pub struct Vault {
     look: Look,
     /// A file was being written when it was read.
     unsettled: bool,
+    /// Tenants that have an entry and no value yet.
+    lacking: Vec<Lacking>,
+}
+
+/// A tenant without a value.
+#[derive(Debug)]
+struct Lacking {
+    name: String,
+    since: u64,
+    problem: SourceError,
+    is_told: bool,
 }
 
 /// What reading again has found.
@@ -88,6 +114,14 @@ impl News {
             && self.mended.is_empty()
             && self.broken.is_empty()
             && self.aged.is_empty()
+    }
+
+    /// With what has happened since.
+    pub fn extend(&mut self, later: Self) {
+        self.changed.extend(later.changed);
+        self.mended.extend(later.mended);
+        self.broken.extend(later.broken);
+        self.aged.extend(later.aged);
     }
 }
 
@@ -114,6 +148,7 @@ impl Vault {
             orders,
             look,
             unsettled: false,
+            lacking: Vec::new(),
         };
         for source in sources {
             let is_written =
@@ -121,9 +156,75 @@ impl Vault {
             let found = patiently(|| source::read(&source, look), is_written)?;
             vault.admit(source, found, now)?;
         }
-        vault.find_tenants(now);
+        vault.find_tenants(now, &mut News::default());
         vault.age(now);
         Ok(vault)
+    }
+
+    /// The vault of another configuration: what is held here under the same name goes on there, with its
+    /// generation and what was before it, and is read again.
+    ///
+    /// # Errors
+    /// A new one that has no value, or one that is read from elsewhere now and has none there.
+    pub fn renewed(
+        &self,
+        sources: &[Credential],
+        orders: Orders,
+        now: u64,
+    ) -> Result<(Self, News), SourceError> {
+        let (by_tenant, sources): (Vec<Credential>, Vec<Credential>) =
+            sources.iter().cloned().partition(Credential::is_by_tenant);
+        let mut vault = Self {
+            by_tenant,
+            sources: Vec::with_capacity(sources.len()),
+            held: Vec::with_capacity(sources.len()),
+            key: self.key.clone(),
+            orders,
+            look: self.look,
+            unsettled: false,
+            lacking: Vec::new(),
+        };
+        for source in sources {
+            match self.named(&source.name) {
+                Some((_, held)) => {
+                    vault.held.push(held.copy());
+                    vault.sources.push(source);
+                }
+                None => {
+                    let found = source::read(&source, self.look)?;
+                    vault.admit(source, found, now)?;
+                }
+            }
+        }
+        for (old, held) in self.each() {
+            let (name, tenant) = old.name.split_once('/').unwrap_or((&old.name, ""));
+            let mut templates = vault.by_tenant.iter();
+            if let Some(template) = templates.find(|it| it.name == name && !tenant.is_empty()) {
+                vault.sources.push(template.of_tenant(tenant));
+                vault.held.push(held.copy());
+            }
+        }
+        let news = vault.reread(now);
+        let is_elsewhere = |new: &Credential| {
+            let place = |it: &Credential| {
+                let (file, key) = (it.file.clone(), it.key.clone());
+                (file, key, it.environment.clone(), it.inject.clone())
+            };
+            let old = self.named(&new.name);
+            old.is_some_and(|(old, _)| place(old) != place(new))
+        };
+        let lost = vault.each().find_map(|(source, held)| {
+            let problem = held.problem.as_ref()?;
+            (is_elsewhere(source) && !source.name.contains('/')).then(|| problem.clone())
+        });
+        match lost {
+            Some(problem) => Err(problem),
+            None => Ok((vault, news)),
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<(&Credential, &Held)> {
+        self.each().find(|(source, _)| source.name == name)
     }
 
     fn admit(&mut self, source: Credential, found: Found, now: u64) -> Result<(), SourceError> {
@@ -139,31 +240,84 @@ impl Vault {
             aged: None,
             problem: None,
             writing: None,
+            gone: None,
         });
         self.sources.push(source);
         Ok(())
     }
 
     /// Takes the values of tenants that are new; one that has none yet is looked for again. A tenant
-    /// whose file goes keeps the value: to end it is to revoke it.
-    fn find_tenants(&mut self, now: u64) -> Vec<String> {
-        let mut new = Vec::new();
-        for template in self.by_tenant.clone() {
-            for one in source::of_tenants(&template, TENANTS) {
-                let known = self.sources.iter().any(|it| it.name == one.name);
-                let name = one.name.clone();
-                let all = self.sources.iter().filter(|it| it.name.contains('/'));
-                let room = all.count() < TENANTS;
-                if known || !room {
-                    continue;
-                }
-                let found = source::read(&one, self.look);
-                if found.and_then(|found| self.admit(one, found, now)).is_ok() {
-                    new.push(name);
-                }
+    /// whose file goes keeps the value: to end it is to revoke it. When all places are taken it gives
+    /// its own to another, once nobody may use the value any more.
+    fn find_tenants(&mut self, now: u64, news: &mut News) {
+        let before = std::mem::take(&mut self.lacking);
+        let by_tenant = self.by_tenant.clone();
+        let mut found = by_tenant
+            .iter()
+            .flat_map(|template| source::of_tenants(template, TENANTS + 1))
+            .filter(|one| self.named(&one.name).is_none())
+            .collect::<Vec<_>>()
+            .into_iter();
+        for one in found.by_ref() {
+            let (name, path) = (one.name.clone(), one.file.clone());
+            let read = match self.has_room(now) {
+                true => source::read(&one, self.look),
+                false => Err(SourceError::NoPlace { path }),
+            };
+            let Err(problem) = read.and_then(|found| self.admit(one, found, now)) else {
+                news.mended.push(name);
+                continue;
+            };
+            let known = before.iter().find(|it| it.name == name);
+            let since = known.map_or(now, |it| it.since);
+            let was_told = known.is_some_and(|it| it.is_told && it.problem == problem);
+            let is_written = matches!(problem, SourceError::BeingWritten { .. });
+            let is_told = !is_written || since + WRITING <= now;
+            self.unsettled |= is_written;
+            if is_told && !was_told {
+                news.broken.push((name.clone(), problem.clone()));
             }
+            self.lacking.push(Lacking {
+                name,
+                since,
+                problem,
+                is_told,
+            });
         }
-        new
+    }
+
+    /// True when there is a place for another tenant, if need be that of one that is gone.
+    fn has_room(&mut self, now: u64) -> bool {
+        if self.places() > 0 {
+            return true;
+        }
+        let gone = self.each().position(|(source, held)| {
+            let over = held
+                .gone
+                .is_some_and(|gone| gone + source.overlap.as_secs() <= now);
+            source.name.contains('/') && over
+        });
+        let Some(gone) = gone else { return false };
+        self.sources.remove(gone);
+        self.held.remove(gone);
+        true
+    }
+
+    /// Tenants that have an entry and no value, as many as there are places left.
+    pub fn lacking(&self) -> impl Iterator<Item = (&str, &SourceError)> {
+        let all = self.lacking.iter().take(self.places());
+        all.map(|it| (&*it.name, &it.problem))
+    }
+
+    /// The others of these.
+    pub fn unplaced(&self) -> impl Iterator<Item = (&str, &SourceError)> {
+        let all = self.lacking.iter().skip(self.places());
+        all.map(|it| (&*it.name, &it.problem))
+    }
+
+    fn places(&self) -> usize {
+        let tenants = self.each().filter(|(source, _)| source.name.contains('/'));
+        TENANTS.saturating_sub(tenants.count())
     }
 
     /// The files that are read, and in directories of tenants one that stands for those to come.
@@ -198,7 +352,7 @@ impl Vault {
                     self.unsettled = true;
                 }
                 Ok((found, fingerprint)) => {
-                    held.writing = None;
+                    (held.writing, held.gone) = (None, None);
                     let was_broken = held.problem.take().is_some();
                     held.expires = found.expires;
                     if found.secret.expose() != held.secret.expose() {
@@ -225,6 +379,9 @@ impl Vault {
                         SourceError::BeingWritten { .. } => self.unsettled = true,
                         _ => held.writing = None,
                     }
+                    let is_gone = std::fs::symlink_metadata(&source.file)
+                        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                    held.gone = is_gone.then(|| held.gone.unwrap_or(now));
                     if held.problem.as_ref() != Some(&error) {
                         news.broken.push((source.name.clone(), error.clone()));
                     }
@@ -232,7 +389,7 @@ impl Vault {
                 }
             }
         }
-        news.mended.extend(self.find_tenants(now));
+        self.find_tenants(now, &mut news);
         news.aged = self.age(now);
         news
     }
@@ -305,7 +462,6 @@ mod tests {
     use super::super::orders::Revoked;
     use super::*;
     use crate::config::Inject;
-    use std::io;
     use std::path::Path;
     use std::time::Duration;
 
@@ -364,6 +520,51 @@ mod tests {
     }
 
     #[test]
+    fn another_configuration_goes_on_with_what_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, now) = (dir.path().join("token"), today());
+        std::fs::write(&file, "one").unwrap();
+        let mut first = vault(&file, now).unwrap();
+        std::fs::write(&file, "two").unwrap();
+        first.reread(now);
+        let renewed = |old: &Vault, sources: &[Credential]| {
+            old.renewed(sources, Orders::default(), now + 100)
+        };
+        let mut longer = source(&file);
+        longer.overlap = Duration::from_secs(1200);
+        let (mut second, news) = renewed(&first, &[longer.clone()]).unwrap();
+        assert_eq!(news, News::default());
+        let (old, new) = (&first.held()[0], &second.held()[0]);
+        assert_eq!(
+            (new.generation, new.since, &new.fingerprint, &new.previous),
+            (2, old.since, &old.fingerprint, &old.previous)
+        );
+        assert!(new.previous.is_some());
+
+        // Another value came with it, and then a file that holds none.
+        std::fs::write(&file, "three").unwrap();
+        let (third, news) = renewed(&second, &[longer.clone()]).unwrap();
+        assert_eq!((news.changed.len(), third.held()[0].generation), (1, 3));
+        let previous = third.held()[0].previous.clone().unwrap();
+        assert_eq!((previous.generation, previous.until), (2, now + 1300));
+        std::fs::write(&file, "").unwrap();
+        second.reread(now);
+        let (fourth, _) = renewed(&second, &[longer.clone()]).unwrap();
+        assert_eq!(fourth.held()[0].secret.expose(), b"two");
+        assert!(fourth.held()[0].problem.is_some());
+
+        // What has no value where it is to come from now is refused, and so is a new one without.
+        longer.file = dir.path().join("elsewhere");
+        assert!(renewed(&second, &[longer.clone()]).is_err());
+        longer.name = "new".to_owned();
+        assert!(renewed(&second, &[source(&file), longer.clone()]).is_err());
+        std::fs::write(&longer.file, "value").unwrap();
+        let (fifth, _) = renewed(&second, &[source(&file), longer]).unwrap();
+        let generations = fifth.held().iter().map(|it| it.generation);
+        assert_eq!(generations.collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
     fn half_a_value_replaces_none_while_its_writer_is_at_it() {
         /// As the kernel tells it; here by what is written last.
         fn look(file: &std::fs::File) -> Option<bool> {
@@ -407,6 +608,8 @@ mod tests {
         write("..data", "no-tenant");
         write("empty", "");
         let mut vault = vault(&dir.path().join("{tenant}/token"), now).unwrap();
+        let lacking: Vec<_> = vault.lacking().map(|(name, _)| name).collect();
+        assert_eq!(lacking, ["github/empty"]);
         let names = |vault: &Vault| -> Vec<String> {
             vault
                 .held()
@@ -426,6 +629,37 @@ mod tests {
         std::fs::remove_dir_all(dir.path().join("zeta")).unwrap();
         assert_eq!(vault.reread(now).broken.len(), 1);
         assert_eq!(names(&vault).len(), 2, "its last value stays");
+        std::fs::remove_file(dir.path().join("empty/token")).unwrap();
+        let news = vault.reread(now);
+        assert!(matches!(&news.broken[..], [(name, _)] if name == "github/empty"));
+        assert!(vault.reread(now).is_empty(), "told once");
+        write("empty", "a-value");
+        assert_eq!(vault.reread(now).mended, ["github/empty"]);
+        assert_eq!(vault.lacking().count(), 0);
+    }
+
+    #[test]
+    fn a_tenant_that_is_gone_gives_its_place_to_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = today();
+        let write = |tenant: &str| std::fs::write(dir.path().join(tenant), tenant).unwrap();
+        for number in 0..TENANTS {
+            write(&format!("t{number:02}"));
+        }
+        let mut vault = vault(&dir.path().join("{tenant}"), now).unwrap();
+        assert_eq!(vault.held().len(), TENANTS);
+        std::fs::remove_file(dir.path().join("t03")).unwrap();
+        write("later");
+        let news = vault.reread(now);
+        let told: Vec<&str> = news.broken.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(told, ["github/t03", "github/later"]);
+        let full = &news.broken[1].1;
+        assert!(matches!(full, SourceError::NoPlace { .. }), "{full}");
+        assert!(vault.reread(now + 599).is_empty(), "it may be in use");
+        assert_eq!(vault.reread(now + 600).mended, ["github/later"]);
+        let mut names = vault.held().iter().map(|it| it.secret.name());
+        assert!(names.all(|name| name != "github/t03"));
+        assert_eq!(vault.held().len(), TENANTS);
     }
 
     #[test]

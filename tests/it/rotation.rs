@@ -4,6 +4,7 @@ use crate::rig::Rig;
 use crate::support::{example, full};
 use crate::wire::{Wire, eventually, refused_by, said};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,6 +201,52 @@ fn what_is_no_value_replaces_none_and_the_same_value_restarts_nothing() {
     assert_eq!(credential(&wire)["generation"], 1);
     assert_eq!(wire.metric("cofferdam_child_starts_total"), 1.0);
     assert!(wire.stderr().contains("generation 1 stays in force"));
+    assert_eq!(wire.finish().code, 0);
+}
+
+#[test]
+fn half_a_value_replaces_none_while_its_writer_has_the_file_open() {
+    let (mut wire, file) = simple(&[]);
+    let half = |path: &Path| {
+        let mut writer = std::fs::File::create(path).unwrap();
+        writer.write_all(value(1)[..8].as_bytes()).unwrap();
+        writer
+    };
+    // In the place of the old file, and in the old file with something else going on beside it.
+    for (round, is_new) in [(1, true), (2, false)] {
+        if is_new {
+            std::fs::remove_file(&file).unwrap();
+        }
+        let mut writer = half(&file);
+        std::fs::write(wire.path().join("beside"), "x").unwrap();
+        // Long enough to be reported, and for many looks at it.
+        assert!(eventually(|| !credential(&wire)["problem"].is_null()));
+        let id = round.to_string();
+        let had = fingerprint(&value((round - 1) * 10));
+        assert_eq!(said(&wire.call(&id, "token", &json!({}))), had);
+        let rest = value(round * 10);
+        writer.set_len(0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&writer, rest.as_bytes(), 0).unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        assert!(eventually(|| {
+            said(&wire.call("0", "token", &json!({}))) == fingerprint(&rest)
+        }));
+        assert_eq!(credential(&wire)["problem"], Value::Null);
+    }
+    assert_eq!(wire.metric("cofferdam_child_starts_total"), 3.0);
+
+    // A FIFO in its place holds nobody: the switch works.
+    std::fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(eventually(|| !credential(&wire)["problem"].is_null()));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(wire.pid()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1).unwrap();
+    assert!(eventually(|| {
+        wire.call("7", "token", &json!({}))
+            .to_string()
+            .contains("switched this server off")
+    }));
     assert_eq!(wire.finish().code, 0);
 }
 
