@@ -64,17 +64,16 @@ impl Handler for Gate {
             }
             admitted => admitted,
         };
+        let mut whole = true;
         let reply = match admitted {
-            Err(no) => {
-                if !parts.headers.contains_key(header::EXPECT) {
-                    discard(body).await;
-                }
-                Err(no)
-            }
             Ok((Method::POST, caller)) => self.take_post(&parts, body, caller).await,
-            Ok((method, caller)) => Ok(self.take_other(&method, &parts, &caller)),
+            refused_or_other => {
+                // Who asks first whether to send a body has not sent it.
+                whole = !parts.headers.contains_key(header::EXPECT) && discard(body).await;
+                refused_or_other.map(|(method, caller)| self.take_other(&method, &parts, &caller))
+            }
         };
-        match reply {
+        let mut response = match reply {
             // Not after the last attempt.
             Err(No::Stale) => self.words(StatusCode::UNAUTHORIZED, &ONLY_POST),
             Err(No::Status(status)) => {
@@ -94,7 +93,12 @@ impl Handler for Gate {
                     Outcome::Streaming => stream(ticket),
                 }
             }
+        };
+        if !whole {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
+        response
     }
 }
 

@@ -106,6 +106,8 @@ pub(super) struct Process {
     pub(super) inlet: Inlet,
     /// It was started with something that is another now.
     pub(super) outdated: bool,
+    /// Its output has ended.
+    pub(super) mute: bool,
     /// How it ended, and until when its last output is waited for.
     pub(super) ended: Option<(String, Instant)>,
 }
@@ -133,6 +135,7 @@ impl Process {
                 ..Inlet::default()
             },
             outdated: false,
+            mute: false,
             ended: None,
         }
     }

@@ -25,8 +25,8 @@ const ROOM: Duration = Duration::from_secs(10);
 /// A connection that was not used for so long is not used again: servers close theirs from 5 s on, and a
 /// request that crosses that may have been heard.
 const FRESH: Duration = Duration::from_secs(4);
-/// Idle connections that are kept.
-const IDLE: usize = 32;
+/// Idle connections that are kept: as many as there may be, because making one costs more than a request.
+const IDLE: usize = CONNECTIONS;
 /// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Largest header block, in bytes.

@@ -6,9 +6,11 @@ mod client;
 mod events;
 mod head;
 mod io;
+mod linger;
 mod listener;
 mod serve;
 mod sse;
+mod two;
 
 pub use body::{BodyError, Outgoing, Source, discard, read_body};
 pub use client::{Answer, CONNECTIONS, Client, ClientError, Dial};
