@@ -664,6 +664,42 @@ fn another_address_or_required_identity_does_not_start() {
 }
 
 #[test]
+fn a_name_that_is_refused_is_told_once_and_not_for_ever() {
+    let site = Site::hostile(&[], &[]);
+    let ask = |host: &str| {
+        let text = format!("GET /mcp HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(site.ask(&text).status, 403);
+    };
+    (0..3).for_each(|_| ask("gate.example"));
+    (0..40).for_each(|at| ask(&format!("host-{at}.example")));
+    site.wire.until_stderr("host-14.example");
+    assert!(eventually(|| site.wire.stderr().contains("gate.example")));
+    let said = site.wire.stderr();
+    let told: Vec<&str> = said
+        .lines()
+        .filter(|it| it.contains("listen.public_url"))
+        .collect();
+    assert_eq!(told.len(), 16, "{said}");
+    assert_eq!(said.matches("gate.example").count(), 1, "{said}");
+}
+
+#[test]
+fn a_listener_for_a_network_without_a_name_says_so_at_the_start() {
+    let rig = crate::rig::Rig::new().file(
+        "c.toml",
+        "[listen]\nhttp = \"0.0.0.0:0\"\nauth = \"required\"\n\
+         tls = { cert = \"tls/server.crt\", key = \"tls/server.key\" }\n[identity]\nkeys = \"clients.json\"\n",
+    );
+    crate::http_identity::certify(&rig, "tls");
+    let add = ["client", "add", "one", "--keys", "clients.json"];
+    crate::http_identity::program(&rig, &add);
+    let site = Site::around(Wire::in_rig(rig, &["--config", "{dir}/c.toml"], &[]));
+    let said = site.wire.stderr();
+    let warned = "without `listen.public_url`, requests are served whose Host is `0.0.0.0:";
+    assert!(said.contains(warned), "{said}");
+}
+
+#[test]
 fn a_server_that_cannot_start_ends_the_listener_with_its_code() {
     let rig = crate::rig::Rig::new();
     let shown = rig.run(&[
