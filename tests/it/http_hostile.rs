@@ -403,6 +403,17 @@ fn every_bad_request_has_its_status_and_none_reaches_the_server() {
             &[400, 505],
         ),
         (
+            "another coding inside of the chunks",
+            chunked.replace(": chunked", ": gzip, chunked")
+                + &format!("\r\n{hex}\r\n{b}\r\n0\r\n\r\n"),
+            &[400],
+        ),
+        (
+            "a line of a header that ends in LF",
+            made(post, &format!("{H}{A}{C}X: y\n"), &b),
+            &[400],
+        ),
+        (
             "HTTP/1.0 in chunks",
             format!(
                 "POST /mcp HTTP/1.0\r\n{H}{A}{C}{}Transfer-Encoding: chunked\r\n\r\n{hex}\r\n{b}\r\n0\r\n\r\n",
@@ -461,6 +472,24 @@ fn every_bad_request_has_its_status_and_none_reaches_the_server() {
         let reply = site.ask(&request);
         assert_eq!((reply.status, said(&reply.json())), (200, "x"), "{request}");
     }
+}
+
+#[test]
+fn who_sends_a_large_body_before_it_reads_hears_why_it_is_refused() {
+    let site = Site::logging(&[], &[]);
+    let mut rows = vec![("Host: localhost\r\n", 3_000_000, 413)];
+    // Nobody reads what comes from another host.
+    rows.extend([60_000, 900_000, 3_000_000].map(|size| ("Host: evil.example\r\n", size, 403)));
+    for (host, size, status) in rows {
+        let large = " ".repeat(size);
+        let mut conn = site.connect();
+        conn.send(made("POST /mcp HTTP/1.1", &format!("{host}{A}{C}"), &large));
+        let reply = conn.reply();
+        assert_eq!(reply.status, status, "{size}: {reply:?}");
+        let closes = reply.header("connection") == Some("close");
+        assert_eq!(closes, size > 64 * 1024, "{size}: {reply:?}");
+    }
+    assert_eq!(site.reached(), "");
 }
 
 #[test]

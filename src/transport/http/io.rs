@@ -24,6 +24,10 @@ const KEPT: usize = 32 * 1024;
 pub(super) struct Meter {
     /// Requests that are being answered.
     serving: Cell<usize>,
+    /// The last request was answered, and the connection stays.
+    answered: Cell<bool>,
+    /// What was written last was not taken.
+    writing: Cell<bool>,
     /// When the last request was finished, or the header began to come.
     since: Cell<Instant>,
     /// Bytes that came while none was being answered: the next header, as it was written. None are kept
@@ -37,6 +41,8 @@ impl Meter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             serving: Cell::new(0),
+            answered: Cell::new(false),
+            writing: Cell::new(false),
             since: Cell::new(now),
             head: RefCell::new(Vec::new()),
             owed: OnceCell::new(),
@@ -68,7 +74,16 @@ impl Meter {
     /// It is answered.
     pub(super) fn end(&self, now: Instant) {
         self.serving.set(self.serving.get().saturating_sub(1));
+        self.answered.set(true);
         self.since.set(now);
+    }
+
+    /// True between requests, when there is nothing left of the last one and nothing yet of the next.
+    pub(super) fn rests(&self) -> bool {
+        self.serving.get() == 0
+            && self.answered.get()
+            && !self.writing.get()
+            && self.head.borrow().is_empty()
     }
 }
 
@@ -97,7 +112,7 @@ pub(super) struct Patient<T> {
     /// We have said all.
     linger: Option<Box<Linger>>,
     /// Bytes that were looked at and are still to be read.
-    first: ([u8; PREFACE.len()], u8),
+    first: Vec<u8>,
 }
 
 /// What a client that speaks HTTP/2 without being asked begins with (RFC 9113 §3.4).
@@ -114,7 +129,7 @@ impl<T> Patient<T> {
             stall: None,
             ended: false,
             linger: None,
-            first: ([0; PREFACE.len()], 0),
+            first: Vec::new(),
         }
     }
 
@@ -155,6 +170,7 @@ impl<T> Patient<T> {
         cx: &mut Context<'_>,
         done: Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
+        self.meter.writing.set(done.is_pending());
         if done.is_ready() {
             self.stall = None;
             return done;
@@ -174,31 +190,42 @@ impl<T: AsyncRead + Unpin> Patient<T> {
     /// # Errors
     /// Those of reading; nothing came, or nothing in time.
     pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
-        loop {
-            let (bytes, count) = &self.first;
-            let seen = bytes.get(..usize::from(*count)).unwrap_or_default();
-            if !PREFACE.starts_with(seen) {
-                return Ok(false);
-            }
-            if seen.len() == PREFACE.len() {
+        while PREFACE.starts_with(&self.first) {
+            if self.first.len() == PREFACE.len() {
                 self.meter.is_second();
                 self.alarm = None;
                 return Ok(true);
             }
-            let (mut piece, left) = ([0; PREFACE.len()], PREFACE.len() - seen.len());
-            let mut buf = ReadBuf::new(piece.get_mut(..left).unwrap_or_default());
-            poll_fn(|cx| self.poll_inner(cx, &mut buf)).await?;
-            if buf.filled().is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let (bytes, count) = &mut self.first;
-            for byte in buf.filled() {
-                if let Some(place) = bytes.get_mut(usize::from(*count)) {
-                    *place = *byte;
-                    *count += 1;
-                }
-            }
+            self.sip(PREFACE.len() - self.first.len()).await?;
         }
+        Ok(false)
+    }
+
+    /// Waits for the next request. What came of it is `early`, or is read again afterwards.
+    ///
+    /// # Errors
+    /// Those of reading; the other end has closed, or is too slow.
+    pub(super) async fn awaken(&mut self, early: &[u8]) -> io::Result<()> {
+        // What is early has come while another request was answered, and is no header yet: there is nothing
+        // to rest from before it is answered.
+        self.meter.answered.set(false);
+        self.first.extend_from_slice(early);
+        if self.first.is_empty() {
+            self.sip(PREFACE.len()).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads between 1 and `most` bytes that are read again.
+    async fn sip(&mut self, most: usize) -> io::Result<()> {
+        let mut piece = [0; PREFACE.len()];
+        let mut buf = ReadBuf::new(piece.get_mut(..most).unwrap_or_default());
+        poll_fn(|cx| self.poll_inner(cx, &mut buf)).await?;
+        if buf.filled().is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.first.extend_from_slice(buf.filled());
+        Ok(())
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -232,12 +259,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let (bytes, count) = &mut self.first;
-        let room = buf.remaining().min((*count).into());
-        if let (1.., Some(seen)) = (room, bytes.get(..room)) {
-            buf.put_slice(seen);
-            bytes.rotate_left(room);
-            *count -= u8::try_from(room).unwrap_or(*count);
+        let room = buf.remaining().min(self.first.len());
+        if room > 0 {
+            buf.put_slice(self.first.get(..room).unwrap_or_default());
+            self.first.drain(..room);
+            if self.first.is_empty() {
+                self.first = Vec::new();
+            }
+            // The rest as well, because hyper doubles a buffer that has too little in it. An error comes
+            // again.
+            if buf.remaining() > 0 {
+                drop(self.poll_inner(cx, buf));
+            }
             return Poll::Ready(Ok(()));
         }
         self.poll_inner(cx, buf)
@@ -274,6 +307,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.meter.answered.set(false);
         if this.linger.is_none() {
             let done = Pin::new(&mut this.inner).poll_shutdown(cx);
             ready!(this.stalled(cx, done))?;

@@ -12,6 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -24,6 +25,10 @@ const HEADER_BYTES: u16 = 32 * 1024;
 const HEADERS: usize = 100;
 /// Streams of one HTTP/2 connection at one time.
 const STREAMS: u32 = 128;
+
+/// From so many connections on, those that rest keep no buffers: two of 8 KiB each, which hyper makes for
+/// a connection's life. With fewer, making them anew for each request costs more than they do.
+const CROWD: usize = 128;
 
 /// What a connection may use.
 #[derive(Debug, Clone, Copy)]
@@ -138,8 +143,26 @@ pub async fn connection<H: Handler>(
             patience,
         ))
         .await;
-    } else {
-        drop(door.one.serve_connection(stream, service).await);
+        return;
+    }
+    let (mut stream, mut service) = (stream, service);
+    loop {
+        let mut connection = Box::new(door.one.serve_connection(stream, service));
+        // Every connection holds the door.
+        let crowded = || Rc::strong_count(&door) > CROWD;
+        let rests = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(_) => Poll::Ready(false),
+            Poll::Pending if watched.rests() && crowded() => Poll::Ready(true),
+            Poll::Pending => Poll::Pending,
+        });
+        if !rests.await {
+            return;
+        }
+        let parts = connection.into_parts();
+        (stream, service) = (parts.io, parts.service);
+        if stream.inner_mut().awaken(&parts.read_buf).await.is_err() {
+            return;
+        }
     }
 }
 
