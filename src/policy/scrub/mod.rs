@@ -17,6 +17,7 @@ mod given;
 mod marks;
 mod named;
 mod placeholder;
+mod places;
 mod runs;
 mod scan;
 mod shape;
