@@ -38,8 +38,13 @@ impl Method {
     /// True when nobody answers it.
     #[must_use]
     pub fn is_notification(&self) -> bool {
-        self.name.starts_with("notifications/")
+        is_notification(self.name)
     }
+}
+
+/// True when nobody answers a method of the protocol with this name.
+pub(super) fn is_notification(name: &str) -> bool {
+    name.starts_with("notifications/")
 }
 
 macro_rules! methods {

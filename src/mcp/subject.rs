@@ -66,6 +66,17 @@ impl Subject {
             name: name.map(Into::into),
         })
     }
+
+    /// True when the protocol has the method and somebody has to answer it. SDKs take a line with such a
+    /// method and no id for a notification that nobody handles; a server that looks at the method alone
+    /// does what it says.
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        match self.method {
+            Cow::Borrowed(known) => !method::is_notification(known),
+            Cow::Owned(_) => false,
+        }
+    }
 }
 
 /// The token under which the sender of a request wants progress (`params._meta.progressToken`);

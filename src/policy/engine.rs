@@ -17,7 +17,9 @@ use super::lists;
 use super::names::NameList;
 use super::permissions::Permissions;
 use super::problems;
-use super::rules::{CREDENTIALS_ARGUMENT, CREDENTIALS_PROBLEM, LISTS_HIDDEN, LISTS_PRIVATE};
+use super::rules::{
+    CREDENTIALS_ARGUMENT, CREDENTIALS_PROBLEM, LISTS_HIDDEN, LISTS_PRIVATE, PROTOCOL_NO_ID,
+};
 use super::tools::ToolRules;
 use super::uris::UriList;
 use super::{Decision, Note, Origin, ToolBook, Verdict, asks, digest, outbound, scrub::Scrubber};
@@ -217,6 +219,9 @@ impl Policy {
             .check_method(subject)
             .or_else(|| self.check_target(subject))
             .or_else(|| self.check_other_ways(subject, params, era));
+        if !answered && refused.is_none() && subject.is_request() {
+            return Decision::drop(PROTOCOL_NO_ID);
+        }
         let refused = match (refused, caller) {
             (None, Some(caller)) => match self.check_caller(subject, params, caller, tools) {
                 Arguments::Pass => None,

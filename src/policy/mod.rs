@@ -31,7 +31,7 @@ pub use problems::{CredentialBreaker, Problem, problem};
 pub use rates::{Admission, Clock, Limiter, Permit, Ticket};
 pub use rules::{
     CREDENTIALS_BREAKER, CREDENTIALS_MISSING, LIMITS_REQUEST, LIMITS_RESPONSE, LIMITS_RESULT,
-    LIMITS_TIMEOUT, RULES, Rule, code, rule,
+    LIMITS_TIMEOUT, PROTOCOL_NO_ID, RULES, Rule, code, rule,
 };
 pub use toolbook::ToolBook;
 pub use verdict::{Decision, Note, Origin, Refusal, Shape, Verdict};

@@ -17,6 +17,8 @@ pub struct Rule {
 pub(super) const METHODS_DENY: &str = "methods.deny";
 pub(super) const METHODS_ALLOW: &str = "methods.allow";
 pub(super) const METHODS_SPELLING: &str = "methods.spelling";
+/// Asked by the session too, of what would have to wait.
+pub const PROTOCOL_NO_ID: &str = "protocol.no-id";
 pub(super) const TOOLS_DENY: &str = "tools.deny";
 pub(super) const TOOLS_ALLOW: &str = "tools.allow";
 pub(super) const RESOURCES_DENY: &str = "resources.deny";
@@ -75,6 +77,11 @@ pub const RULES: &[Rule] = &[
         setting: "[methods] allow",
     },
     Rule {
+        id: PROTOCOL_NO_ID,
+        summary: "A request of the protocol was sent without an id, so nobody could be answered and nothing would count it; it is dropped.",
+        setting: "none: send the request with an id",
+    },
+    Rule {
         id: TOOLS_DENY,
         summary: "The tool is denied by name, and so is every other spelling of that name.",
         setting: "[tools.\"NAME\"] allow = false",
@@ -86,7 +93,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: RESOURCES_DENY,
-        summary: "The resource is on the deny list, compared after percent-decoding, dot segments and letter case.",
+        summary: "The resource is on the deny list in one of the ways in which a server could read its URI; one of more than 8 KiB, or with too many readings, counts as denied.",
         setting: "[resources] deny",
     },
     Rule {

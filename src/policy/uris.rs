@@ -4,11 +4,12 @@
 //! a URI that has a single reading, so that `file:///srv/../etc` never passes as `file:///srv/*`.
 //! Normalisation follows RFC 3986 §6.2 and, where servers are laxer than it, the WHATWG URL parser.
 
+mod host;
+mod readings;
+
+use self::readings::plain_form;
 use super::names::{Denied, Glob, fold};
 use crate::config::NameRules;
-
-/// How often a URI is percent-decoded at most: a server decodes once, a framework before it once more.
-const DECODINGS: usize = 3;
 
 /// An allow list and a deny list of URIs.
 #[derive(Debug, Clone, Default)]
@@ -62,63 +63,8 @@ impl UriList {
 
     fn matches_deny(&self, uri: &str) -> bool {
         let any = |form: &str| self.deny.iter().any(|glob| glob.matches(form));
-        if any(&fold(uri)) {
-            return true;
-        }
-        let plain = plain_form(uri);
-        // A server that opens a file ignores the query, the fragment and a slash at the end.
-        let bare = plain.split(['?', '#']).next().unwrap_or_default();
-        any(&plain) || any(bare) || any(bare.trim_end_matches('/'))
+        any(&fold(uri)) || readings::any(uri, |form| any(form) || any(form.trim_end_matches('/')))
     }
-}
-
-/// The most reduced form of a URI: what is left when everything that a server may ignore is gone.
-fn plain_form(uri: &str) -> String {
-    let mut text = uri.to_owned();
-    for _ in 0..DECODINGS {
-        let decoded = percent_decoded(&text);
-        if decoded == text {
-            break;
-        }
-        text = decoded;
-    }
-    let text = fold(&text).replace('\\', "/");
-    let (scheme, rest) = match text.split_once(':') {
-        Some((scheme, rest)) if is_scheme(scheme) => (scheme, rest),
-        _ => ("", text.as_str()),
-    };
-    let (authority, path) = match rest.strip_prefix("//") {
-        Some(after) => after.split_at(after.find('/').unwrap_or(after.len())),
-        None => ("", rest),
-    };
-    // Whoever opens a file ignores the host, and `user@` and the default port name no other host.
-    let host = if scheme == "file" {
-        ""
-    } else {
-        let host = authority.rsplit('@').next().unwrap_or_default();
-        match scheme {
-            "http" => host.strip_suffix(":80").unwrap_or(host),
-            "https" => host.strip_suffix(":443").unwrap_or(host),
-            _ => host,
-        }
-    };
-    let path = without_dot_segments(path);
-    if scheme.is_empty() {
-        path
-    } else if scheme == "file" || rest.starts_with("//") {
-        format!("{scheme}://{host}{path}")
-    } else {
-        format!("{scheme}:{path}")
-    }
-}
-
-/// RFC 3986 §3.1; a single letter is a drive, not a scheme.
-fn is_scheme(text: &str) -> bool {
-    text.len() > 1
-        && text.bytes().enumerate().all(|(at, byte)| {
-            byte.is_ascii_alphabetic()
-                || (at > 0 && (byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.')))
-        })
 }
 
 /// Decodes each `%XX` once; what does not decode to UTF-8 is replaced, as lenient servers do.
@@ -159,34 +105,6 @@ fn without_parameters(segment: &str) -> &str {
     segment
         .get(..end.unwrap_or(segment.len()))
         .unwrap_or_default()
-}
-
-/// RFC 3986 §5.2.4, with runs of slashes taken as one, as file systems do.
-fn without_dot_segments(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut kept: Vec<&str> = Vec::new();
-    for segment in path.split('/') {
-        match without_parameters(segment) {
-            "." => {}
-            ".." => {
-                kept.pop();
-            }
-            _ if segment.is_empty() => {}
-            _ => kept.push(segment),
-        }
-    }
-    let mut plain = String::with_capacity(path.len());
-    for (at, segment) in kept.iter().enumerate() {
-        if rooted || at > 0 {
-            plain.push('/');
-        }
-        plain.push_str(segment);
-    }
-    // The slash at the end matters to patterns such as `file:///srv/*`.
-    if path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..") {
-        plain.push('/');
-    }
-    plain
 }
 
 /// True when no server can read `uri` as another one: no dot segments anywhere (also not in the
@@ -248,6 +166,13 @@ mod tests {
             "FILE:///etc/passwd",
             "file:///ETC/passwd",
             "file:/etc/passwd",
+            "file:etc/passwd",
+            "file:./etc/passwd",
+            "file:..\\etc\\passwd",
+            "file:%2fetc/passwd",
+            "file://etc/passwd",
+            "file:///%65tc/passwd?/../../x",
+            "file:etc/passwd#/../../x",
             "file://localhost/etc/passwd",
             "file://LOCALHOST/etc/passwd",
             "file://127.0.0.1/etc/passwd",
@@ -278,6 +203,10 @@ mod tests {
         assert_eq!(list.denies("file:///srv/etc/passwd"), None);
     }
 
+    fn list_of_address() -> UriList {
+        list(None, &["http://127.0.0.1/*"])
+    }
+
     #[test]
     fn a_denied_host_has_no_second_spelling() {
         let list = list(None, &["https://internal.example/*"]);
@@ -287,6 +216,26 @@ mod tests {
             "https://internal.example:443/a",
             "https://me@internal.example/a",
             "https://internal.example/",
+            "https://internal.example",
+            "https://internal.example?a",
+            "https://internal.example#a",
+            "https:internal.example/a",
+            "https:/internal.example/a",
+            "https:///internal.example/a",
+            "https:\\\\internal.example\\a",
+            "https://internal.example\\a",
+            "https://internal.example:0443/a",
+            "https://internal.example:/a",
+            "https://internal。example/a",
+            "https://internal．example/a",
+            "https://internal｡example/a",
+            "https://internal.example./a",
+            "https://%69nternal.example/a",
+            "https://internal%E3%80%82example/a",
+            "https://a:b@internal.example:/a",
+            "ht\ntps://internal.exam\tple/a",
+            "https://public.example#@internal.example/a",
+            "https://public.example\\@internal.example/a",
         ] {
             assert_eq!(list.denies(uri), Some(Denied::ByDeny), "{uri}");
         }
@@ -294,6 +243,59 @@ mod tests {
             list.denies("https://public.example/internal.example/a"),
             None
         );
+        assert_eq!(list.denies("https://internal.example:8443/a"), None);
+        assert_eq!(list.denies("http://internal.example/a"), None);
+        let list = list_of_address();
+        for uri in [
+            "http://127.0.0.1/",
+            "http://2130706433/",
+            "http://0x7f.1/x",
+            "http://127.1/x",
+            "http:0177.0.0.1",
+            "http://[::ffff:127.0.0.1]/x",
+        ] {
+            assert_eq!(list.denies(uri), Some(Denied::ByDeny), "{uri}");
+        }
+        assert_eq!(list.denies("http://127.0.0.2/"), None);
+    }
+
+    #[test]
+    fn what_one_reader_leaves_is_not_left_for_another() {
+        let list = list(None, &["https://internal.example/secret/*"]);
+        for uri in [
+            // A server that decodes once has this in one segment.
+            "https:internal.example/secret/x%2f..%2f..%2fpublic",
+            "https://internal.example:0443/%73ecret/x%2f..%2f..%2fpublic",
+            "https:internal.example/a/%2e%2e/secret/x%2f..%2f..",
+            // The WHATWG parser takes back an empty segment, too.
+            "https:internal.example/a/../secret//../x",
+            // Only Java servers take this for `..`.
+            "https:internal.example/secret/..;/public",
+            "https:internal.example/a/..;/secret/x",
+            "https:internal.example/secret/.\u{ad}./public",
+            "https://internal.example:443/secret/x\\..\\..\\public",
+            "https://internal.example:443/public\\..\\secret\\x",
+            "https:internal.example/%73ecret/a?/../../public",
+        ] {
+            assert_eq!(list.denies(uri), Some(Denied::ByDeny), "{uri:?}");
+        }
+        for uri in [
+            "https://internal.example/public/secret/x",
+            "https://internal.example/public?to=/secret/x",
+            "https://internal.example/public%20a;b/.c//d?e=%2f..%2ff#g",
+        ] {
+            assert_eq!(list.denies(uri), None, "{uri:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_too_many_readings_is_denied() {
+        let list = list(None, &["file:///etc/*"]);
+        let long = |length| format!("file:///srv/{}", "a".repeat(length));
+        assert_eq!(list.denies(&long(8000)), None);
+        assert_eq!(list.denies(&long(9000)), Some(Denied::ByDeny));
+        let odd = "file://h/srv//a\\b/./c;d\u{ad}%25252e?e#f";
+        assert_eq!(list.denies(odd), Some(Denied::ByDeny));
     }
 
     #[test]
@@ -347,6 +349,24 @@ mod tests {
                 }
             }
             prop_assert_eq!(list.denies(&uri), Some(Denied::ByDeny));
+        }
+
+        #[test]
+        fn no_spelling_of_the_whatwg_parser_passes(
+            scheme in "(h|H)(t|T)tp", slashes in "[/\\\\]{0,4}", user in "(|a@|a:b@)",
+            host in "(internal|%69nternal|INTERNAL)(\\.|%2e|。|．)example(|\\.)|127\\.0\\.0\\.1|127\\.1|0x7f\\.1|2130706433|0177\\.0\\.1",
+            port in "(|:|:80|:080|:81)", path in "(|[/\\\\](secret|public|[.]{1,2}|%2e%2e|%2E[.])([/\\\\](secret|[.]{1,2}|%2e|x|)){0,3})",
+            tail in "(|[?#][./a]{0,4})",
+        ) {
+            let text = format!("{scheme}:{slashes}{user}{host}{port}{path}{tail}");
+            let denied = ["http://internal.example/secret/", "http://127.0.0.1/"];
+            let list = list(None, &["http://internal.example/secret/*", "http://127.0.0.1/*"]);
+            let read = url::Url::parse(&text);
+            prop_assume!(read.is_ok());
+            let read = read.unwrap().to_string().replace("example./", "example/");
+            if denied.iter().any(|it| read.starts_with(it)) {
+                prop_assert_eq!(list.denies(&text), Some(Denied::ByDeny), "{}", read);
+            }
         }
 
         #[test]

@@ -115,6 +115,28 @@ impl Session {
         status: &'static str,
         bytes: u64,
     ) {
+        self.stopped(direction, (id, None), rule, status, bytes);
+    }
+
+    /// Notes a message that was not passed on and that nobody waits for.
+    pub(super) fn dropped(
+        &mut self,
+        direction: Direction,
+        subject: Option<&Subject>,
+        rule: &'static str,
+        bytes: usize,
+    ) {
+        self.stopped(direction, (None, subject), rule, "dropped", bytes as u64);
+    }
+
+    fn stopped(
+        &mut self,
+        direction: Direction,
+        (id, subject): (Option<&[u8]>, Option<&Subject>),
+        rule: &'static str,
+        status: &'static str,
+        bytes: u64,
+    ) {
         let (request_bytes, response_bytes) = match direction {
             Direction::ToServer => (usize::try_from(bytes).unwrap_or(usize::MAX), 0),
             Direction::ToClient => (0, usize::try_from(bytes).unwrap_or(usize::MAX)),
@@ -122,7 +144,7 @@ impl Session {
         self.audit.record(
             &Record {
                 direction,
-                subject: None,
+                subject,
                 id,
                 decision: "drop",
                 rule: Some(rule),

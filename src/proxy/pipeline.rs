@@ -12,7 +12,7 @@ use super::turns::Turn;
 use crate::identity::Caller;
 use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, RequestId, Subject};
-use crate::policy::{Decision, Origin, Refusal, Verdict, fold};
+use crate::policy::{Decision, Origin, PROTOCOL_NO_ID, Refusal, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
 use std::sync::Arc;
 use std::time::Instant;
@@ -75,7 +75,7 @@ impl Session {
                 self.apply(
                     Direction::ToServer,
                     MessageKind::Notification,
-                    envelope,
+                    (envelope, subject.as_ref()),
                     decision,
                 )
             }
@@ -90,7 +90,7 @@ impl Session {
                 let passage = self.apply(
                     Direction::ToServer,
                     MessageKind::Response,
-                    envelope,
+                    (envelope, None),
                     decision,
                 );
                 match asked {
@@ -296,7 +296,7 @@ impl Session {
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Notification,
-                    envelope,
+                    (envelope, None),
                     decision,
                 )
             }
@@ -306,7 +306,7 @@ impl Session {
                 self.apply(
                     Direction::ToClient,
                     MessageKind::Response,
-                    envelope,
+                    (envelope, None),
                     decision,
                 )
             }
@@ -457,7 +457,7 @@ impl Session {
             );
             return Passage::Stop;
         };
-        let passage = self.apply(Direction::ToClient, kind, envelope, decision);
+        let passage = self.apply(Direction::ToClient, kind, (envelope, None), decision);
         match asked {
             Asked::AsIs => passage,
             Asked::Renamed(raw) => rename(passage, envelope.line, Direction::ToClient, &raw),
@@ -469,20 +469,26 @@ impl Session {
         &mut self,
         direction: Direction,
         kind: MessageKind,
-        envelope: &Envelope<'_>,
+        (envelope, subject): (&Envelope<'_>, Option<&Subject>),
         decision: Decision,
     ) -> Passage {
         self.note(&decision.notes);
+        let mut rule = decision.rule;
         let (passage, outcome) = match decision.verdict {
-            Verdict::Forward | Verdict::NeedTools => (Passage::Pass, Outcome::Forward),
+            Verdict::Forward => (Passage::Pass, Outcome::Forward),
             Verdict::Rewrite(line) => (Passage::Replace(line), Outcome::Rewrite),
             Verdict::Refuse(_) | Verdict::Drop => (Passage::Stop, Outcome::Drop),
+            // What nobody waits for does not wait itself, and is not passed unchecked.
+            Verdict::NeedTools => {
+                rule = Some(PROTOCOL_NO_ID);
+                (Passage::Stop, Outcome::Drop)
+            }
         };
         let bytes = envelope.line.len();
         self.tally.message(direction, kind, outcome, bytes);
-        if let (Outcome::Drop, Some(rule)) = (outcome, decision.rule) {
+        if let (Outcome::Drop, Some(rule)) = (outcome, rule) {
             self.metrics.refusal(direction, rule);
-            self.unread(direction, None, rule, "dropped", bytes as u64);
+            self.dropped(direction, subject, rule, bytes);
         }
         passage
     }

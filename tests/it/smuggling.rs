@@ -4,9 +4,11 @@
 //! Each suite first shows that its forms do reach the tool when nothing stands in between.
 
 use crate::hostile_client::framing;
+use crate::http_identity::program;
 use crate::rig::Rig;
 use crate::support::{example, skip, spawn};
-use crate::wire::{Wire, mark, rule, said};
+use crate::web::{Site, initialize, post};
+use crate::wire::{Wire, eventually, mark, rule, said};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -695,4 +697,84 @@ fn denied_methods_prompts_and_resources_have_no_second_spelling() {
     let log = std::fs::read_to_string(wire.rig.path().join("log")).unwrap();
     assert!(!log.contains("\"d"), "{log}");
     wire.finish();
+}
+
+/// The lines of an audit log that a rule wrote about a target.
+fn audited(path: &std::path::Path, rule: &str, target: &str) -> usize {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let all = text.lines().map(serde_json::from_str::<Value>);
+    all.map_while(Result::ok)
+        .filter(|line| line["rule"] == rule && line["target"] == target)
+        .count()
+}
+
+#[test]
+fn an_allowed_call_without_an_id_passes_by_no_limit_and_no_switch() {
+    let config = "[schema]\narguments = \"off\"\n[tools.danger]\nrate = \"1/h\"\n";
+    let rig = Rig::new().file("config.toml", config);
+    let flags = ["--name", "noid", "--config", "{dir}/config.toml"];
+    let more = ["--write", "{dir}", "--audit", "{dir}/audit.jsonl"];
+    let flags = [&flags[..], &more].concat();
+    let mut wire = Wire::in_rig(rig, &flags, &["lenient={dir}/reached"]);
+    let call = |id: &str, mark: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0",{id}"method":"tools/call","params":{{"name":"danger","arguments":{{"a":"{mark}"}}}}}}"#
+        )
+    };
+    // What is used up is used up for a call without an id too.
+    wire.send(call("\"id\":1,", "first"));
+    assert_eq!(said(&wire.answer("1")), "danger first");
+    wire.send(call("", "smuggled"));
+    wire.send(call("\"id\":2,", "second"));
+    assert_eq!(rule(&wire.answer("2")), "limits.rate");
+    // And what is switched off is off.
+    program(wire.rig(), &["kill", "noid", "--tool", "danger"]);
+    wire.until_stderr("switched off: the tool danger");
+    wire.send(call("", "killed"));
+    wire.send(call("\"id\":3,", "third"));
+    assert_eq!(rule(&wire.answer("3")), "switch.tool");
+    assert_eq!(wire.others(), [] as [Value; 0]);
+    wire.close_input();
+    let (over, rig) = wire.wait_in_rig();
+    assert_eq!(over.code, 0, "{}", over.text());
+    let log = rig.path().join("audit.jsonl");
+    assert_eq!(audited(&log, "protocol.no-id", "danger"), 2);
+    let reached = std::fs::read_to_string(rig.path().join("reached")).unwrap();
+    assert_eq!(reached, "first\n");
+}
+
+#[test]
+fn over_http_a_call_without_an_id_reaches_no_tool_of_others() {
+    let config = "[listen]\nhttp = \"127.0.0.1:8080\"\nauth = \"required\"\n[identity]\nkeys = \"clients.json\"\n[clients.ci]\ntools = [\"echo\"]\n";
+    for share in ["false", "true"] {
+        let config = config.replace("auth", &format!("share = {share}\nauth"));
+        let rig = Rig::new().file("config.toml", config);
+        std::fs::create_dir(rig.path().join("log")).unwrap();
+        let key = program(&rig, &["client", "add", "ci", "--keys", "clients.json"]);
+        let flags = ["--user", "root", "--write", "{dir}/log"];
+        let more = ["--config", "{dir}/config.toml"];
+        let audit = ["--audit", "{dir}/audit.jsonl"];
+        let flags = [&flags[..], &more, &audit].concat();
+        let site = Site::in_rig(rig, &flags, &["log={dir}/log/lines"]);
+        let bearer = format!("Authorization: Bearer {key}\r\n");
+        let opened = site.ask(&post(&initialize("2025-11-25"), &bearer));
+        let session = opened.header("mcp-session-id").unwrap().to_owned();
+        let more = format!("Mcp-Session-Id: {session}\r\n{bearer}");
+        // The list of tools is not known before the first call, and known after it.
+        for round in ["before", "after"] {
+            for tool in ["echo", "secret"] {
+                let call = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": tool, "arguments": {"text": format!("smuggled {round}")}}});
+                assert_eq!(site.ask(&post(&call, &more)).status, 202);
+            }
+            let call = json!({"jsonrpc": "2.0", "id": round, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": round}}});
+            assert_eq!(said(&site.ask(&post(&call, &more)).json()), round);
+        }
+        let reached = site.reached();
+        assert!(reached.contains("\"after\""), "{reached}");
+        assert!(!reached.contains("smuggled"), "{reached}");
+        let log = site.wire.rig.path().join("audit.jsonl");
+        for tool in ["echo", "secret"] {
+            assert!(eventually(|| audited(&log, "protocol.no-id", tool) == 2));
+        }
+    }
 }
