@@ -1,14 +1,15 @@
 //! Credentials that no long run announces: base64 and passwords, whose `+`, `/` and `.` may stand
-//! anywhere. They are found by what is literal about them, all at once.
+//! anywhere; and what its place gives away. They are found by what is literal about them, all at once.
 
 use super::check::Check;
+use super::places::{PLACES, Place};
 use super::runs::RUN;
 use super::shape::{Shape, is_token};
 use super::table::Detector;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 /// Names whose values are base64 so often that one value in thirty has no long run.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 9] = [
     "ecretAccessKey",
     "ecret_access_key",
     "ECRET_ACCESS_KEY",
@@ -16,23 +17,35 @@ const NAMES: [&str; 7] = [
     "ccount_key",
     "ccessKey=",
     "rivateKey",
+    // Short passwords of connection strings.
+    "Pwd=",
+    "pwd=",
 ];
 
 /// The searcher for all of them; the default finds nothing.
 #[derive(Debug, Default)]
 pub(super) struct Broken {
     automaton: Option<AhoCorasick>,
-    /// For each pattern the detector and how many bytes of the pattern are before its prefix.
-    owners: Vec<(Option<usize>, usize)>,
+    /// For each pattern what it is, and how far from its start that counts.
+    owners: Vec<(What, usize)>,
+}
+
+/// What a literal announces.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum What {
+    /// A detector, by its place in the table; the hit is where its prefix starts.
+    Token(usize),
+    /// The name of a value; the hit is a part of it.
+    Name,
+    /// A place; the hit is where its mark ends.
+    Place(Place),
 }
 
 /// One literal in the line.
 #[derive(Debug)]
 pub(super) struct Hit {
-    /// Where the detector's prefix starts, or a part of a name.
     pub(super) at: usize,
-    /// The detector's place in the table; `None` for the name of a value.
-    pub(super) detector: Option<usize>,
+    pub(super) what: What,
 }
 
 impl Broken {
@@ -45,23 +58,31 @@ impl Broken {
                 continue;
             }
             let prefix = detector.shape.prefix;
+            if prefix.is_empty() {
+                continue;
+            }
             if let Check::AfterDigits(_) = detector.check {
                 // Two bytes occur everywhere; with the digit before them they are three.
                 for digit in '0'..='9' {
                     patterns.push(format!("{digit}{prefix}"));
-                    owners.push((Some(index), 1));
+                    owners.push((What::Token(index), 1));
                 }
             } else {
                 patterns.push(prefix.to_owned());
-                owners.push((Some(index), 0));
+                owners.push((What::Token(index), 0));
             }
         }
         for name in NAMES {
             patterns.push(name.to_owned());
-            owners.push((None, 0));
+            owners.push((What::Name, 0));
+        }
+        for (mark, place) in PLACES {
+            patterns.push(mark.to_owned());
+            owners.push((What::Place(place), mark.len()));
         }
         let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostFirst)
+            // `$5$rounds=` before `$5$`.
+            .match_kind(MatchKind::LeftmostLongest)
             // Its packed prefilter reads the bytes; a DFA would only take longer to build.
             .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(patterns)
@@ -73,10 +94,10 @@ impl Broken {
     pub(super) fn hits<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = Hit> + 'a {
         let found = self.automaton.iter().flat_map(move |a| a.find_iter(bytes));
         found.filter_map(|found| {
-            let (owner, skipped) = self.owners.get(found.pattern().as_usize())?;
+            let (what, skipped) = self.owners.get(found.pattern().as_usize())?;
             Some(Hit {
                 at: found.start() + skipped,
-                detector: *owner,
+                what: *what,
             })
         })
     }

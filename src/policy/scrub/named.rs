@@ -5,6 +5,7 @@
 //! that `sessions` is no `session` and `nextPageToken` is a cursor (`names.toml`).
 
 use super::fuel::Fuel;
+use super::places::is_netrc;
 use super::runs::run_end;
 use super::shape::is_token;
 use super::table::{Role, Table};
@@ -41,9 +42,14 @@ pub(super) fn assigned(
         },
         b'>' if byte_before(bytes, spaced - 1) == Some(b'=') => spaced - 2,
         b'>' if open.is_none() => spaced - 1,
+        // `--token VALUE`
+        _ if spaced < operator_end => spaced,
         _ => return None,
     };
     let name = name_before(bytes, before)?;
+    if before == spaced && !bytes.get(name.clone())?.starts_with(b"--") {
+        return None;
+    }
     // `"name":"DB_PASSWORD","value":"…"`: the name is in the member before.
     let name = match bytes.get(name.clone())? {
         [b'v' | b'V', b'a', b'l', b'u', b'e'] => sibling(bytes, name.start).unwrap_or(name),
@@ -151,7 +157,7 @@ fn behind(
         [b':', b'=', ..] | [b'=', b'>', ..] => at + 2,
         [b':' | b'=' | b'>', ..] => at + 1,
         // A backslash alone is no gap: it begins an escape, and the value would begin inside of that.
-        _ if flag && at > slashes_end => at,
+        _ if at > slashes_end && (flag || is_netrc(bytes, name.start)) => at,
         _ => return None,
     };
     at = skip(bytes, at, |b| b == b' ');
@@ -217,11 +223,29 @@ fn finding(
             Some(finding(Role::Password, span))
         }
         Some(Role::Secret) if secret => Some(finding(Role::Secret, span)),
+        _ if is_auth(name) && is_pair(value) => Some(Finding {
+            span,
+            detector: "authorization",
+        }),
         _ => {
             fuel.burn(value.len());
             None
         }
     }
+}
+
+/// `auth` of Docker's and `_auth` of npm's configuration hold user and password.
+fn is_auth(name: &[u8]) -> bool {
+    let name = name.strip_prefix(b"_").unwrap_or(name);
+    name.eq_ignore_ascii_case(b"auth")
+}
+
+/// `user:password` in base64 (RFC 7617 §2).
+fn is_pair(value: &[u8]) -> bool {
+    let pair = super::check::decode(value);
+    pair.len() >= 6
+        && memchr::memchr(b':', &pair).is_some_and(|colon| colon > 0)
+        && pair.iter().all(u8::is_ascii_graphic)
 }
 
 fn ends_in_pwd(name: &[u8]) -> bool {
@@ -239,7 +263,7 @@ pub(super) fn header(bytes: &[u8], run: usize) -> Option<Finding> {
                 .is_some_and(|w| w.eq_ignore_ascii_case(scheme))
     };
     let basic = ends(b"basic");
-    if !basic && !ends(b"bearer") {
+    if !basic && !ends(b"bearer") && !(ends(b"token") && is_authorization(bytes, run)) {
         return None;
     }
     let rest = bytes.get(run..)?;
@@ -257,6 +281,23 @@ pub(super) fn header(bytes: &[u8], run: usize) -> Option<Finding> {
         span: run..run + length,
         detector: "authorization",
     })
+}
+
+/// The word before the run stands in a header `Authorization`; GitHub and Gitea take `token` there.
+fn is_authorization(bytes: &[u8], run: usize) -> bool {
+    let name: &[u8] = b"authorization";
+    let before = run
+        .checked_sub(b"token ".len())
+        .map(|at| gap_before(bytes, at));
+    before
+        .and_then(|at| {
+            // `Authorization: token`, `"Authorization": "token`
+            let at = skip_back(bytes, at, |b| {
+                matches!(b, b'"' | b'\'' | b'\\' | b':' | b' ')
+            });
+            bytes.get(at.checked_sub(name.len())?..at)
+        })
+        .is_some_and(|word| word.eq_ignore_ascii_case(name))
 }
 
 /// The quote right before `start` with its backslashes, and where they begin.
@@ -320,7 +361,7 @@ fn sibling(bytes: &[u8], value: usize) -> Option<Range<usize>> {
 }
 
 /// Where the blanks and line breaks before `at` begin, bare or as escapes of any depth.
-fn gap_before(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn gap_before(bytes: &[u8], mut at: usize) -> usize {
     for _ in 0..8 {
         let blank = skip_back(bytes, at, |b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'));
         at = match bytes.get(..blank) {
@@ -331,7 +372,7 @@ fn gap_before(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-fn is_name(byte: u8) -> bool {
+pub(super) fn is_name(byte: u8) -> bool {
     is_token(byte) || byte == b'.'
 }
 
@@ -340,13 +381,13 @@ fn byte_before(bytes: &[u8], at: usize) -> Option<u8> {
 }
 
 /// Goes back from `at` over at most [`REACH`] bytes for which `over` holds.
-fn skip_back(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
+pub(super) fn skip_back(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
     let before = bytes.get(at.saturating_sub(REACH)..at).unwrap_or_default();
     at - before.iter().rev().take_while(|b| over(**b)).count()
 }
 
 /// Goes forward from `at` over at most eight bytes for which `over` holds.
-fn skip(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
+pub(super) fn skip(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().take(8).take_while(|b| over(**b)).count()
 }

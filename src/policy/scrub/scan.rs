@@ -1,10 +1,12 @@
 //! One pass over a line: from long word runs to findings.
 
+use super::broken::What;
 use super::check::is_varied;
 use super::fuel::Fuel;
 use super::marks::Marks;
 use super::named;
 use super::placeholder;
+use super::places;
 use super::runs::{long_runs, run_end, word_starts};
 use super::structure;
 use super::table::{Detector, Table, table};
@@ -76,6 +78,9 @@ impl Scan<'_> {
                 return self.keep(finding);
             }
         }
+        if let Some(finding) = self.marked(first, end) {
+            return self.keep(finding);
+        }
         match before {
             Some(b'.' | b':' | b'/' | b'~') => {
                 if let Some(finding) = self.dotted(start) {
@@ -84,6 +89,11 @@ impl Scan<'_> {
             }
             Some(b' ') => {
                 if let Some(finding) = named::header(self.bytes, start) {
+                    return self.keep(finding);
+                }
+            }
+            Some(b'=') => {
+                if let Some(finding) = places::cookie(self.bytes, start) {
                     return self.keep(finding);
                 }
             }
@@ -164,6 +174,14 @@ impl Scan<'_> {
         best
     }
 
+    /// A credential that is a whole run with a mark at a known place (`-us14` behind 32 digits).
+    fn marked(&mut self, start: usize, end: usize) -> Option<Finding> {
+        let (table, bytes) = (self.table, self.bytes);
+        table
+            .marked(bytes.get(start..end)?)
+            .find_map(|detector| self.complete(detector, start))
+    }
+
     /// A credential whose prefix has a dot or the like right before this run.
     fn dotted(&mut self, run: usize) -> Option<Finding> {
         let mut best: Option<Finding> = None;
@@ -183,14 +201,23 @@ impl Scan<'_> {
             if hit.at < past {
                 continue;
             }
-            let finding = match hit.detector.map(|index| table.detectors.get(index)) {
-                Some(detector) => detector
+            let finding = match hit.what {
+                What::Token(index) => table
+                    .detectors
+                    .get(index)
                     .filter(|detector| !self.is_glued(detector, hit.at))
                     .and_then(|detector| {
                         self.run = 0;
                         self.complete(detector, hit.at)
                     }),
-                None => named::named(bytes, self.kind, table, hit.at, &mut self.names),
+                What::Name => named::named(bytes, self.kind, table, hit.at, &mut self.names),
+                What::Place(_) if self.names.is_out() => None,
+                What::Place(place) => {
+                    let finding = places::placed(bytes, place, hit.at);
+                    self.names
+                        .burn(if finding.is_none() { LOOKED_AT / 4 } else { 0 });
+                    finding
+                }
             };
             if let Some(finding) = finding {
                 past = self.keep(finding);

@@ -84,7 +84,7 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
 }
 
 /// Key material or its headers follow, and not the code or prose of someone who writes about keys.
-fn is_key_text(text: &[u8]) -> bool {
+pub(super) fn is_key_text(text: &[u8]) -> bool {
     let line_end = |b: &u8| matches!(b, b'\\' | b'n' | b'r' | b' ' | b'\n' | b'\r');
     let skip = text.iter().take(16).take_while(|b| line_end(b)).count();
     let mut rest = text.get(skip..).unwrap_or_default();

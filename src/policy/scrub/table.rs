@@ -26,6 +26,9 @@ const BUCKETS: usize = 4096;
 /// Buckets of what stands before a run.
 const DOTS: usize = 1024;
 
+/// Detectors without a prefix have at least so many bytes; most runs are shorter.
+const MARKED: usize = 36;
+
 /// Slots for words; a power of two, more than twice their number.
 const SLOTS: usize = 1024;
 
@@ -59,6 +62,8 @@ pub(super) struct Table {
     dotted: Vec<Dotted>,
     /// For each bucket of the three bytes before a run: whether one of `dotted` may end there.
     dots: [bool; DOTS],
+    /// Detectors without a prefix: what stands inside of their run, and where.
+    marked: Vec<(u16, usize, Box<[u8]>)>,
     /// What may have no long run at all.
     pub(super) broken: Broken,
 }
@@ -128,6 +133,7 @@ impl Table {
             chain: Vec::with_capacity(512),
             dotted: Vec::new(),
             dots: [false; DOTS],
+            marked: Vec::new(),
             broken: Broken::default(),
         };
         for file in files {
@@ -152,7 +158,9 @@ impl Table {
             return;
         };
         let prefix = detector.shape.prefix.as_bytes();
-        if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
+        if let Some((at, mark)) = detector.shape.mark() {
+            self.marked.push((index, at, mark));
+        } else if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
             let key = prefix
                 .get(..=last)
                 .and_then(<[u8]>::last_chunk::<3>)
@@ -236,6 +244,16 @@ impl Table {
             let prefix = detector.shape.prefix.as_bytes();
             let rest = bytes.get(start..)?;
             rest.starts_with(prefix).then_some((detector, start))
+        })
+    }
+
+    /// The detectors whose mark stands where it must in `run`.
+    pub(super) fn marked(&self, run: &[u8]) -> impl Iterator<Item = &Detector> {
+        let long = run.len() >= MARKED;
+        let all = if long { self.marked.as_slice() } else { &[] };
+        all.iter().filter_map(|(index, at, mark)| {
+            let there = run.get(*at..).is_some_and(|rest| rest.starts_with(mark));
+            self.detectors.get(usize::from(*index)).filter(|_| there)
         })
     }
 

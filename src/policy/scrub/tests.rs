@@ -13,6 +13,7 @@ mod detector_tests;
 mod frame_tests;
 mod given_tests;
 mod name_tests;
+mod place_tests;
 
 /// A small generator: the tests must draw the same examples each time.
 struct Dice(u64);
@@ -72,6 +73,14 @@ fn example(detector: &Detector, dice: &mut Dice) -> String {
                 token = STANDARD.encode(format!("-----BEGIN {part}-----\n{tail}"));
             }
             Check::AfterDigits(count) => token.insert_str(0, &"7".repeat(count)),
+            Check::Snowflake => {
+                let rest = token.split_once('.').unwrap().1.to_owned();
+                let number = (1..=9)
+                    .map(|first| format!("{first}{:017}", dice.below(100_000_000)))
+                    .map(|number| URL_SAFE_NO_PAD.encode(number))
+                    .find(|number| number.starts_with(prefix));
+                token = format!("{}.{rest}", number.unwrap());
+            }
             Check::None | Check::Mixed | Check::Alone => {}
         }
         let before = match detector.check {
