@@ -2,7 +2,8 @@
 
 use super::percent_decoded;
 use crate::policy::names::fold;
-use std::net::{Ipv4Addr, Ipv6Addr};
+// The types alone: nothing in `core` reaches a network.
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// A host with its port, as the WHATWG parser would write them (URL §3.5, §4.4): without the user, an
 /// address as four numbers, the port only where it is not the scheme's own.
