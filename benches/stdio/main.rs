@@ -11,6 +11,8 @@ mod echo;
 mod footprint;
 mod peer;
 mod phases;
+#[path = "../support/pinned.rs"]
+mod pinned;
 #[path = "../../tests/fake/support/relay.rs"]
 mod relay;
 mod report;
@@ -79,12 +81,12 @@ fn bench(args: &[String]) -> io::Result<ExitCode> {
     peer::watch_for_silence();
 
     report::say("stdio bench: pinned to one CPU");
-    peer::pin(true)?;
+    pinned::pin(true)?;
     phases::run(&targets, plan.rounds, plan.slice, "", &mut report)?;
     footprint::first_reply(&targets, plan.starts, &mut report)?;
     footprint::idle_and_peak(&targets, plan.idle, &mut report)?;
     report::say("stdio bench: free to use every CPU");
-    peer::pin(false)?;
+    pinned::pin(false)?;
     phases::run(
         &targets,
         plan.free_rounds,

@@ -274,7 +274,7 @@ fn machine_busy() -> Duration {
     });
     let wanted = one.map_or_else(
         || "cpu ".to_owned(),
-        |set| format!("cpu{} ", peer::last_cpu(set)),
+        |set| format!("cpu{} ", crate::pinned::last_cpu(set)),
     );
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat

@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -17,14 +18,15 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 
-/// Connections at one time; a scraper needs one.
+/// Connections at one time; a scraper needs one. The oldest makes room for the next, so that nobody who
+/// holds them keeps a probe from its answer.
 const CONNECTIONS: usize = 32;
 /// Time for a client to send its header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for one connection in all; scrapers that keep theirs open simply make a new one.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time for one connection, which is for one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest header block.
 const HEADER_BYTES: usize = 16 * 1024;
 /// Time that the event loop has to answer before it counts as dead.
@@ -107,7 +109,7 @@ impl Server {
 }
 
 async fn serve(listener: Listener, health: Arc<Health>, metrics: Arc<Metrics>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = Open::default();
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async move {
@@ -117,11 +119,10 @@ async fn serve(listener: Listener, health: Arc<Health>, metrics: Arc<Metrics>) {
                         return;
                     };
                     loop {
-                        let Ok(slot) = slots.clone().acquire_owned().await else {
-                            return;
-                        };
                         match listener.accept().await {
-                            Ok((stream, _)) => connection(stream, slot, &health, &metrics, true),
+                            Ok((stream, _)) => {
+                                open.add(connection(stream, &health, &metrics, true));
+                            }
                             Err(error) => pause(&error).await,
                         }
                     }
@@ -131,11 +132,10 @@ async fn serve(listener: Listener, health: Arc<Health>, metrics: Arc<Metrics>) {
                         return;
                     };
                     loop {
-                        let Ok(slot) = slots.clone().acquire_owned().await else {
-                            return;
-                        };
                         match listener.accept().await {
-                            Ok((stream, _)) => connection(stream, slot, &health, &metrics, false),
+                            Ok((stream, _)) => {
+                                open.add(connection(stream, &health, &metrics, false));
+                            }
                             Err(error) => pause(&error).await,
                         }
                     }
@@ -143,6 +143,22 @@ async fn serve(listener: Listener, health: Arc<Health>, metrics: Arc<Metrics>) {
             }
         })
         .await;
+}
+
+/// The connections that are open, the oldest first.
+#[derive(Debug, Default)]
+struct Open(VecDeque<AbortHandle>);
+
+impl Open {
+    fn add(&mut self, connection: AbortHandle) {
+        self.0.retain(|open| !open.is_finished());
+        if self.0.len() >= CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back(connection);
+    }
 }
 
 /// Out of descriptors is a passing state; spinning on it would not make it pass.
@@ -153,28 +169,29 @@ async fn pause(error: &io::Error) {
 
 fn connection<S>(
     stream: S,
-    slot: OwnedSemaphorePermit,
     health: &Arc<Health>,
     metrics: &Arc<Metrics>,
     network: bool,
-) where
+) -> AbortHandle
+where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (health, metrics) = (Arc::clone(health), Arc::clone(metrics));
-    drop(tokio::task::spawn_local(async move {
+    let serving = tokio::task::spawn_local(async move {
         let service = service_fn(|request: Request<Incoming>| {
             let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
             async move { Ok::<_, Infallible>(answer(&request, &health, &metrics, network).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
+            .keep_alive(false)
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         // A client that breaks off, or stays too long, is its own problem.
         drop(tokio::time::timeout(CONNECTION_TIMEOUT, served).await);
-        drop(slot);
-    }));
+    });
+    serving.abort_handle()
 }
 
 async fn answer(
@@ -350,6 +367,30 @@ mod tests {
         let bound = server.address.clone();
         server.serve(health, metrics).unwrap();
         assert!(get(&bound, "/health/live").starts_with("HTTP/1.1 503"));
+    }
+
+    #[test]
+    fn who_holds_all_connections_keeps_no_probe_from_its_answer() {
+        let (server, _health) = start(&AdminAddr::Tcp("127.0.0.1:0".parse().unwrap()));
+        let hold = |request: &str| {
+            let mut stream = TcpStream::connect(&server).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        };
+        let ask = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        // Silent, in the midst of a header, and not reading.
+        for request in ["", "GET /health/li", &ask.repeat(100)] {
+            let held: Vec<TcpStream> = (0..CONNECTIONS + 8).map(|_| hold(request)).collect();
+            let mut probe = hold(ask);
+            probe
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            let mut answer = String::new();
+            // It ends with its answer, so that it holds nothing either.
+            probe.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            drop(held);
+        }
     }
 
     #[test]

@@ -8,8 +8,10 @@
 //! The file has its whole size from the first start and is written in place, so that it can be switched
 //! on a full disk. Whatever it holds that is not exactly right means off.
 
+use crate::config::open_file;
+use nix::fcntl::OFlag;
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -58,7 +60,7 @@ impl Switch {
         let mut tries = 0;
         loop {
             let mut text = String::new();
-            let file = File::open(path).map_err(|error| system("open", path, error))?;
+            let file = open_file(path).map_err(|error| system("open", path, error))?;
             file.take(SIZE as u64 + 1)
                 .read_to_string(&mut text)
                 .map_err(|error| system("read", path, error))?;
@@ -122,7 +124,9 @@ impl Switch {
             made.map_err(|error| system("make the directory of", path, error))?;
         }
         let mut options = OpenOptions::new();
+        // In the place of the file may be a FIFO that nobody reads.
         let options = options.write(true).create(true).truncate(false).mode(0o600);
+        let options = options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
         let file = options
             .open(path)
             .map_err(|error| system("open", path, error))?;
@@ -196,5 +200,9 @@ mod tests {
         }
         std::fs::write(&path, [0xff; SIZE]).unwrap();
         assert!(Switch::read(&path).is_err());
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(Switch::read(&path).is_err(), "a FIFO holds nobody");
+        assert!(Switch::default().write(&path).is_err());
     }
 }

@@ -5,21 +5,18 @@ use super::http::Issuer;
 use super::sealed::{Packed, Unpacked};
 use super::upstream::UpstreamError;
 use crate::cell::spawn::Event;
-use crate::config::{Config, Tls};
+use crate::config::{Config, Tls, read_file};
 use crate::identity::{Challenges, Jwks, JwksError, KeyBook, KeysError, Verifier};
 use crate::secret::{SETTLE, Watch};
 use crate::transport::tls::{ServerPem, ServerSettings, ServerTls, TlsError};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Application protocols, the preferred one first (RFC 7301).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// How often the files are read where nothing tells of a change.
-const LOOK: Duration = Duration::from_secs(5);
 /// Bytes of one file.
 const MOST: u64 = 1 << 20;
 /// How many there are.
@@ -122,7 +119,7 @@ impl Texts {
 #[derive(Debug)]
 pub(super) struct Porter {
     config: Arc<Config>,
-    watch: Option<Watch>,
+    watch: Watch,
     told: Option<Result<Packed, String>>,
 }
 
@@ -141,27 +138,25 @@ impl Porter {
         let files: Vec<PathBuf> = all.map(Path::to_path_buf).collect();
         (!files.is_empty()).then(|| Self {
             config: Arc::clone(config),
-            // Without it a change is found by SIGHUP and by the regular look.
-            watch: Watch::new(files, SETTLE, Instant::now()).ok(),
+            watch: Watch::new(files, SETTLE, Instant::now()),
             told: None,
         })
     }
 
     pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.watch.as_ref().map(AsFd::as_fd)
+        self.watch.watched()
     }
 
     pub(super) fn due(&self) -> Instant {
-        match (&self.told, &self.watch) {
-            (None, _) => Instant::now(),
-            (Some(_), Some(watch)) => watch.due(),
-            (Some(_), None) => Instant::now() + LOOK,
+        match self.told {
+            None => Instant::now(),
+            Some(_) => self.watch.due(),
         }
     }
 
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
-        let due = self.watch.as_mut().is_none_or(|watch| watch.take(now));
+        let due = self.watch.take(now);
         if !due && !at_once && self.told.is_some() {
             return None;
         }
@@ -183,12 +178,7 @@ impl Porter {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MOST {
-        true => Err(io::ErrorKind::FileTooLarge.into()),
-        false => Ok(bytes),
-    }
+    read_file(path, MOST)
 }
 
 /// What the listener begins with.

@@ -3,6 +3,7 @@
 
 use super::sealed::{Packed, Unpacked};
 use crate::audit::{Log, Rotation};
+use crate::cell::is_being_written;
 use crate::cell::spawn::{CredentialState, Event, PreviousState};
 use crate::config::{Aged, Config, Credential, Inject, Replace};
 use crate::policy::{Policy, scrub::Scrubber};
@@ -11,7 +12,7 @@ use crate::secret::{Drill, Key, News, Orders, SETTLE, Secret, Vault, Watch};
 use crate::telemetry::{CredentialGauges, Metrics};
 use serde_json::{Value, json};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -70,13 +71,12 @@ impl Keeper {
             orders = Orders::read(state).map_err(unreadable)?;
         }
         let drilled = orders.drill.clone();
-        let vault = Vault::open(sources, key, orders, unix_now())?;
+        let vault = Vault::open(sources, key, orders, is_being_written, unix_now())?;
         let watch = match sources.is_empty() {
             true => None,
-            // Without it a change is found by SIGHUP and by the next start.
             false => {
                 let files = vault.files().chain([Orders::path(state)]).collect();
-                Watch::new(files, SETTLE, Instant::now()).ok()
+                Some(Watch::new(files, SETTLE, Instant::now()))
             }
         };
         Ok(Self {
@@ -114,7 +114,12 @@ impl Keeper {
     }
 
     pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.watch.as_ref().map(AsFd::as_fd)
+        self.watch.as_ref().and_then(Watch::watched)
+    }
+
+    /// Why changes are found late.
+    pub(super) fn lack(&self) -> Option<String> {
+        self.watch.as_ref().and_then(Watch::lack)
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -164,6 +169,7 @@ impl Keeper {
             if let Some(watch) = &mut self.watch {
                 let files = self.vault.files().chain([Orders::path(&self.state)]);
                 watch.set_files(files.collect());
+                watch.unsettled(self.vault.is_unsettled(), now);
             }
             if let Some(drill) = drill.filter(|drill| Some(drill) != self.drilled.as_ref()) {
                 self.drilled = Some(drill.clone());

@@ -10,7 +10,7 @@
 use super::reload::Again;
 use crate::secret::{SETTLE, Watch};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -31,23 +31,28 @@ pub(super) struct Edited {
 }
 
 impl Edited {
-    /// Watches the file that this reads; `None` where there is none, or no watch for it.
+    /// Watches the file that this reads; `None` where there is none.
     pub(super) fn of(again: &dyn Again) -> Option<Self> {
         Self::open(again.path()?, &again.read(), Instant::now())
     }
 
-    /// Watches the file at `path`, which says `text` now; `None` where the kernel gives no watch.
+    /// Watches the file at `path`, which says `text` now; `None` where nobody knows where that is.
     fn open(path: &Path, text: &Text, now: Instant) -> Option<Self> {
         let path: PathBuf = std::path::absolute(path).ok()?;
         Some(Self {
-            watch: Watch::beside(vec![path], SETTLE, now).ok()?,
+            watch: Watch::beside(vec![path], SETTLE, now),
             known: print(text),
             seen: None,
         })
     }
 
-    pub(super) fn watched(&self) -> BorrowedFd<'_> {
-        self.watch.as_fd()
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.watched()
+    }
+
+    /// Why changes are found late.
+    pub(super) fn lack(&self) -> Option<String> {
+        self.watch.lack()
     }
 
     /// When to look; an idle file wakes nobody.

@@ -153,7 +153,7 @@ impl Loop {
         let after = self.begun.elapsed();
         let name = &self.config.server.name;
         tell_started(&self.health, &self.metrics, name, pid, report, facts, after);
-        self.health.enter(Phase::Serving);
+        self.enter(Phase::Serving);
         self.greet(now);
         Ok(())
     }

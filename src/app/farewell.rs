@@ -183,6 +183,7 @@ impl Loop {
     /// What runs stands still, and `facts` takes what is known of it; `None`: it goes on.
     pub(super) fn take_freeze(&mut self, facts: Option<OwnedFd>, now: Instant) {
         self.frozen = facts.is_some();
+        self.session.freeze(self.frozen, now);
         let (text, phase) = match self.frozen {
             true => ("the server stands still", Phase::Frozen),
             false if self.restarts.off() => ("the server goes on when it is on", Phase::Off),
@@ -228,6 +229,7 @@ impl Loop {
         reload::tell(&outcome, reply, to, now);
         match &outcome {
             Ok(changes) if !changes.server.is_empty() => {
+                self.try_again(now);
                 let keys = changes.server.join(", ");
                 self.replace(&format!("the configuration says otherwise: {keys}"), now)
             }

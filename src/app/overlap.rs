@@ -284,6 +284,8 @@ impl Loop {
         let mut out = self.settle_lost("it was replaced", now);
         out.to_server.clear();
         self.send(out);
+        // What was in force when it began it may have read.
+        self.server_since = Some(newcomer.begun);
         self.leaving.push(Leaving {
             cell: self.cell,
             life: old,
@@ -299,7 +301,7 @@ impl Loop {
         }
         self.started = true;
         self.life.started();
-        self.restarts.ready(now);
+        self.restarts.taken_over(self.session.has_answered(), now);
         self.replacing = None;
         self.metrics.child_starts.inc();
         self.metrics.replacements.inc();
@@ -309,7 +311,7 @@ impl Loop {
         let (pid, report, facts) = (running.pid, &running.report, &running.facts);
         tell_started(health, &self.metrics, name, pid, report, facts, took);
         tracing::info!("the server was replaced within {} ms", took.as_millis());
-        self.health.enter(Phase::Serving);
+        self.enter(Phase::Serving);
 
         let mut out = Outbox::default();
         let lines = running.audition.take_over(&mut self.session, now, &mut out);

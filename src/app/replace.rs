@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! (none) ── a credential or the cell changed ──▶ Draining ── everything answered, or too late ──▶ Ending
-//!    ▲                                                                                  │ exited
-//!    └──────────────────── ready, handshake done ◀── Starting ◀─────────────────────────┘
+//!    ▲                                             ▲ changed again                      │ exited
+//!    ├──── ready, handshake done ◀── Starting ─────┘ ◀──────────────────────────────────┘
+//!    └──── ended unasked ◀── any: the one that follows it gets what is in force then
 //! ```
+//! What changes while the old one ends, or while none is there, the next one gets in any case.
 //! Calls of the client wait in their pipe from the first state to the last. Only while the server itself
 //! waits for an answer of the client are its lines read: among them is that answer.
 
@@ -115,6 +117,9 @@ impl Loop {
                 )
             })
             .collect();
+        if states.iter().any(|state| state.changed) {
+            self.try_again(now);
+        }
         // What goes into headers has another value with the next request.
         if !changed.is_empty() {
             self.replace(&format!("another credential: {}", changed.join(", ")), now)?;
@@ -122,16 +127,25 @@ impl Loop {
         Ok(())
     }
 
+    /// The next server would be another than those that failed: one that was left alone is started.
+    pub(super) fn try_again(&mut self, now: Instant) {
+        if self.restarts.renewed(now) {
+            self.metrics.child_parked.set(0);
+            self.enter(Phase::Restarting);
+        }
+    }
+
     /// Plans to replace the server because of `why`.
     pub(super) fn replace(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
+        let ends = matches!(self.replacing, Some(Replacing::Ending { .. }));
+        if ends || self.restarts.absent() || self.restarts.waiting() {
+            tracing::info!("{why}; the next server gets it");
+            return Ok(());
+        }
         if self.config.server.replace == Replace::Never {
             tracing::warn!(
                 "{why}; the server keeps the old one until its session ends (server.replace = \"never\")"
             );
-            return Ok(());
-        }
-        if self.restarts.absent() || self.restarts.waiting() {
-            tracing::info!("{why}; the next server gets it");
             return Ok(());
         }
         tracing::info!("{why}; the server is replaced");
@@ -140,7 +154,11 @@ impl Loop {
             return self.prepare(now);
         }
         // One that is being started may have got the old value: it is replaced when it is up.
-        self.replacing = Some(Replacing::Draining { since: now });
+        let since = match self.replacing {
+            Some(Replacing::Draining { since }) => since,
+            _ => now,
+        };
+        self.replacing = Some(Replacing::Draining { since });
         Ok(())
     }
 
@@ -149,11 +167,12 @@ impl Loop {
         let Some(Replacing::Draining { since }) = self.replacing else {
             return Ok(());
         };
-        if !self.started || self.restarts.down() || self.to_server.has_output() {
+        if !self.is_drainable() {
             return Ok(());
         }
         let late = now >= since + DRAIN;
-        if self.session.is_busy() && !late {
+        let works = self.to_server.has_output() || self.session.is_busy();
+        if works && !late {
             return Ok(());
         }
         if late {
@@ -168,8 +187,13 @@ impl Loop {
         self.replacing = Some(Replacing::Ending { since });
         let act = self.life.replaced(now);
         self.act(act)?;
-        self.health.enter(Phase::Restarting);
+        self.enter(Phase::Restarting);
         Ok(())
+    }
+
+    /// True while there is a server that a replacement can wait for, or end.
+    pub(super) fn is_drainable(&self) -> bool {
+        self.started && !self.restarts.down()
     }
 
     /// The server that was to be replaced has ended; false when that was not why.
@@ -184,7 +208,7 @@ impl Loop {
         let out = self.settle_lost("it was replaced", now);
         self.send(out);
         self.replacing = Some(Replacing::Starting { since });
-        self.restarts.planned(now);
+        self.restarts.planned(self.session.has_answered(), now);
         self.life = Life::default();
         true
     }
@@ -196,7 +220,6 @@ impl Loop {
             .take_if(|replacing| matches!(replacing, Replacing::Starting { .. }));
         if let Some(replacing) = done {
             self.metrics.replacements.inc();
-            self.known.placed(Ok(()), self.session.audit(), now);
             let took = now.saturating_duration_since(replacing.since());
             tracing::info!("the server was replaced within {} ms", took.as_millis());
         }

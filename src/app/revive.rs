@@ -6,7 +6,7 @@ use super::replace::Replacing;
 use super::stdio::{Loop, LoopError};
 use crate::admin::Phase;
 use crate::cell::spawn::{Exit, Stop};
-use crate::config::Restart;
+use crate::config::{Replace, Restart};
 use crate::proxy::{Outbox, Passage, Session};
 use crate::supervise::{Due, Life, Next, Restarts};
 use std::os::fd::AsFd;
@@ -72,7 +72,7 @@ impl Loop {
             self.metrics.child_parked.set(self.restarts.parked().into());
         }
         self.send(out);
-        self.health.enter(match next {
+        self.enter(match next {
             Next::Park if self.restarts.off() => Phase::Off,
             Next::Park => Phase::Parked,
             _ => Phase::Restarting,
@@ -114,7 +114,8 @@ impl Loop {
 
     /// True when what a server has not read is kept for the next one.
     pub(super) fn keeps_lines(&self) -> bool {
-        self.config.server.restart == Restart::Always
+        let follows = self.replacing.is_some_and(Replacing::holds_back);
+        follows || self.config.server.restart == Restart::Always
     }
 
     /// The next server is to be started, or a start is to be given up.
@@ -137,15 +138,18 @@ impl Loop {
 
     /// A server that has stopped answering altogether is ended, so that another can take its place.
     pub(super) fn end_stopped(&mut self, now: Instant) -> Result<(), LoopError> {
+        let stopped = self.session.has_stopped(now);
         let idle = !self.started || self.restarts.down();
-        if idle || self.config.server.restart == Restart::Never || !self.session.has_stopped(now) {
+        if !stopped || idle || self.config.server.restart == Restart::Never {
             return Ok(());
         }
-        tracing::warn!(
-            "the server let a call expire and has said nothing since, not even to a ping: it is killed"
-        );
         // A process that is stopped (SIGSTOP) would not see SIGTERM.
         let act = self.life.stuck();
+        if act.is_some() {
+            tracing::warn!(
+                "the server let a call expire and has said nothing since, not even to a ping: it is killed"
+            );
+        }
         self.act(act)
     }
 
@@ -176,8 +180,12 @@ impl Loop {
         if self.started && self.restarts.starting() && !self.session.reviving() {
             self.restarts.ready(now);
             self.replaced(now);
+            if self.replacing.is_none() && self.config.server.replace != Replace::Never {
+                // Whatever it was started for, it got what is in force.
+                self.known.placed(Ok(()), self.session.audit(), now);
+            }
             self.metrics.child_parked.set(0);
-            self.health.enter(Phase::Serving);
+            self.enter(Phase::Serving);
         }
         Ok(())
     }

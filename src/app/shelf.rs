@@ -266,7 +266,7 @@ mod tests {
 
     fn open(sources: &[Credential]) -> Vault {
         use crate::secret::{Key, Orders};
-        Vault::open(sources, Key::drawn(), Orders::default(), 0).unwrap()
+        Vault::open(sources, Key::drawn(), Orders::default(), |_| Some(false), 0).unwrap()
     }
 
     #[test]

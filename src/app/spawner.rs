@@ -90,6 +90,7 @@ pub(super) fn spawner(control: OwnedFd, mode: Mode, config: Arc<Config>, again: 
                 unheard: message_process().filter(|_| runs),
                 looked: false,
                 edited: None,
+                is_blind: false,
                 reload: false,
                 is_frozen: false,
                 incident: None,
@@ -136,6 +137,8 @@ struct Office<'a> {
     looked: bool,
     /// The configuration file, where there is one.
     edited: Option<Edited>,
+    /// It was said that changes are found late.
+    is_blind: bool,
     /// A signal asked for it.
     reload: bool,
     is_frozen: bool,
@@ -158,6 +161,21 @@ impl Office<'_> {
                 cell: 0,
                 text: format!("operators cannot ask this instance anything: {error}"),
             }),
+        }
+    }
+
+    /// Says once that the kernel does not tell of changes, and what to do about it.
+    fn tell_lack(&mut self) {
+        let keeper = self.keeper.as_ref().ok().and_then(Keeper::lack);
+        let lack = keeper
+            .or_else(|| self.guarded.as_ref()?.lack())
+            .or_else(|| self.edited.as_ref()?.lack());
+        if let Some(lack) = lack
+            && !std::mem::replace(&mut self.is_blind, true)
+        {
+            say(&format!(
+                "files cannot be watched: {lack}; credentials, the kill switch and the configuration are read every second instead"
+            ));
         }
     }
 
@@ -299,7 +317,7 @@ impl Duties for Office<'_> {
         let porter = self.porter.as_ref().and_then(Porter::watched);
         let clerk = self.clerk.iter().flat_map(Clerk::watched);
         let files = keeper.into_iter().chain(guarded).chain(porter);
-        let edited = self.edited.as_ref().map(Edited::watched);
+        let edited = self.edited.as_ref().and_then(Edited::watched);
         files.chain(clerk).chain(edited).collect()
     }
 
@@ -347,6 +365,7 @@ impl Duties for Office<'_> {
         let guarded = self.guarded.as_mut().and_then(|it| it.look(now));
         self.publish();
         let porter = self.porter.as_mut().and_then(|it| it.look(now));
+        self.tell_lack();
         // Values before what may be started with them.
         events.extend(keeper.into_iter().chain(guarded).chain(porter));
         events

@@ -442,6 +442,14 @@ impl Loop {
         self.rest_at = Some(now + FLUSH_AFTER);
     }
 
+    /// Notes how it is with the server; for as long as it stands still that is all there is to say.
+    pub(super) fn enter(&self, phase: Phase) {
+        match self.frozen {
+            true => self.health.enter(Phase::Frozen),
+            false => self.health.enter(phase),
+        }
+    }
+
     pub(super) fn act(&mut self, act: Option<Act>) -> Result<(), LoopError> {
         let Some(act) = act else { return Ok(()) };
         // The end of a server is not ours while another one takes its place.

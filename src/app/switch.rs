@@ -11,7 +11,7 @@ use crate::secret::Watch;
 use crate::transport::terminal::one_line;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ impl Turn {
 #[derive(Debug)]
 pub(super) struct Guarded {
     path: PathBuf,
-    watch: Option<Watch>,
+    watch: Watch,
     /// There was a file, or there has to be one.
     expected: bool,
     state: Switch,
@@ -73,7 +73,7 @@ impl Guarded {
             drop(Switch::default().write(&path));
         }
         let mut guarded = Self {
-            watch: Watch::new(vec![path.clone()], SETTLE, Instant::now()).ok(),
+            watch: Watch::new(vec![path.clone()], SETTLE, Instant::now()),
             path,
             expected,
             state: Switch::default(),
@@ -100,23 +100,27 @@ impl Guarded {
     }
 
     pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
-        self.watch.as_ref().map(AsFd::as_fd)
+        self.watch.watched()
+    }
+
+    /// Why changes are found late.
+    pub(super) fn lack(&self) -> Option<String> {
+        self.watch.lack()
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        match (self.untold, &self.watch) {
-            (true, _) => Some(Instant::now()),
+        match self.untold {
+            true => Some(Instant::now()),
             // The regular look is for what no event tells; a file system that tells nothing is none
             // to keep a switch on, and an idle server is not to be woken for it.
-            (false, Some(watch)) => watch.stirred(),
-            (false, None) => None,
+            false => self.watch.stirred(),
         }
     }
 
     /// Reads the file where it may have changed, or `at_once`; what the message process is to know.
     pub(super) fn look(&mut self, at_once: bool) -> Option<Event> {
         let now = Instant::now();
-        let due = self.watch.as_mut().is_some_and(|watch| watch.take(now));
+        let due = self.watch.take(now);
         if due || at_once {
             let before = self.state.clone();
             self.read();
@@ -207,7 +211,7 @@ impl Loop {
         match off {
             Some(reason) if !was_off => {
                 tracing::warn!("switched off: {reason}");
-                self.health.enter(Phase::Off);
+                self.enter(Phase::Off);
                 self.lost_beside(now);
                 self.replacing = None;
                 self.restarts.switch_off();
@@ -224,8 +228,8 @@ impl Loop {
             }
             None if was_off => {
                 tracing::info!("switched on again");
-                self.restarts.planned(now);
-                self.health.enter(Phase::Restarting);
+                self.restarts.planned(self.session.has_answered(), now);
+                self.enter(Phase::Restarting);
             }
             _ => {}
         }

@@ -177,7 +177,7 @@ impl Loop {
             self.replacing
                 .as_ref()
                 .and_then(Replacing::due)
-                .filter(|_| !self.frozen),
+                .filter(|_| !self.frozen && self.is_drainable()),
             self.farewell.as_ref().map(Farewell::due),
             self.newcomer.as_ref().and_then(Newcomer::due),
             self.leaving.iter().filter_map(Leaving::due).min(),

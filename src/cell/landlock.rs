@@ -6,7 +6,7 @@ use ::landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -176,7 +176,10 @@ fn opened(
     grants
         .into_iter()
         .flat_map(move |(paths, access, purpose)| {
-            let open = move |path: &PathBuf| open(path, access, purpose, level);
+            let open = move |path: &PathBuf| {
+                let pinned = spec.pinned.contains(path);
+                open(path, pinned, access, purpose, level)
+            };
             paths.iter().filter(move |path| wanted(path)).map(open)
         })
 }
@@ -184,6 +187,7 @@ fn opened(
 /// A plain file takes only the rights that files have.
 fn open(
     path: &Path,
+    pinned: bool,
     access: BitFlags<AccessFs>,
     purpose: Purpose,
     level: ABI,
@@ -193,7 +197,12 @@ fn open(
         reason: error.to_string(),
     };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let file = openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
+    let file = if pinned {
+        openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    } else {
+        openat(CWD, path, flags, Mode::empty())
+    };
+    let file = file.map_err(failed)?;
     let kind = FileType::from_raw_mode(fstat(&file).map_err(failed)?.st_mode);
     let directory = kind == FileType::Directory;
     let access = if directory {
@@ -249,7 +258,7 @@ fn enforce(
         allow(&grant?)?;
     }
     for path in readable {
-        allow(&open(path, READ, Purpose::Read, level)?)?;
+        allow(&open(path, false, READ, Purpose::Read, level)?)?;
     }
     if ports {
         for port in &spec.connect_ports {

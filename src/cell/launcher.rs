@@ -166,6 +166,12 @@ fn move_in(spec: &mut CellSpec, own: namespaces::Own) {
         // Shows the cell's own processes and an empty network, so that children can read theirs.
         // With the host's network, `/proc/PID/net` would tell of the host.
         spec.read.push(namespaces::PROCESSES.into());
+        // Ours stand there, where no host was allowed.
+        for (path, _) in &spec.covers {
+            if !spec.read.contains(path) {
+                spec.read.push(path.clone());
+            }
+        }
     }
 }
 

@@ -34,6 +34,8 @@ fn gaps(arch: TargetArch) -> &'static [RangeInclusive<u32>] {
 }
 
 const BASE: &str = include_str!("../../policy/seccomp/base.toml");
+const FLOOR: &str = include_str!("../../policy/seccomp/floor.toml");
+const APART: &str = include_str!("../../policy/seccomp/apart.toml");
 
 /// Which sockets there are; everything else is the same in every cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,27 @@ impl Network {
     }
 }
 
+/// Whose processes the cell sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Processes {
+    /// All of the host's.
+    Shared,
+    /// Those of a namespace of its own.
+    Own,
+}
+
+impl Processes {
+    #[cfg(test)]
+    const ALL: [Self; 2] = [Self::Shared, Self::Own];
+
+    fn table(self) -> &'static str {
+        match self {
+            Self::Shared => FLOOR,
+            Self::Own => APART,
+        }
+    }
+}
+
 /// Why there is no filter.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SeccompError {
@@ -85,8 +108,8 @@ pub(super) enum SeccompError {
 ///
 /// # Errors
 /// When the tables do not compile or the kernel refuses.
-pub(super) fn install(network: Network) -> Result<(), SeccompError> {
-    load(&compile(network, host_arch()?)?)
+pub(super) fn install(network: Network, processes: Processes) -> Result<(), SeccompError> {
+    load(&compile(network, processes, host_arch()?)?)
 }
 
 /// Gives a filter to the kernel.
@@ -105,8 +128,13 @@ fn host_arch() -> Result<TargetArch, SeccompError> {
 }
 
 /// The filter of the tables.
-fn compile(network: Network, arch: TargetArch) -> Result<BpfProgram, SeccompError> {
-    let calls = gather(&[BASE, network.table()], arch, |entry| {
+fn compile(
+    network: Network,
+    processes: Processes,
+    arch: TargetArch,
+) -> Result<BpfProgram, SeccompError> {
+    let tables = [BASE, processes.table(), network.table()];
+    let calls = gather(&tables, arch, |entry| {
         let errno = errno(entry.errno).ok_or("unknown errno")?;
         let verdicts = (SeccompAction::Errno(errno), SeccompAction::Allow);
         Ok((rules(entry.when.iter())?, verdicts))
@@ -168,6 +196,7 @@ fn errno(name: &str) -> Option<u32> {
         "EPERM" => Errno::EPERM,
         "EACCES" => Errno::EACCES,
         "ENOSYS" => Errno::ENOSYS,
+        "EOPNOTSUPP" => Errno::EOPNOTSUPP,
         _ => return None,
     };
     u32::try_from(errno as i32).ok()
@@ -279,7 +308,7 @@ fn search(calls: &[(u32, BpfProgram)]) -> BpfProgram {
 }
 
 /// A clause such as `arg0 != 2 && arg1 & 0xf == 3`, or with `argN any MASK` as its last term, which
-/// becomes one rule for each bit of the mask.
+/// becomes one rule for each bit of the mask. `argN wide != X` compares all 64 bits.
 fn parse_clause(clause: &str) -> Result<Vec<SeccompRule>, String> {
     let mut conditions = Vec::new();
     let mut bits = Vec::new();
@@ -291,6 +320,14 @@ fn parse_clause(clause: &str) -> Result<Vec<SeccompRule>, String> {
                 for bit in (0..32).map(|bit| 1 << bit).filter(|bit| mask & bit != 0) {
                     bits.push(test(arg, SeccompCmpOp::MaskedEq(bit), bit)?);
                 }
+                continue;
+            }
+            // A pointer: its lower half alone may be nothing.
+            [arg, "wide", "!=", value] => {
+                let length = SeccompCmpArgLen::Qword;
+                let index = argument(arg)?;
+                let wide = SeccompCondition::new(index, length, SeccompCmpOp::Ne, number(value)?);
+                conditions.push(wide.map_err(|error| error.to_string())?);
                 continue;
             }
             [arg, "==", value] => (arg, (SeccompCmpOp::Eq, number(value)?)),
@@ -315,16 +352,19 @@ fn parse_clause(clause: &str) -> Result<Vec<SeccompRule>, String> {
         .collect()
 }
 
-/// All arguments are compared as 32 bits: the kernel looks at no more of them, and a comparison of 64
+/// All others are compared as 32 bits: the kernel looks at no more of them, and a comparison of 64
 /// bits could be passed by with garbage in the upper half. The one that is longer is the signal of
 /// `prctl(PR_SET_PDEATHSIG)`: with an upper half it is no signal, and the kernel says so.
 fn test(arg: &str, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, String> {
+    SeccompCondition::new(argument(arg)?, SeccompCmpArgLen::Dword, op, value)
+        .map_err(|error| error.to_string())
+}
+
+fn argument(arg: &str) -> Result<u8, String> {
     let index = arg
         .strip_prefix("arg")
         .and_then(|digits| digits.parse().ok());
-    let index = index.ok_or_else(|| format!("{arg:?} is not an argument"))?;
-    SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value)
-        .map_err(|error| error.to_string())
+    index.ok_or_else(|| format!("{arg:?} is not an argument"))
 }
 
 fn number(text: &str) -> Result<u64, String> {

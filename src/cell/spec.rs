@@ -55,6 +55,10 @@ pub struct CellSpec {
     pub write: Vec<PathBuf>,
     /// Landlock: read and execute.
     pub execute: Vec<PathBuf>,
+    /// Those of the three above that lie where the server of an earlier life could write: no part of
+    /// them may be a link when they are opened.
+    #[serde(default)]
+    pub pinned: Vec<PathBuf>,
     /// Names that lead to what is granted through links; in a file tree of the cell's own they are
     /// there too. They grant nothing.
     #[serde(default)]

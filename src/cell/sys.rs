@@ -87,6 +87,20 @@ pub(super) fn close_on_exec(fd: RawFd) -> Result<(), Errno> {
     scalar(libc::SYS_fcntl, [fd, command, flag, 0, 0]).map(drop)
 }
 
+/// A read lease on a file, until it is closed: `EAGAIN` while somebody has it open to write
+/// (`fcntl(2)`, `F_SETLEASE`). Whoever opens it to write meanwhile waits, and we are told by a signal
+/// that is ignored unless somebody asks for it; SIGIO would end us.
+pub(super) fn lease(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// `asm-generic/fcntl.h`; libc has no constant for it.
+    const F_SETSIG: libc::c_int = 10;
+    let fd = libc::c_ulong::try_from(file.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    for (command, word) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, libc::F_RDLCK)] {
+        let [command, word] = [command, word].map(|word| word as libc::c_ulong);
+        scalar(libc::SYS_fcntl, [fd, command, word, 0, 0])?;
+    }
+    Ok(())
+}
+
 /// Leaves the session keyring that we inherited (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`).
 pub(super) fn join_new_keyring() -> Result<(), Errno> {
     scalar(libc::SYS_keyctl, [1, 0, 0, 0, 0]).map(drop)

@@ -9,6 +9,7 @@ use super::exit::{Exit, Failure, print};
 use super::files::Turn;
 use super::printable::printable;
 use crate::app::{Instance, Shown, instances};
+use crate::cell::is_being_written;
 use crate::config::{Aged, Config, Replace};
 use crate::secret::source;
 use crate::secret::{Drill, Fingerprint, Key, Orders, Revoked};
@@ -106,7 +107,7 @@ fn list(args: &CredentialsList) -> Result<ExitCode, Failure> {
     if all.is_empty() {
         text.push_str("no instance with credentials runs\n");
         for it in &config.credentials {
-            let read = match source::read(it) {
+            let read = match source::read(it, is_being_written) {
                 _ if it.is_by_tenant() => "one for each tenant".to_owned(),
                 Ok(_) => "can be read".to_owned(),
                 Err(error) => error.to_string(),
@@ -286,7 +287,7 @@ fn fingerprints(
     };
     let source = config.credentials.iter().find(|it| it.name == args.name);
     if let (Some(source), None, false) = (source, &args.fingerprint, args.previous)
-        && let Ok(read) = source::read(source)
+        && let Ok(read) = source::read(source, |_| Some(false))
     {
         let (key, lack) = Key::open(&config.state_dir);
         if lack.is_none() {

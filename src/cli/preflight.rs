@@ -4,9 +4,10 @@
 mod door;
 
 use super::exit::{Exit, Failure};
-use crate::cell::package;
+use crate::cell::{is_being_written, package};
 use crate::config::{Config, EnvRule, nearest};
 use crate::mcp::method;
+use crate::secret::source::{self, SourceError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,10 @@ fn fatal(config: &Config) -> Vec<Finding> {
         all.push(path_finding("server.cwd", directory, &error));
     }
     for credential in config.credentials.iter().filter(|it| !it.is_by_tenant()) {
-        if let Err(error) = crate::secret::source::read(credential) {
+        // A file that is being written is waited for by whoever starts the server.
+        if let Err(error) = source::read(credential, is_being_written)
+            && !matches!(error, SourceError::BeingWritten { .. })
+        {
             all.push(Finding {
                 message: format!("credentials.{}: {error}", credential.name),
                 hint: Some("the server does not start without it".to_owned()),
@@ -193,7 +197,7 @@ fn unreadable(path: &Path) -> Option<io::Error> {
     if metadata.is_dir() {
         std::fs::read_dir(path).err()
     } else if metadata.is_file() {
-        std::fs::File::open(path).err()
+        crate::config::open_file(path).err()
     } else {
         None
     }

@@ -1,6 +1,7 @@
 //! Reads one file, within a cap, into its serde twin.
 
 use super::diagnose::{self, Problem};
+use super::plain::open_file;
 use super::raw::Raw;
 use serde::Deserialize;
 use std::io::{self, Read};
@@ -113,16 +114,17 @@ pub fn read(path: &Path) -> Result<String, Error> {
         path: path.to_owned(),
         source,
     };
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    // Also keeps us from waiting on a FIFO that nobody writes.
-    if !metadata.is_file() {
-        return Err(Error::NotAFile {
-            path: path.to_owned(),
-        });
-    }
+    let file = match open_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err(Error::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        file => file.map_err(failed)?,
+    };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
+    file.take(MOST_BYTES + 1)
+        .read_to_end(&mut bytes)
         .map_err(failed)?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Error::TooLarge {

@@ -13,6 +13,7 @@ mod guards;
 mod load;
 mod name;
 mod origin;
+mod plain;
 mod range;
 mod rates;
 mod raw;
@@ -34,6 +35,7 @@ pub use entries::{EntryError, Word};
 pub use guards::{Breaker, Budget, Budgets, Overlong, Percent, RepeatAction, Repeats, Retry};
 pub use load::{Error, File, load, read};
 pub use origin::{Origin, Origins};
+pub use plain::{open_file, read_file};
 pub use range::AddressRange;
 pub use rates::Rate;
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use super::challenge::TokenFault;
 use super::jwk::algorithm;
 use super::{Caller, Certificate, How, Jwks, is_plain_name, sorted};
-use crate::config::{Algorithm, Jwt};
+use crate::config::{Algorithm, Jwt, KeySource};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{Error as _, MapAccess, Visitor};
@@ -31,6 +31,8 @@ pub(super) struct Rules {
     pub(super) algorithms: Vec<Algorithm>,
     pub(super) tenant_claim: Option<String>,
     pub(super) groups_claim: Option<String>,
+    /// The issuer can be asked for its keys.
+    pub(super) fetched: bool,
 }
 
 impl Rules {
@@ -42,6 +44,7 @@ impl Rules {
             algorithms: jwt.algorithms.clone(),
             tenant_claim: jwt.tenant_claim.clone(),
             groups_claim: jwt.groups_claim.clone(),
+            fetched: matches!(jwt.jwks, KeySource::Url { .. }),
         }
     }
 
@@ -90,7 +93,11 @@ impl Rules {
             .as_bytes();
         let mut candidates = keys.candidates(kid, algorithm);
         if !candidates.any(|key| key.verify(algorithm, signed, &signature)) {
-            return Err(TokenFault::Signature);
+            // Without a name for its key it may be signed with one that is new.
+            return Err(match kid {
+                None if self.fetched => TokenFault::UnknownKey,
+                _ => TokenFault::Signature,
+            });
         }
         serde_json::from_slice(&decode(body)?).map_err(|_| TokenFault::Malformed)
     }

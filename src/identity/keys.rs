@@ -145,6 +145,12 @@ impl KeyBook {
         self.entries.iter().map(|(_, entry)| entry)
     }
 
+    /// True when the file has a key, of whatever state, for the client of this name.
+    #[must_use]
+    pub fn names(&self, client: &str) -> bool {
+        self.entries().any(|entry| entry.client == client)
+    }
+
     /// The whole file again, with `entries` in it, one to a paragraph.
     #[must_use]
     pub fn render(entries: &[Entry]) -> String {

@@ -487,6 +487,25 @@ fn the_operator_chooses_algorithms_and_audience() {
 }
 
 #[test]
+fn a_token_cannot_take_the_name_of_a_client_with_a_key() {
+    let key = ApiKey::new(&[1; 32]);
+    let file =
+        json!([{ "client": "ci", "sha256": key.sha256(), "revoked": "2020-01-01T00:00:00Z" }]);
+    let keys = KeyBook::parse(file.to_string().as_bytes()).unwrap();
+    let verifier = verifier().with_keys(keys);
+    for changes in [
+        json!({ "client_id": "ci" }),
+        json!({ "client_id": null, "azp": "ci" }),
+        json!({ "client_id": null, "sub": "ci" }),
+    ] {
+        let token = ISSUER_KEYS.token(&header(), &with(changes));
+        let denied = bearer(&verifier, &token);
+        assert_eq!(denied, Err(Denied::Token(TokenFault::Name)));
+    }
+    assert!(bearer(&verifier, &ISSUER_KEYS.token(&header(), &claims())).is_ok());
+}
+
+#[test]
 fn a_key_that_is_rotated_out_signs_nothing_any_more() {
     let token = ISSUER_KEYS.token(&header(), &claims());
     let before = verifier();
@@ -502,6 +521,19 @@ fn a_key_that_is_rotated_out_signs_nothing_any_more() {
     let other_id = before.with_jwks(Arc::new(others));
     let refused = Err(Denied::Token(TokenFault::UnknownKey));
     assert_eq!(bearer(&other_id, &token), refused);
+}
+
+#[test]
+fn a_token_that_names_no_key_may_be_signed_with_a_new_one() {
+    let other = Issuer::new();
+    let token = other.token(&json!({ "alg": "ES256" }), &claims());
+    let fault = |text: &str| {
+        let verifier = Verifier::new(&config(text), KeyBook::default(), ISSUER_KEYS.keys());
+        bearer(&verifier, &token).unwrap_err()
+    };
+    assert_eq!(fault(CONFIG), Denied::Token(TokenFault::Signature));
+    let fetched = CONFIG.replace("\"jwks.json\"", "\"https://id.example.com/keys\"");
+    assert_eq!(fault(&fetched), Denied::Token(TokenFault::UnknownKey));
 }
 
 #[test]

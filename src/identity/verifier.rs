@@ -201,6 +201,10 @@ impl Verifier {
         let mut caller = rules
             .verify(&self.jwks, token, evidence.certificate, now)
             .map_err(Denied::Token)?;
+        // The name of a client with keys, and what it may do, is for whoever shows one of them.
+        if self.keys.names(&caller.client) {
+            return Err(Denied::Token(TokenFault::Name));
+        }
         if let Some(own) = self.access.clients.get(&caller.client) {
             if own.is_identified() {
                 return Err(Denied::Token(TokenFault::Name));

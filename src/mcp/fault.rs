@@ -3,31 +3,32 @@
 use super::oversize::IdScan;
 use super::{MAX_DEPTH, MAX_ID_BYTES, RequestId};
 
-/// What is wrong with a line: one variant for each reason, one sentence for each variant.
+/// What is wrong with a line, or with the body of a POST: one variant for each reason, one sentence for
+/// each variant, that is true of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Fault {
     /// Not UTF-8 (overlong forms and encoded surrogates included).
-    #[error("the line is not valid UTF-8")]
+    #[error("the message is not valid UTF-8")]
     Encoding,
     /// A byte below 0x20. Some servers split lines at a raw CR, so one message could become three.
     #[error(
-        "the line holds a raw control byte, which JSON forbids in strings and framing forbids elsewhere"
+        "the message holds a raw control byte, which JSON forbids in strings and framing forbids elsewhere"
     )]
     Control,
     /// Not JSON by the grammar of RFC 8259.
-    #[error("the line is not JSON")]
+    #[error("the message is not JSON")]
     Syntax,
     /// `NaN`, `Infinity`, `+1`, `01`, `0x1`, `.5`, `1.`
-    #[error("the line holds a number that JSON does not know")]
+    #[error("the message holds a number that JSON does not know")]
     Number,
     /// A second value, or junk, after the first.
-    #[error("the line holds more than one JSON value")]
+    #[error("there is more than one JSON value")]
     Trailing,
     /// More than [`MAX_DEPTH`] objects and arrays inside each other.
     #[error("the message is nested deeper than {MAX_DEPTH} levels")]
     Depth,
     /// A JSON-RPC batch. Only 2025-03-26 had them, and no server in use answers one.
-    #[error("batches are not supported; send one message for each line")]
+    #[error("batches are not supported; send each message on its own")]
     Batch,
     /// JSON, but neither an object nor an array.
     #[error("the message is not an object")]

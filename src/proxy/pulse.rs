@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! Beating ── a call expired, and nothing was said since it was asked ──▶ Asked (a ping of ours)
-//!    ▲                                                                    │   │
-//!    └───────────────────── it says anything ─────────────────────────────┘   └── [`PATIENCE`] ──▶ Stopped
+//!  │ ▲  ▲                                                                  │   │
+//!  │ │  └─────────── it says anything, or another one serves ──────────────┘   └── [`PATIENCE`] ──▶ Stopped, told once
+//!  │ └── goes on ── Held ◀── frozen ── any                                                              │
+//!  └──◀─────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! Silence alone is no sign: a tool may work for hours, and its caller has limits for that. A server
 //! that also leaves a ping unanswered (an error is an answer) is of no use to any caller.
@@ -18,6 +20,8 @@ pub(super) struct Pulse {
     /// When the server last said anything.
     heard: Instant,
     asked: Option<Instant>,
+    /// It cannot say anything, and nobody expects it to.
+    held: bool,
 }
 
 impl Pulse {
@@ -25,6 +29,7 @@ impl Pulse {
         Self {
             heard: now,
             asked: None,
+            held: false,
         }
     }
 
@@ -34,9 +39,15 @@ impl Pulse {
         self.asked = None;
     }
 
+    /// The server is made to stand still, or goes on.
+    pub(super) fn hold(&mut self, held: bool, now: Instant) {
+        self.held = held;
+        self.beat(now);
+    }
+
     /// A call that was asked at `since` has expired; true when the server is to be asked.
     pub(super) fn doubt(&mut self, since: Instant, now: Instant) -> bool {
-        let doubt = self.heard < since && self.asked.is_none();
+        let doubt = self.heard < since && self.asked.is_none() && !self.held;
         if doubt {
             self.asked = Some(now);
         }
@@ -48,9 +59,14 @@ impl Pulse {
         self.asked.map(|asked| asked + PATIENCE)
     }
 
-    /// True when it was asked and has said nothing for too long.
-    pub(super) fn has_stopped(&self, now: Instant) -> bool {
-        self.due().is_some_and(|due| due <= now)
+    /// True once when it was asked and has said nothing for too long: whoever does nothing about it then is
+    /// not woken for it again.
+    pub(super) fn has_stopped(&mut self, now: Instant) -> bool {
+        let stopped = self.due().is_some_and(|due| due <= now);
+        if stopped {
+            self.beat(now);
+        }
+        stopped
     }
 }
 
@@ -69,7 +85,23 @@ mod tests {
         assert!(!pulse.doubt(second(7), second(11)), "it is asked already");
         assert!(!pulse.has_stopped(second(14)));
         assert!(pulse.has_stopped(second(15)));
-        pulse.beat(second(14));
-        assert!(!pulse.has_stopped(second(20)) && pulse.due().is_none());
+        assert!(!pulse.has_stopped(second(15)) && pulse.due().is_none());
+        assert!(pulse.doubt(second(16), second(20)));
+        pulse.beat(second(24));
+        assert!(!pulse.has_stopped(second(30)) && pulse.due().is_none());
+    }
+
+    #[test]
+    fn one_that_is_made_to_stand_still_is_not_asked() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        let mut pulse = Pulse::new(start);
+        assert!(pulse.doubt(second(1), second(2)));
+        pulse.hold(true, second(3));
+        assert!(!pulse.has_stopped(second(9)));
+        assert!(!pulse.doubt(second(4), second(9)) && pulse.due().is_none());
+        pulse.hold(false, second(10));
+        assert!(!pulse.doubt(second(9), second(11)), "it could not answer");
+        assert!(pulse.doubt(second(11), second(12)));
     }
 }

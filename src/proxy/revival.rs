@@ -36,6 +36,7 @@ impl Session {
     /// for the next one; the rest is answered.
     pub fn server_lost(&mut self, how: &str, unsent: &[u8], now: Instant, out: &mut Outbox) {
         self.handshake.forget_question();
+        self.pulse.beat(now);
         self.pause_turns(true);
         self.retries.earn(self.client.arrivals());
         let micros = micros(now.saturating_duration_since(self.begun));
@@ -185,10 +186,17 @@ impl Session {
         self.answered
     }
 
-    /// True when the server has let a call expire and does not even say that it is there.
-    #[must_use]
-    pub fn has_stopped(&self, now: Instant) -> bool {
+    /// True once when the server has let a call expire and does not even say that it is there.
+    pub fn has_stopped(&mut self, now: Instant) -> bool {
         self.pulse.has_stopped(now)
+    }
+
+    /// The server is made to stand still, or goes on: what it does not say meanwhile says nothing of it.
+    pub fn freeze(&mut self, frozen: bool, now: Instant) {
+        self.pulse.hold(frozen, now);
+        if !frozen {
+            self.client.excuse_all(now);
+        }
     }
 
     /// True while the server waits for its client, perhaps for a person.

@@ -7,11 +7,13 @@ pub mod orders;
 pub mod source;
 mod vault;
 mod watch;
+mod whole;
 
 pub use guess::looks_secret;
 pub use orders::{Drill, Fingerprint, Key, Orders, Revoked};
 pub use vault::{Held, News, Previous, Vault};
 pub use watch::{SETTLE, Watch};
+pub use whole::{Lack, Look, Whole, patiently, read_whole};
 
 use memory::Locked;
 use std::fmt;

@@ -4,11 +4,12 @@
 //! A value is named by its [`Fingerprint`], keyed by a number that lies beside the file: who cannot read
 //! the state of a server can test no guess.
 
+use crate::config::open_file;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ impl Key {
     fn of(state: &Path) -> io::Result<Self> {
         let path = state.join(KEY);
         for _ in 0..2 {
-            match File::open(&path) {
+            match open_file(&path) {
                 Ok(file) => {
                     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(KEY_BYTES + 1));
                     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
@@ -163,7 +164,7 @@ impl Orders {
     /// What the file system says, or that the file is none of ours.
     pub fn read(state: &Path) -> io::Result<Self> {
         let mut text = Vec::new();
-        match File::open(Self::path(state)) {
+        match open_file(&Self::path(state)) {
             Ok(file) => file.take(MOST).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error),

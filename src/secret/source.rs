@@ -3,13 +3,12 @@
 //! A value that cannot be used never takes the place of one that can: whoever reads keeps the last
 //! good one. Files are small (a token, a key, a JSON object of them), so they are read whole.
 
+use super::whole::{self, Lack, Look, Whole};
 use super::{Secret, expiry};
-use crate::config::{Credential, principal_name};
+use crate::config::{Credential, Inject, principal_name};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 use zeroize::Zeroizing;
@@ -40,7 +39,9 @@ pub enum SourceError {
     },
     #[error("the value in {path} was revoked", path = path.display())]
     Revoked { path: PathBuf },
-    #[error("the value in {path} holds {what}, which no variable can", path = path.display())]
+    #[error("another process has {path} open to write, or has just written it", path = path.display())]
+    BeingWritten { path: PathBuf },
+    #[error("the value in {path} holds {what}", path = path.display())]
     Byte { path: PathBuf, what: &'static str },
 }
 
@@ -54,13 +55,13 @@ pub struct Found {
     pub written: Option<u64>,
 }
 
-/// The value that the credential's file holds now.
+/// The value that the credential's file holds now; `look` tells whether somebody writes it.
 ///
 /// # Errors
-/// [`SourceError`]; a file that is being written can be any of them for a moment.
-pub fn read(credential: &Credential) -> Result<Found, SourceError> {
+/// [`SourceError`]; where `look` cannot tell, a file that is being written can be any of them for a moment.
+pub fn read(credential: &Credential, look: Look) -> Result<Found, SourceError> {
     let path = || credential.file.clone();
-    let (text, written) = contents(credential)?;
+    let (text, written) = contents(credential, look)?;
     let label = member(&text, LABEL).filter(|_| credential.key.is_some());
     if let Some(wanted) = &credential.environment
         && let Some(found) = label
@@ -83,11 +84,15 @@ pub fn read(credential: &Credential) -> Result<Found, SourceError> {
         return Err(SourceError::Empty { path: path() });
     }
     if value.contains(&0) {
-        let what = "a NUL byte";
+        let what = "a NUL byte, which no variable can";
         return Err(SourceError::Byte { path: path(), what });
     }
     if std::str::from_utf8(&value).is_err() {
-        let what = "bytes that are not UTF-8";
+        let what = "bytes that are not UTF-8, which no variable can";
+        return Err(SourceError::Byte { path: path(), what });
+    }
+    if matches!(credential.inject, Inject::Header { .. }) && !fits_header(&value) {
+        let what = "a line end or another control character, which no header can";
         return Err(SourceError::Byte { path: path(), what });
     }
     let beside = || {
@@ -116,32 +121,30 @@ pub(super) fn of_tenants(template: &Credential, most: usize) -> Vec<Credential> 
     all.map(|name| template.of_tenant(&name)).collect()
 }
 
-fn contents(credential: &Credential) -> Result<(Zeroizing<Vec<u8>>, Option<u64>), SourceError> {
-    let path = || credential.file.clone();
-    let unreadable = |error: io::Error| SourceError::Unreadable {
-        path: path(),
-        reason: error.to_string(),
-    };
-    let file = File::open(&credential.file).map_err(unreadable)?;
-    let about = file.metadata().map_err(unreadable)?;
-    if !about.is_file() {
-        return Err(SourceError::NotAFile { path: path() });
-    }
-    if about.len() > MAX_BYTES {
-        return Err(SourceError::TooLarge { path: path() });
-    }
-    // Room for all of it from the start: a buffer that grows leaves copies behind.
-    let room = usize::try_from(MAX_BYTES).unwrap_or(usize::MAX);
-    let mut text = Zeroizing::new(Vec::with_capacity(room.saturating_add(1)));
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(unreadable)?;
-    if text.len() > room {
-        return Err(SourceError::TooLarge { path: path() });
-    }
-    let written = about.modified().ok();
+fn contents(
+    credential: &Credential,
+    look: Look,
+) -> Result<(Zeroizing<Vec<u8>>, Option<u64>), SourceError> {
+    let path = credential.file.clone();
+    let Whole { bytes, written } =
+        whole::read_whole(&credential.file, MAX_BYTES, look).map_err(|lack| match lack {
+            Lack::NotAFile => SourceError::NotAFile { path },
+            Lack::TooLarge => SourceError::TooLarge { path },
+            Lack::BeingWritten => SourceError::BeingWritten { path },
+            Lack::Unreadable(error) => SourceError::Unreadable {
+                path,
+                reason: error.to_string(),
+            },
+        })?;
     let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    Ok((text, written.map(|since| since.as_secs())))
+    Ok((bytes, written.map(|since| since.as_secs())))
+}
+
+/// RFC 9110, section 5.5: all but control characters, of which a tab may be inside.
+fn fits_header(value: &[u8]) -> bool {
+    !value
+        .iter()
+        .any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
 /// Without the line end that editors and `echo` leave, and blanks around it.
@@ -212,7 +215,7 @@ mod tests {
             name: "github".to_owned(),
             file,
             key: key.map(str::to_owned),
-            inject: crate::config::Inject::Env {
+            inject: Inject::Env {
                 variable: "TOKEN".to_owned(),
             },
             environment: Some("production".to_owned()),
@@ -225,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, text).unwrap();
-        read(&credential(path, key)).map(|found| found.secret.expose().to_vec())
+        read(&credential(path, key), |_| Some(false)).map(|found| found.secret.expose().to_vec())
     }
 
     #[test]
@@ -246,7 +249,7 @@ mod tests {
         let path = dir.path().join("token");
         let ends = |text: &str, key| {
             std::fs::write(&path, text).unwrap();
-            let found = read(&credential(path.clone(), key)).unwrap();
+            let found = read(&credential(path.clone(), key), |_| Some(false)).unwrap();
             assert!(found.written.is_some());
             found.expires
         };
@@ -282,9 +285,57 @@ mod tests {
             let error = found(text, key).unwrap_err().to_string();
             assert!(!error.contains("sec"), "{error}");
         }
-        let gone = read(&credential(PathBuf::from("/nowhere/token"), None));
+        let gone = read(&credential(PathBuf::from("/nowhere/token"), None), |_| None);
         assert!(matches!(gone, Err(SourceError::Unreadable { .. })));
-        let directory = read(&credential(std::env::temp_dir(), None));
+        let directory = read(&credential(std::env::temp_dir(), None), |_| None);
         assert!(matches!(directory, Err(SourceError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_gives_no_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "half").unwrap();
+        let now = |look| read(&credential(path.clone(), None), look);
+        let written = |found| matches!(found, Err(SourceError::BeingWritten { .. }));
+        assert!(written(now(|_| Some(true))));
+        assert!(now(|_| Some(false)).is_ok());
+        // Where nobody can tell it has to stand still for a while.
+        assert!(written(now(|_| None)));
+        let begun = std::time::Instant::now();
+        let found = whole::patiently(|| now(|_| None), |it| written(Err(it.clone())));
+        assert!(found.is_ok() && begun.elapsed() >= std::time::Duration::from_millis(200));
+        let ended = whole::patiently(|| now(|_| Some(true)), |it| written(Err(it.clone())));
+        assert!(written(ended));
+    }
+
+    #[test]
+    fn what_is_no_header_is_no_value_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let mut source = credential(path.clone(), None);
+        std::fs::write(&path, "token-1\n# comment\n").unwrap();
+        assert!(read(&source, |_| Some(false)).is_ok(), "a variable may");
+        source.inject = Inject::Header {
+            name: "Authorization".to_owned(),
+            format: "Bearer {}".to_owned(),
+        };
+        for text in ["token-1\n# comment\n", "a\rb", "a\x7fb", "a\x1bb"] {
+            std::fs::write(&path, text).unwrap();
+            let error = read(&source, |_| Some(false)).unwrap_err();
+            assert!(matches!(error, SourceError::Byte { .. }), "{text:?}");
+            assert!(!error.to_string().contains("token-1"));
+        }
+        std::fs::write(&path, "t\u{f6}k\ten\n").unwrap();
+        assert!(read(&source, |_| Some(false)).is_ok());
+    }
+
+    #[test]
+    fn a_fifo_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("token");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let read = read(&credential(fifo, None), |_| None);
+        assert!(matches!(read, Err(SourceError::NotAFile { .. })));
     }
 }

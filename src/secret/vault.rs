@@ -9,11 +9,14 @@
 use super::Secret;
 use super::orders::{Fingerprint, Key, Orders};
 use super::source::{self, Found, SourceError};
+use super::whole::{Look, patiently};
 use crate::config::{Aged, Credential};
 use std::path::PathBuf;
 
 /// Before its end a value is reported for so long, in seconds.
 const NOTICE: u64 = 24 * 3600;
+/// A file that is being written is no problem before so many seconds.
+const WRITING: u64 = 2;
 
 /// One credential as it is held.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub struct Held {
     pub aged: Option<Aged>,
     /// Why the file gives no value now; the last one stays in force.
     pub problem: Option<SourceError>,
+    /// Since when somebody writes the file.
+    writing: Option<u64>,
 }
 
 /// The generation that was in force before, while somebody may still use it.
@@ -57,6 +62,9 @@ pub struct Vault {
     held: Vec<Held>,
     key: Key,
     orders: Orders,
+    look: Look,
+    /// A file was being written when it was read.
+    unsettled: bool,
 }
 
 /// What reading again has found.
@@ -84,7 +92,8 @@ impl News {
 }
 
 impl Vault {
-    /// Reads every credential for the first time; `now` is in seconds since 1970.
+    /// Reads every credential for the first time; `look` tells whether a file is being written, `now` is
+    /// in seconds since 1970. A writer is waited for, not for long.
     ///
     /// # Errors
     /// The first that has no value, or a revoked one: there is no last one to go on with.
@@ -92,6 +101,7 @@ impl Vault {
         sources: &[Credential],
         key: Key,
         orders: Orders,
+        look: Look,
         now: u64,
     ) -> Result<Self, SourceError> {
         let (by_tenant, sources): (Vec<Credential>, Vec<Credential>) =
@@ -102,17 +112,21 @@ impl Vault {
             held: Vec::with_capacity(sources.len()),
             key,
             orders,
+            look,
+            unsettled: false,
         };
         for source in sources {
-            vault.add(source, now)?;
+            let is_written =
+                |error: &SourceError| matches!(error, SourceError::BeingWritten { .. });
+            let found = patiently(|| source::read(&source, look), is_written)?;
+            vault.admit(source, found, now)?;
         }
         vault.find_tenants(now);
         vault.age(now);
         Ok(vault)
     }
 
-    fn add(&mut self, source: Credential, now: u64) -> Result<(), SourceError> {
-        let found = source::read(&source)?;
+    fn admit(&mut self, source: Credential, found: Found, now: u64) -> Result<(), SourceError> {
         let (found, fingerprint) = self.key.admit(&source, found, &self.orders)?;
         self.held.push(Held {
             fingerprint,
@@ -124,6 +138,7 @@ impl Vault {
             previous: None,
             aged: None,
             problem: None,
+            writing: None,
         });
         self.sources.push(source);
         Ok(())
@@ -139,7 +154,11 @@ impl Vault {
                 let name = one.name.clone();
                 let all = self.sources.iter().filter(|it| it.name.contains('/'));
                 let room = all.count() < TENANTS;
-                if !known && room && self.add(one, now).is_ok() {
+                if known || !room {
+                    continue;
+                }
+                let found = source::read(&one, self.look);
+                if found.and_then(|found| self.admit(one, found, now)).is_ok() {
                     new.push(name);
                 }
             }
@@ -169,10 +188,17 @@ impl Vault {
     /// Reads all of them again, and takes what is good and different.
     pub fn reread(&mut self, now: u64) -> News {
         let mut news = News::default();
+        self.unsettled = false;
         for (source, held) in self.sources.iter().zip(&mut self.held) {
-            match source::read(source).and_then(|found| self.key.admit(source, found, &self.orders))
-            {
+            let found = source::read(source, self.look);
+            match found.and_then(|found| self.key.admit(source, found, &self.orders)) {
+                Err(SourceError::BeingWritten { .. })
+                    if now < *held.writing.get_or_insert(now) + WRITING =>
+                {
+                    self.unsettled = true;
+                }
                 Ok((found, fingerprint)) => {
+                    held.writing = None;
                     let was_broken = held.problem.take().is_some();
                     held.expires = found.expires;
                     if found.secret.expose() != held.secret.expose() {
@@ -195,6 +221,10 @@ impl Vault {
                     }
                 }
                 Err(error) => {
+                    match error {
+                        SourceError::BeingWritten { .. } => self.unsettled = true,
+                        _ => held.writing = None,
+                    }
                     if held.problem.as_ref() != Some(&error) {
                         news.broken.push((source.name.clone(), error.clone()));
                     }
@@ -205,6 +235,12 @@ impl Vault {
         news.mended.extend(self.find_tenants(now));
         news.aged = self.age(now);
         news
+    }
+
+    /// True when a file was being written: it is to be read again soon.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled
     }
 
     /// What time and the operator have made of the values; the names of those that are not as before.
@@ -269,6 +305,7 @@ mod tests {
     use super::super::orders::Revoked;
     use super::*;
     use crate::config::Inject;
+    use std::io;
     use std::path::Path;
     use std::time::Duration;
 
@@ -287,7 +324,11 @@ mod tests {
     }
 
     fn vault(file: &Path, now: u64) -> Result<Vault, SourceError> {
-        Vault::open(&[source(file)], Key::drawn(), Orders::default(), now)
+        opened(file, |_| Some(false), now)
+    }
+
+    fn opened(file: &Path, look: Look, now: u64) -> Result<Vault, SourceError> {
+        Vault::open(&[source(file)], Key::drawn(), Orders::default(), look, now)
     }
 
     fn today() -> u64 {
@@ -320,6 +361,38 @@ mod tests {
         assert_eq!((held.generation, &held.problem), (2, &None));
         assert_ne!(held.fingerprint, first);
         assert!(!format!("{vault:?}").contains("two"));
+    }
+
+    #[test]
+    fn half_a_value_replaces_none_while_its_writer_is_at_it() {
+        /// As the kernel tells it; here by what is written last.
+        fn look(file: &std::fs::File) -> Option<bool> {
+            let text = io::read_to_string(file).unwrap();
+            io::Seek::seek(&mut &*file, io::SeekFrom::Start(0)).unwrap();
+            Some(!text.ends_with('\n'))
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (file, now) = (dir.path().join("token"), today());
+        std::fs::write(&file, "half").unwrap();
+        let waited = opened(&file, look, now);
+        assert!(matches!(waited, Err(SourceError::BeingWritten { .. })));
+        std::fs::write(&file, "value-one\n").unwrap();
+        let mut vault = opened(&file, look, now).unwrap();
+        std::fs::write(&file, "value-t").unwrap();
+        assert_eq!(vault.reread(now), News::default(), "that is soon over");
+        assert!(vault.is_unsettled());
+        assert_eq!(vault.reread(now + 1), News::default());
+        let news = vault.reread(now + 2);
+        assert!(matches!(
+            &news.broken[..],
+            [(_, SourceError::BeingWritten { .. })]
+        ));
+        assert!(vault.reread(now + 3).is_empty(), "told once");
+        assert!(vault.is_unsettled());
+        assert_eq!(vault.held()[0].secret.expose(), b"value-one");
+        std::fs::write(&file, "value-two\n").unwrap();
+        assert_eq!(vault.reread(now + 3).changed, ["github"]);
+        assert!(!vault.is_unsettled() && vault.held()[0].problem.is_none());
     }
 
     #[test]
@@ -413,7 +486,7 @@ mod tests {
         ));
         assert_eq!(vault.held()[0].secret.expose(), b"two");
         let orders = vault.orders.clone();
-        let again = Vault::open(&[source(&file)], vault.key, orders, now);
+        let again = Vault::open(&[source(&file)], vault.key, orders, |_| Some(false), now);
         assert!(matches!(again, Err(SourceError::Revoked { .. })));
     }
 }

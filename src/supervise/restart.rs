@@ -3,15 +3,18 @@
 //! ```text
 //!         ended                   due               ready
 //! Up ──────────────▶ Waiting ────────────▶ Starting ──────▶ Up
-//!  │                    ▲   failed, ended, or not ready in time │
-//!  │                    └──────────────────────┤
-//!  └── in a row, too often ──▶ Parked ◀────────┘
-//!                                 └── a request after [`PARKED`] ──▶ Waiting
-//! any ── switched off ──▶ Off ── switched on ──▶ Waiting
+//!  │                  ▲ ▲ ▲    failed, ended, or not ready in time │
+//!  │                  │ │ └──────────────────────┤
+//!  │                  │ │                        │
+//!  ├── in a row, too often ──▶ Parked ◀──────────┘
+//!  │                  │ │        └── a request after [`PARKED`], or something is different now ──▶ Waiting
+//!  ├── planned ───────┘ └── switched on ── Off ◀── switched off ── any
+//!  └── never answered, or not allowed ──▶ the end
 //! ```
 //! A server that answered something, or stayed up for [`HEALTHY`], ends its row: it is worth another
 //! start at once, however often its client makes it crash. One that does neither is started later
-//! and later, then no more until somebody asks after a while.
+//! and later, then no more until somebody asks after a while, or until it would be started with
+//! something else: another value or configuration is often the mend.
 
 use std::time::{Duration, Instant};
 
@@ -105,12 +108,12 @@ impl Restarts {
         if !self.allowed {
             return Next::End;
         }
-        self.proven |= answered;
+        self.prove(answered);
         let up = match self.state {
             State::Up { since } => now.saturating_duration_since(since),
             _ => Duration::ZERO,
         };
-        if answered || up >= HEALTHY {
+        if up >= HEALTHY {
             self.row = 0;
         }
         self.row += 1;
@@ -168,12 +171,43 @@ impl Restarts {
         self.state == State::Off
     }
 
-    /// The server has ended because it is replaced: the next one starts at once.
-    pub fn planned(&mut self, now: Instant) {
+    /// The server has ended because it is replaced: the next one starts at once. `answered`: as above; the
+    /// one that was replaced may have been the first that did.
+    pub fn planned(&mut self, answered: bool, now: Instant) {
+        self.prove(answered);
         self.state = State::Waiting {
             until: now,
             kept: true,
         };
+    }
+
+    /// The place of the server was taken by one that can be asked already. `answered`: as above.
+    pub fn taken_over(&mut self, answered: bool, now: Instant) {
+        self.prove(answered);
+        self.ready(now);
+    }
+
+    fn prove(&mut self, answered: bool) {
+        self.proven |= answered;
+        if answered {
+            self.row = 0;
+        }
+    }
+
+    /// The next server is started with something else than those that failed. True when that is news to a
+    /// parked one: it is tried at once.
+    pub fn renewed(&mut self, now: Instant) -> bool {
+        let parked = self.parked();
+        if parked {
+            self.state = State::Waiting {
+                until: now,
+                kept: true,
+            };
+        }
+        if parked || self.waiting() {
+            self.row = 0;
+        }
+        parked
     }
 
     /// When [`Restarts::step`] has something to do.
@@ -325,6 +359,42 @@ mod tests {
         let mut never = Restarts::of_many(false, LIMIT, now);
         assert!(!never.allowed());
         assert_eq!(never.ended(false, true, now), Next::End);
+    }
+
+    #[test]
+    fn one_that_was_replaced_is_as_good_as_one_that_ended() {
+        let now = Instant::now();
+        for planned in [true, false] {
+            let mut restarts = Restarts::new(true, LIMIT, now);
+            if planned {
+                restarts.planned(true, now);
+                assert_eq!(restarts.step(now), Some(Due::Start));
+            } else {
+                restarts.taken_over(true, now);
+            }
+            for _ in 0..ROW {
+                let next = restarts.ended(false, false, now);
+                assert!(matches!(next, Next::Start(_)), "{next:?}");
+            }
+            assert_eq!(restarts.ended(false, false, now), Next::Park);
+        }
+        let mut silent = Restarts::new(true, LIMIT, now);
+        silent.planned(false, now);
+        assert_eq!(silent.ended(false, false, now), Next::End);
+    }
+
+    #[test]
+    fn a_parked_one_is_tried_at_once_with_something_else() {
+        let now = Instant::now();
+        let mut restarts = Restarts::of_many(true, LIMIT, now);
+        assert!(!restarts.renewed(now), "it is up");
+        while restarts.ended(false, true, now) != Next::Park {}
+        assert!(restarts.renewed(now) && !restarts.absent());
+        assert_eq!(restarts.step(now), Some(Due::Start));
+        for _ in 0..ROW {
+            assert!(matches!(restarts.ended(false, true, now), Next::Start(_)));
+        }
+        assert_eq!(restarts.ended(false, true, now), Next::Park);
     }
 
     #[test]

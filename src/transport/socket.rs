@@ -2,11 +2,14 @@
 //! when their owner is caged.
 
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+};
+use nix::sys::stat::{Mode, fchmod};
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -41,8 +44,39 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let socket = bind_private(path)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    let listener = UnixListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// A socket that is bound to a file of mode 0600 from the moment that there is one: the file gets the mode
+/// of the socket, less the umask (`unix_bind_bsd` of Linux).
+fn bind_private(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let made = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&made, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(made.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_socket_file_is_never_anybody_else_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let bound = bind_private(&path).unwrap();
+        assert_eq!(mode(), 0o600, "before anybody can connect");
+        drop(bound);
+        let listener = listen_unix(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        UnixStream::connect(&path).unwrap();
+        listener.accept().unwrap();
+    }
 }

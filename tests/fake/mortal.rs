@@ -3,6 +3,7 @@
 //! `mortal MARK DIR`: in `DIR`, `log` gets `LIFE<TAB>LINE` for each line it reads, `ledger` one line for
 //! each call that it runs, `lives` counts its processes, `offer.json` replaces its answer to
 //! `initialize` (after `slow=MS`, a start that takes time), and `stillborn` holds how many of the next processes end before they read anything.
+//! One whose token begins with `bad` ends so too. With `linger` it stays until it is killed.
 
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
@@ -23,6 +24,17 @@ fn main() -> ExitCode {
         return ExitCode::from(5);
     }
     let token = std::env::var("TOKEN").unwrap_or_default();
+    if token.starts_with("bad") {
+        return ExitCode::from(9);
+    }
+    let lingers = std::env::args().any(|arg| arg == "linger");
+    if lingers {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        if set.thread_block().is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
     let kept = Arc::new(Mutex::new(from_file()));
     if std::env::args().any(|arg| arg == "reload") {
         reread_when_told(&kept);
@@ -83,6 +95,9 @@ fn main() -> ExitCode {
                     "token" => reply(id, &text(&fingerprint(&token))),
                     // And some read it again: each time, or when they are told to.
                     "file" => reply(id, &text(&fingerprint(&from_file()))),
+                    "kept" if arguments["raw"] == true => {
+                        reply(id, &text(&format!("it is {}.", lock(&kept))));
+                    }
                     "kept" => reply(id, &text(&fingerprint(&lock(&kept)))),
                     "given" => {
                         let token = arguments["token"].as_str().unwrap_or_default();
@@ -124,6 +139,9 @@ fn main() -> ExitCode {
             _ if id.is_null() => {}
             _ => reply(id, &json!({})),
         }
+    }
+    if lingers {
+        std::thread::sleep(std::time::Duration::from_secs(60));
     }
     ExitCode::SUCCESS
 }

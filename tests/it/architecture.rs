@@ -88,7 +88,10 @@ const OWNERS: [(&str, &[&str]); 36] = [
     ("jsonschema", &["policy/schema", "policy/toolbook"]),
     ("landlock", &["cell/"]),
     // Constants and calls that nix does not have.
-    ("libc", &["app/slice", "cell/", "transport/"]),
+    (
+        "libc",
+        &["app/slice", "cell/", "config/plain", "transport/"],
+    ),
     // Pidfds, descriptor passing, terminals and reads that never wait, without a block of unsafe
     // for each.
     ("rustix", &["app/", "cell/", "transport/"]),

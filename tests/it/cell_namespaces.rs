@@ -39,6 +39,44 @@ fn mounts(config: &Cell) -> Vec<(String, String)> {
     text.lines().map(line).collect()
 }
 
+/// What only other processes' numbers, other mounts and the host's names forbid elsewhere.
+#[test]
+fn a_server_disposes_of_itself_and_of_no_device() {
+    if !namespaces_work() {
+        return;
+    }
+    let code = "
+import ctypes, os, resource, socket, threading
+us = os.getpid()
+os.sched_setaffinity(us, os.sched_getaffinity(us))
+os.setpriority(os.PRIO_PROCESS, us, 1)
+resource.prlimit(us, resource.RLIMIT_CORE, (0, 0))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(1, 15, 0, 0, 0) == 0
+assert libc.prctl(1, 0, 0, 0, 0) == -1
+print(sorted({it[4][0] for it in socket.getaddrinfo('localhost', 80, type=socket.SOCK_STREAM)}))
+for name in 'null', 'zero', 'full', 'urandom':
+    path = '/dev/' + name
+    for act in (lambda: os.chmod(path, 0o666)), (lambda: os.utime(path)):
+        try:
+            act()
+            print('changed', path)
+        except OSError:
+            pass
+open('/dev/null', 'w').write('nothing')
+";
+    let root = nix::unistd::geteuid().is_root();
+    for user in [None, root.then(|| "root".to_owned())] {
+        let config = Cell {
+            user,
+            ..Cell::default()
+        };
+        let said = python(&config, code);
+        assert!(said.contains("127.0.0.1"), "{said}");
+        assert!(!said.contains("changed"), "{said}");
+    }
+}
+
 #[test]
 fn the_tree_holds_what_is_granted_and_nothing_of_it_is_a_device_or_set_id() {
     if !namespaces_work() {

@@ -571,3 +571,24 @@ fn what_cannot_be_supervised_does_not_start_when_it_is_required() {
         "{stderr}"
     );
 }
+
+/// Whoever may write to a device does not own it.
+#[test]
+fn no_mode_and_no_time_of_a_device_is_changed() {
+    for place in places() {
+        let script = "
+import os
+for act in (lambda: os.chmod('/dev/null', 0o666)), (lambda: os.utime('/dev/null')):
+    try:
+        act()
+        print('changed')
+    except OSError as error:
+        print(error.errno)
+open('/dev/null', 'w').write('nothing')
+";
+        let Some(said) = act(&place, &place.config(), script) else {
+            return;
+        };
+        assert_eq!(said, "1\n1\n");
+    }
+}

@@ -18,7 +18,7 @@ const TOLD_FROM_OUTSIDE: usize = 60;
 
 const NOBODY: u32 = 65534;
 
-/// What gets through on the floor alone; "Known limits" in the README has each with its reason.
+/// What gets through on the floor alone; `docs/limits.md` has each with its reason.
 const THROUGH_THE_FLOOR: [(&str, &str); 4] = [
     ("readlink", "landlock has no right for it"),
     ("run_by_the_loader", LOADER),

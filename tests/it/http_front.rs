@@ -219,6 +219,33 @@ fn a_stream_that_is_cut_before_the_answer_is_taken_up_again() {
 }
 
 #[test]
+fn a_stream_that_is_cut_where_there_is_no_other_is_an_answer_at_once() {
+    let there = Elsewhere::start(&[]);
+    let mut wire = front(&there.url, &[]);
+    initialize(&mut wire);
+    let begun = Instant::now();
+    let answer = wire.call("1", "cut", &json!({"lost": true}));
+    assert_eq!(rule(&answer), "server.gone", "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_session_that_cannot_be_opened_anew_keeps_nobody_waiting_for_ever() {
+    let there = Elsewhere::start(&["stuck"]);
+    let rig = Rig::new().file("c.toml", "[limits]\ntimeout = \"60s\"\n");
+    let mut wire = front_in(rig, &there.url, &["--config", "{dir}/c.toml"]);
+    initialize(&mut wire);
+    wire.call("1", "forget", &json!({}));
+    wire.begin("2", "echo", &json!({"text": "first"}));
+    assert!(eventually(|| there.count("initialize") == 2));
+    wire.begin("3", "echo", &json!({"text": "second"}));
+    std::thread::sleep(Duration::from_secs(26));
+    let first = wire.answer("2");
+    assert_eq!(rule(&first), "server.gone", "{first}");
+    assert_eq!(said(&wire.answer("3")), "second");
+}
+
+#[test]
 fn a_modern_request_says_in_its_header_what_its_body_says() {
     let there = Elsewhere::start(&[]);
     let mut wire = front(&there.url, &[]);

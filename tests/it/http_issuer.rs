@@ -275,6 +275,45 @@ fn keys_are_fetched_again_and_the_last_good_ones_stay() {
 }
 
 #[test]
+fn a_fetch_that_is_given_up_is_followed_by_others() {
+    let (one, two, three) = (
+        Issuer::named("one"),
+        Issuer::named("two"),
+        Issuer::named("three"),
+    );
+    let (site, place) = start(&one, "10m", "tls");
+    assert!(is_served(&site, &one.token(|_| {})));
+    std::thread::sleep(Duration::from_secs(6));
+    // A stranger has the keys fetched, and hangs up before they come.
+    *place.answer.lock().unwrap() = None;
+    let asked = place.asked();
+    let params = json!({"name": "echo", "arguments": {"text": "here"}});
+    let who = format!(
+        "Authorization: Bearer {}\r\n",
+        Issuer::named("made-up").token(|_| {})
+    );
+    let mut stranger = Conn::to(site.address);
+    stranger.send(modern(&json!(1), "tools/call", &params, &who));
+    assert!(eventually(|| place.asked() > asked));
+    drop(stranger);
+    // That fetch hangs until it has taken too long; the next one is served.
+    place.publish(&[&two]);
+    let until = Instant::now() + Duration::from_secs(20);
+    let late = |token: &str| loop {
+        if is_served(&site, token) {
+            return true;
+        }
+        if Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    assert!(late(&two.token(|_| {})), "{}", health(&site));
+    place.publish(&[&three]);
+    assert!(late(&three.token(|_| {})), "{}", health(&site));
+}
+
+#[test]
 fn an_issuer_has_to_be_the_one_that_is_meant() {
     let one = Issuer::named("one");
     let (site, place) = start(&one, "10m", "other");

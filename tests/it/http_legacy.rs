@@ -91,6 +91,25 @@ fn sessions_are_bounded() {
 }
 
 #[test]
+fn a_session_whose_stream_breaks_off_makes_no_room_at_once() {
+    let rig =
+        crate::rig::Rig::new().file("c.toml", "[listen]\nhttp = \"127.0.0.1:0\"\nsessions = 2\n");
+    let flags = ["--config", "{dir}/c.toml"];
+    let site = Site::around(crate::wire::Wire::in_rig(rig, &flags, &[]));
+    let (first, _) = (site.initialize("2025-11-25"), site.initialize("2025-11-25"));
+    let mut stream = site.connect();
+    stream.send(get(&first, ""));
+    assert_eq!(stream.head().0, 200);
+    drop(stream);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let reply = site.ask(&post(&initialize("2025-11-25"), ""));
+    assert_eq!(reply.status, 503, "{reply:?}");
+    let mut again = site.connect();
+    again.send(get(&first, ""));
+    assert_eq!(again.head().0, 200);
+}
+
+#[test]
 fn a_get_brings_what_belongs_to_no_request() {
     let site = Site::hostile(&[], &[]);
     let session = site.initialize("2025-11-25");
@@ -222,7 +241,11 @@ fn sessions_of_others_and_forged_ones_are_unknown() {
         if id == session {
             continue;
         }
-        assert_eq!(site.post(id, &ping).status, 404, "{id}");
+        let reply = site.post(id, &ping);
+        assert_eq!(reply.status, 404, "{id}");
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert_eq!(reply.json()["error"]["code"], -32600, "{reply:?}");
+        assert_eq!(reply.json()["id"], ping["id"]);
     }
     let twice = format!("Mcp-Session-Id: {session}\r\nMcp-Session-Id: {session}\r\n");
     assert_eq!(site.ask(&post(&ping, &twice)).status, 404);

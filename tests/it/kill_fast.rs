@@ -4,11 +4,13 @@
 
 use crate::rig::Rig;
 use crate::support::full;
+use crate::support::{cofferdam, spawn};
 use crate::wire::{Wire, eventually, said};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CALLS: u32 = 100;
@@ -120,4 +122,73 @@ fn a_kill_with_a_hundred_calls_in_flight_takes_less_than_100_ms() {
     };
     assert!(p99 < limit, "{took:?}");
     assert_eq!(wire.finish().code, 0);
+}
+
+/// What a dead server left may take long to remove; nobody waits for that.
+#[test]
+fn a_tree_that_takes_long_to_remove_does_not_delay_the_end_of_another_server() {
+    let base = tempfile::tempdir().unwrap();
+    let stale = base.path().join("cofferdam.0123456789abcdef");
+    std::fs::create_dir(&stale).unwrap();
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::RWXU;
+    let mut here = rustix::fs::open(&stale, flags, mode).unwrap();
+    for _ in 0..100_000 {
+        rustix::fs::mkdirat(&here, "d", mode).unwrap();
+        here = rustix::fs::openat(&here, "d", flags, mode).unwrap();
+    }
+    drop(here);
+    let mut child = spawn(
+        Command::new(cofferdam())
+            .args(["exec", "--", "sleep", "61"])
+            .env("TMPDIR", base.path())
+            .env_remove("XDG_RUNTIME_DIR")
+            .stdin(Stdio::null()),
+    );
+    let sweeper = || {
+        all_below(child.id()).into_iter().any(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name.trim() == "cofferdam-sweep")
+        })
+    };
+    assert!(eventually(sweeper), "nobody sweeps");
+    let mut all = all_below(child.id());
+    // When all is over the guardian looks what else there is to remove.
+    all.retain(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim() != "cofferdam-guard")
+    });
+    let begun = Instant::now();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    while all.iter().any(|pid| is_there(*pid)) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it lives on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let took = begun.elapsed();
+    println!("ended after {took:?}");
+    let lasted = stale.exists();
+    let removed = Command::new("rm").arg("-rf").arg(&stale).status().unwrap();
+    assert!(removed.success());
+    // Alone some 15 ms; the tree takes seconds.
+    assert!(took < Duration::from_millis(700), "{took:?}");
+    assert!(lasted, "there was nothing to wait for");
+}
+
+/// Everything below `pid`.
+fn all_below(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        found.extend(
+            children
+                .split_whitespace()
+                .filter_map(|it| it.parse::<u32>().ok()),
+        );
+        at += 1;
+    }
+    found.remove(0);
+    found
 }

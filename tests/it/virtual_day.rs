@@ -319,7 +319,7 @@ fn a_day_of_load_rotations_reloads_and_crashes_leaves_everything_as_it_was() {
             day.session.adopt(policy(&config(reload), rotation));
             if day.server.up && !day.restarts.down() && !day.session.is_busy() {
                 day.lose("it was replaced");
-                day.restarts.planned(day.now);
+                day.restarts.planned(day.session.has_answered(), day.now);
             }
         }
         if seconds % 900 == 0 {

@@ -174,6 +174,7 @@ pub(crate) fn get(session: &str, more: &str) -> String {
 }
 
 /// One connection.
+#[derive(Debug)]
 pub(crate) struct Conn<S = TcpStream> {
     pub(crate) reader: BufReader<S>,
 }

@@ -128,6 +128,9 @@ impl State {
             state.changed && credentials::replaces(&config.credentials, state)
         };
         let changed = states.iter().any(replaced);
+        if states.iter().any(|state| state.changed) {
+            self.try_again(now);
+        }
         for cell in self.cells() {
             self.with(cell, |state, server| {
                 server.session.adopt(Arc::clone(&state.policy));
@@ -162,7 +165,10 @@ impl State {
                 server.session.switch_tools(tools.clone());
                 match (was_off, state.off) {
                     (false, true) => state.switch_off(server, now),
-                    (true, false) if server.restarts.off() => server.restarts.planned(now),
+                    (true, false) if server.restarts.off() => {
+                        let answered = server.session.has_answered();
+                        server.restarts.planned(answered, now);
+                    }
                     _ => {}
                 }
             });

@@ -1,4 +1,10 @@
 //! How servers come and go, and how all of it ends.
+//!
+//! ```text
+//! asked for ── started ──▶ runs ──┬── its output ends ──▶ mute ── it is gone ──┐
+//!     │                           └── it is gone ──▶ ended ── its output ends, ├──▶ buried: another takes its place,
+//!     └── did not start ──────────────────────────────────── or [`LAST_WORDS`] ┘    or what is open is answered
+//! ```
 
 use super::seat::About;
 use super::server::{Role, Server};
@@ -62,7 +68,8 @@ impl Gate {
                         &facts,
                         after,
                     );
-                    self.health.enter(Phase::Serving);
+                    let phase = self.state.borrow().phase();
+                    self.health.enter(phase);
                     self.metrics.child_starts.inc();
                     self.metrics.child_up.inc();
                     self.started(cell, fds, now);
@@ -114,10 +121,8 @@ impl Gate {
                 }
                 Ok(Some(Event::Switch { off, tools })) => {
                     self.work(|state| state.take_switch(off.as_deref(), tools, now));
-                    self.health.enter(match off {
-                        Some(_) => Phase::Off,
-                        None => Phase::Serving,
-                    });
+                    let phase = self.state.borrow().phase();
+                    self.health.enter(phase);
                     self.wake_by(Some(now));
                 }
                 Ok(Some(Event::Access { texts })) => self.take_access(texts, now),
@@ -196,6 +201,7 @@ impl Gate {
         let now = Instant::now();
         let due = self.work(|state| {
             let over = state.with_process(cell, process, |_, server| {
+                server.process.mute = true;
                 server.process.life.mute(now);
                 (server.process.ended.is_some(), server.process.life.due())
             });
@@ -214,7 +220,7 @@ impl Gate {
     fn exited(self: &Rc<Self>, cell: u32, kind: &str, how: String, now: Instant) {
         let stopping = self.state.borrow().stopping;
         self.work(|state| {
-            state.with(cell, |state, server| {
+            let mute = state.with(cell, |state, server| {
                 server.process.runs = false;
                 let orderly = server.process.life.ending();
                 state
@@ -226,12 +232,17 @@ impl Gate {
                 let awaited = server.process.started || server.restarts.starting();
                 if server.restarts.down() && !awaited {
                     // It is settled already.
-                    return state.wake(Some(now));
+                    state.wake(Some(now));
+                    return false;
                 }
                 server.process.inlet.close();
                 server.process.ended = Some((how, now + LAST_WORDS));
                 // Its reader buries it, at the end of its output.
+                server.process.mute
             });
+            if mute == Some(true) {
+                state.bury(cell, now);
+            }
         });
         self.wake_by(Some(now + LAST_WORDS));
     }

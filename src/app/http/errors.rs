@@ -14,7 +14,9 @@ pub(super) const CAPABILITY: i64 = -32021;
 pub(super) const VERSION: i64 = -32022;
 pub(super) const INVALID_REQUEST: i64 = -32600;
 pub(super) const INVALID_PARAMS: i64 = -32602;
-const METHOD_NOT_FOUND: i64 = -32601;
+pub(super) const METHOD_NOT_FOUND: i64 = -32601;
+/// Also what a stream beyond the largest number is told (subscriptions).
+pub(super) const INTERNAL: i64 = -32603;
 const PARSE: i64 = -32700;
 /// Nobody is there to answer, or there is no room.
 pub(super) const UNAVAILABLE: i64 = 5030;

@@ -21,9 +21,10 @@ use crate::transport::tls::ClientTls;
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
 
 /// Bytes of a key set.
 const MOST: usize = 256 * 1024;
@@ -47,7 +48,7 @@ pub(in crate::app) struct Issuer {
     due: Cell<Instant>,
     line: RefCell<Line>,
     news: Notify,
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// Why the last fetch failed.
     problem: RefCell<Option<String>>,
 }
@@ -60,6 +61,15 @@ enum Line {
     /// Where connections are asked for; `None` once that was taken.
     Open(Option<OwnedFd>),
     Failed(String),
+}
+
+/// Ends the task that hands on connections, also when the fetch is given up half way.
+struct Attending(AbortHandle);
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Issuer {
@@ -84,7 +94,7 @@ impl Issuer {
             due: Cell::new(Instant::now()),
             line: RefCell::new(Line::Idle),
             news: Notify::new(),
-            turn: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
             problem: RefCell::default(),
         }))
     }
@@ -94,16 +104,15 @@ impl Issuer {
         let dialer = self.open_line(gate).await?;
         let phone = Phone::new(Dialer::new(dialer), false);
         let attending = phone.clone();
+        // Whoever makes connections ends when nobody can ask for one any more, however this ends.
         let attending = spawn_local(async move { attending.attend().await });
+        let _attending = Attending(attending.abort_handle());
         let client = Rc::new(Client::new(
             self.place.clone(),
             Some(self.tls.clone()),
             phone,
         ));
-        let got = self.get(&client).await;
-        // Whoever makes connections ends when nobody can ask for one any more.
-        attending.abort();
-        got
+        self.get(&client).await
     }
 
     async fn get(&self, client: &Rc<Client<Phone>>) -> Result<Vec<u8>, String> {
@@ -192,12 +201,21 @@ impl Gate {
     pub(super) async fn renew_keys(self: &Rc<Self>) {
         let Some(issuer) = &self.issuer else { return };
         let seen = issuer.serial.get();
-        let _turn = issuer.turn.lock().await;
+        let turn = Arc::clone(&issuer.turn).lock_owned().await;
         // Those who waited for their turn are served by whoever had it.
         let renewed = issuer.serial.get() != seen;
-        if !renewed && issuer.cache.borrow_mut().wants(unix_now(), true) {
-            self.renew(issuer).await;
+        if renewed || !issuer.cache.borrow_mut().wants(unix_now(), true) {
+            return;
         }
+        // A task of its own: whoever asked may leave, and the fetch is for all.
+        let gate = Rc::clone(self);
+        let renewing = spawn_local(async move {
+            let _turn = turn;
+            if let Some(issuer) = &gate.issuer {
+                gate.renew(issuer).await;
+            }
+        });
+        drop(renewing.await);
     }
 
     /// Fetches the keys and takes them; what cannot be used changes nothing.

@@ -7,7 +7,7 @@ use super::post::{
 };
 use super::route::{answer_line, json};
 use super::seat::Seat;
-use super::server::{Handshake, Kind as PlaceKind, Role, Server};
+use super::server::{Handshake, Kind as PlaceKind, Place, Role, Server};
 use super::state::{NoServer, State};
 use super::visit::GET;
 use crate::identity::Caller;
@@ -33,7 +33,7 @@ impl State {
         if let Some(session) = value(post.headers, &SESSION_HEADER) {
             return match self.find_visit(session, post.caller) {
                 Some(_) => refused(id.raw, "This session is initialized already."),
-                None => bare(StatusCode::NOT_FOUND),
+                None => no_session(Some(id.raw)),
             };
         }
         let (share, most) = self
@@ -45,8 +45,11 @@ impl State {
             return no_server(id.raw, NoServer::Full);
         }
         // The number of a session's own server is known only once there is one.
-        let role = if share { Role::Shared } else { Role::Own(0) };
-        let cell = match self.server_for(role) {
+        let (role, revision) = match share {
+            true => (Role::Shared, asked(post.envelope)),
+            false => (Role::Own(0), None),
+        };
+        let cell = match self.server_for(role, revision) {
             Ok(cell) => cell,
             Err(why) => return self.without_server(post, why),
         };
@@ -140,7 +143,7 @@ impl State {
             .get(&party)
             .map(|visit| (visit.cell, visit.serial))
         else {
-            return bare(StatusCode::NOT_FOUND);
+            return no_session(id);
         };
         let seat = id.map(|_| self.seat(post.caller, now));
         let done = self.with_same(cell, serial, |state, server| {
@@ -155,7 +158,7 @@ impl State {
         match (done, seat) {
             (None, _) => {
                 self.close_visit(party);
-                bare(StatusCode::NOT_FOUND)
+                no_session(id)
             }
             (Some(()), Some(seat)) => Reply::Wait(seat),
             (Some(()), None) => bare(StatusCode::ACCEPTED),
@@ -230,7 +233,8 @@ impl State {
             return;
         };
         if let Some(exchange) = server.exchanges.close(number) {
-            let seat = exchange.place.seat;
+            let Place { seat, pass, .. } = exchange.place;
+            server.late.keep(number, pass);
             seat.about.set(None);
             if seat.streams() {
                 seat.end();
@@ -268,7 +272,7 @@ impl State {
         now: Instant,
     ) -> Found {
         let Some((party, visit)) = self.find_visit(session, caller) else {
-            return Err(bare(StatusCode::NOT_FOUND));
+            return Err(no_session(id));
         };
         if visit.revision.is_none() {
             let words = "This session is not initialized yet.";
@@ -355,7 +359,7 @@ impl State {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         };
         let Some((party, visit)) = self.find_visit(session, caller) else {
-            return bare(StatusCode::NOT_FOUND);
+            return no_session(None);
         };
         let (cell, serial) = (visit.cell, visit.serial);
         self.with_same(cell, serial, |state, server| {
@@ -364,6 +368,24 @@ impl State {
         self.close_visit(party);
         bare(StatusCode::NO_CONTENT)
     }
+}
+
+/// The revision that an `initialize` asks for; those that nobody knows are one.
+fn asked(envelope: &Envelope<'_>) -> Option<Revision> {
+    let Kind::Request { params, .. } = &envelope.kind else {
+        return None;
+    };
+    Revision::read(&params.as_ref()?.member("protocolVersion")?.as_text()?)
+}
+
+/// The same for one that never was, that is over, and that is somebody else's.
+fn no_session(id: Option<&[u8]>) -> Reply {
+    Reply::Now(error(
+        StatusCode::NOT_FOUND,
+        Some(id.unwrap_or(b"null")),
+        INVALID_REQUEST,
+        "There is no such session, or no longer; send initialize without Mcp-Session-Id.",
+    ))
 }
 
 fn refused(id: &[u8], words: &str) -> Reply {

@@ -15,6 +15,7 @@ mod issuer;
 mod legacy;
 mod modern;
 mod operate;
+mod owners;
 mod post;
 mod replace;
 mod revive;
@@ -117,6 +118,12 @@ impl Front {
             alarm,
         } = self;
         let names = who::Names::of(&listen, &bound.address);
+        if !listen.is_local() && listen.public_url.is_none() {
+            tracing::warn!(
+                "without `listen.public_url`, requests are served whose Host is `{}` or this host, and no other name",
+                bound.address
+            );
+        }
         let local = LocalSet::new();
         let gate = {
             let Fittings {

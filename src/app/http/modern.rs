@@ -1,18 +1,27 @@
 //! A request of 2026-07-28: no session, the version in each, headers that repeat the body. The checks
 //! stand in the order of the specification (basic, transports).
 
-use super::errors::{HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, VERSION, error, with_data};
+use super::errors::{
+    HEADER_MISMATCH, INTERNAL, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, VERSION, error,
+    with_data,
+};
 use super::post::{Post, Reply, Sender, VERSION_HEADER, bare, id_of};
 use super::seat::Answer;
 use super::server::{Held, Kind as PlaceKind, Role, Server};
 use super::state::State;
-use crate::mcp::method::{PROMPTS_GET, RESOURCES_READ, SUBSCRIPTIONS_LISTEN, TOOLS_CALL};
+use crate::identity::{Caller, How};
+use crate::mcp::method::{Method, PROMPTS_GET, RESOURCES_READ, SUBSCRIPTIONS_LISTEN, TOOLS_CALL};
 use crate::mcp::{Direction, Envelope, Id, Kind, Raw, Revision, flatten, parse};
 use crate::proxy::{NOBODY, Outbox};
-use crate::transport::http::{HeaderMap, HeaderName, StatusCode, decoded, value};
+use crate::transport::http::{CONNECTIONS, HeaderMap, HeaderName, StatusCode, decoded, value};
 use serde_json::json;
 use std::rc::Rc;
 use std::time::Instant;
+
+/// Streams that one client listens on at one time, of one server process.
+const LISTENS: usize = 32;
+/// Those of all, where each takes a connection to the server: the rest is for requests that end.
+const STREAMS: usize = CONNECTIONS / 2;
 
 const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
 const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
@@ -34,10 +43,18 @@ impl State {
                 ));
             }
         };
-        if let Err(refused) = versions(post, id, params).and_then(|()| names(post, id)) {
+        let checked = versions(post, id, params)
+            .and_then(|()| names(post, id))
+            .and_then(|()| is_served(post.envelope, id));
+        if let Err(refused) = checked {
             return Reply::Now(refused);
         }
-        let cell = match self.server_for(Role::Modern) {
+        if self.owners.is_foreign(post.envelope, post.caller) {
+            let words = "Failed to retrieve task: Task not found";
+            let refused = error(StatusCode::OK, Some(id.raw), INVALID_PARAMS, words);
+            return Reply::Now(refused);
+        }
+        let cell = match self.server_for(Role::Modern, None) {
             Ok(cell) => cell,
             Err(why) => return self.without_server(post, why),
         };
@@ -117,7 +134,28 @@ impl State {
         } else {
             PlaceKind::Plain
         };
+        if listens && !self.has_room_to_listen(server, from.caller) {
+            return seat.answer(error(
+                StatusCode::OK,
+                Some(id.raw),
+                INTERNAL,
+                "As many streams are listened on as may be; end another one first.",
+            ));
+        }
         self.submit(server, envelope, from, seat, kind, now);
+    }
+
+    /// Streams are open for hours. No client has so many that others find none, or no connection to a server
+    /// on HTTP; whoever comes to a listener that asks nobody for a name may be many clients.
+    fn has_room_to_listen(&self, server: &Server, caller: &Caller) -> bool {
+        let listening = server.exchanges.iter().map(|(_, exchange)| &exchange.place);
+        let listening = listening.filter(|place| place.kind == PlaceKind::Listen);
+        let (mut all, mut own) = (0, 0);
+        for place in listening {
+            all += 1;
+            own += usize::from(place.seat.caller.get().is_some_and(|it| it.is_same(caller)));
+        }
+        (all < STREAMS || self.bridges.is_none()) && (own < LISTENS || caller.how == How::Loopback)
     }
 
     /// What waits for a server or its tools, and for which nobody waits, gives its place back. What a session
@@ -217,6 +255,24 @@ fn names(post: &Post<'_>, id: Id<'_>) -> Result<(), Answer> {
         (None, None) if value(post.headers, &NAME_HEADER).is_none() => Ok(()),
         _ => Err(mismatch(id, "Mcp-Name")),
     }
+}
+
+/// A method of an earlier era never reaches a process that clients share: some servers become one of that
+/// era by it, for everybody. What no revision has is for the server to know.
+fn is_served(envelope: &Envelope<'_>, id: Id<'_>) -> Result<(), Answer> {
+    let Kind::Request { method, .. } = &envelope.kind else {
+        return Ok(());
+    };
+    let known = Method::find(method.as_bytes());
+    if known.is_none_or(|known| known.is_in(Revision::V2026_07_28) && !known.is_notification()) {
+        return Ok(());
+    }
+    Err(error(
+        StatusCode::NOT_FOUND,
+        Some(id.raw),
+        METHOD_NOT_FOUND,
+        &format!("{SERVED} has no request {method}."),
+    ))
 }
 
 /// The header of an argument that does not say what the argument says.

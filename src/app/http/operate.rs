@@ -3,7 +3,6 @@
 use super::server::Kind;
 use super::state::{Gate, State};
 use super::turns::Turns;
-use crate::admin::Phase;
 use crate::app::farewell::{Farewell, announce};
 use crate::app::reload::{self, Told};
 use crate::app::{clerk, live};
@@ -86,8 +85,11 @@ impl Gate {
             false => "the servers go on",
         };
         tracing::warn!("the operator wants it so: {text}");
-        let (open, off) = self.work(|state| {
+        let (open, phase) = self.work(|state| {
             state.frozen = frozen;
+            for cell in state.cells() {
+                state.with(cell, |_, server| server.session.freeze(frozen, now));
+            }
             // What was due meanwhile is due now.
             state.wake(Some(now));
             let act = if frozen { "freeze" } else { "resume" };
@@ -100,13 +102,9 @@ impl Gate {
             // The spawner reads what happened until now.
             state.rest(now);
             state.publish();
-            (state.open_calls(live::WRITTEN, now), state.off)
+            (state.open_calls(live::WRITTEN, now), state.phase())
         });
-        self.health.enter(match (frozen, off) {
-            (true, _) => Phase::Frozen,
-            (false, true) => Phase::Off,
-            (false, false) => Phase::Serving,
-        });
+        self.health.enter(phase);
         if let Some(facts) = facts {
             live::status(facts, &self.health, &self.metrics, &open);
         }
@@ -215,6 +213,7 @@ impl State {
             self.with(cell, |_, server| server.restarts.allow(restart));
         }
         if other_server {
+            self.try_again(now);
             self.retire("another configuration", now);
         }
     }

@@ -215,7 +215,7 @@ impl State {
             seat: Rc::clone(seat),
             kind,
             stream: None,
-            _pass: from.pass,
+            pass: from.pass,
         };
         let mut out = Outbox::default();
         match server.hand_in(

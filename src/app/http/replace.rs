@@ -227,7 +227,8 @@ impl State {
 
         std::mem::swap(&mut server.process, &mut leaving.process);
         (server.cell, leaving.cell) = (to, from);
-        server.restarts.ready(now);
+        let answered = server.session.has_answered();
+        server.restarts.taken_over(answered, now);
         (server.replacing, server.newcomer) = (None, None);
         leaving.role = Role::Leaving;
         let audition = leaving.audition.take();
@@ -289,7 +290,7 @@ impl Server {
         };
         let process = &self.process;
         let there = process.started && process.ended.is_none() && !self.restarts.down();
-        if !there || process.inlet.closed || process.inlet.waiting() > 0 {
+        if !there || process.inlet.closed {
             return false;
         }
         let late = now >= since + DRAIN;
@@ -299,6 +300,6 @@ impl Server {
                 DRAIN.as_secs()
             );
         }
-        late || !self.session.is_busy()
+        late || process.inlet.waiting() == 0 && !self.session.is_busy()
     }
 }

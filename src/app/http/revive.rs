@@ -95,7 +95,8 @@ impl State {
         server.session.server_lost(how, &unsent, now, &mut out);
         server.replacing = match (next, server.replacing) {
             (None, Some(replacing)) => {
-                server.restarts.planned(now);
+                let answered = server.session.has_answered();
+                server.restarts.planned(answered, now);
                 Some(Replacing::Starting {
                     since: replacing.since(),
                 })
@@ -110,6 +111,19 @@ impl State {
         self.send(server, out, now);
         self.moved = true;
         self.step_restart(server, now);
+    }
+
+    /// The next processes would be others than those that failed: where none was started any more one is.
+    pub(super) fn try_again(&mut self, now: Instant) {
+        self.moved |= self.fresh.renewed(now);
+        for cell in self.cells() {
+            self.with(cell, |state, server| {
+                if server.restarts.renewed(now) {
+                    state.moved = true;
+                    state.wake(Some(now));
+                }
+            });
+        }
     }
 
     /// The next process is to be started, or a start is to be given up.

@@ -25,11 +25,18 @@ impl State {
         let mut out = Outbox::default();
         match parse(line, Direction::ToClient) {
             Err(_) => drop(server.session.server_line(line, now, &mut out)),
-            Ok(envelope) => match server.session.server_message(&envelope, now, &mut out) {
-                Passage::Pass => self.deliver(server, &envelope, now),
-                Passage::Replace(line) => self.deliver_line(server, &line, now),
-                Passage::Stop => {}
-            },
+            Ok(envelope) => {
+                if !server.late.is_empty()
+                    && let To::Answer(number) = Address::of(&envelope).to
+                {
+                    server.late.answered(number);
+                }
+                match server.session.server_message(&envelope, now, &mut out) {
+                    Passage::Pass => self.deliver(server, &envelope, now),
+                    Passage::Replace(line) => self.deliver_line(server, &line, now),
+                    Passage::Stop => {}
+                }
+            }
         }
         self.send(server, out, now);
     }
@@ -102,6 +109,9 @@ impl State {
         } = exchange.place;
         seat.about.set(None);
         if exchange.party == NOBODY {
+            if let Some(caller) = seat.caller.get() {
+                self.owners.note(envelope, caller);
+            }
             if seat.streams() {
                 seat.push(event(&line), now);
                 seat.end();
@@ -245,8 +255,10 @@ impl State {
         let Some(exchange) = server.exchanges.close(number) else {
             return;
         };
-        exchange.place.seat.about.set(None);
-        exchange.place.seat.end();
+        let Place { seat, pass, .. } = exchange.place;
+        server.late.keep(number, pass);
+        seat.about.set(None);
+        seat.end();
         let line = format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client is gone"}}}}"#
         );

@@ -47,6 +47,7 @@ pub(super) struct Seat {
     state: RefCell<State>,
     /// The client is gone.
     pub(super) gone: Cell<bool>,
+    left: Cell<Option<Instant>>,
     pub(super) about: Cell<Option<About>>,
     /// Who waits.
     pub(super) caller: OnceCell<Arc<Caller>>,
@@ -85,6 +86,7 @@ impl Seat {
                 touched: now,
             }),
             gone: Cell::new(false),
+            left: Cell::new(None),
             about: Cell::new(None),
             caller: OnceCell::new(),
             limit,
@@ -153,9 +155,15 @@ impl Seat {
     /// The client is gone.
     pub(super) fn leave(&self) {
         self.gone.set(true);
+        self.left.set(Some(Instant::now()));
         if let Some(writer) = self.state.borrow_mut().writer.take() {
             writer.wake();
         }
+    }
+
+    /// Since when the client is gone.
+    pub(super) fn left_at(&self) -> Option<Instant> {
+        self.left.get()
     }
 
     /// Makes it a stream without an event.

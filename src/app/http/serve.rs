@@ -64,22 +64,21 @@ impl Handler for Gate {
             }
             admitted => admitted,
         };
+        let mut whole = true;
         let reply = match admitted {
-            Err(no) => {
-                if !parts.headers.contains_key(header::EXPECT) {
-                    discard(body).await;
-                }
-                Err(no)
-            }
             Ok((Method::POST, caller)) => self.take_post(&parts, body, caller).await,
-            Ok((method, caller)) => Ok(self.take_other(&method, &parts, &caller)),
+            refused_or_other => {
+                // Who asks first whether to send a body has not sent it.
+                whole = !parts.headers.contains_key(header::EXPECT) && discard(body).await;
+                refused_or_other.map(|(method, caller)| self.take_other(&method, &parts, &caller))
+            }
         };
-        match reply {
+        let mut response = match reply {
             // Not after the last attempt.
-            Err(No::Stale) => self.words(StatusCode::UNAUTHORIZED),
+            Err(No::Stale) => self.words(StatusCode::UNAUTHORIZED, &ONLY_POST),
             Err(No::Status(status)) => {
                 self.metrics.http_refused(status.as_u16());
-                self.words(status)
+                self.words(status, &self.methods())
             }
             Err(No::Said(answer)) | Ok(Reply::Said(answer)) => self.said(answer),
             Ok(Reply::Now(answer)) => self.response(answer),
@@ -94,7 +93,12 @@ impl Handler for Gate {
                     Outcome::Streaming => stream(ticket),
                 }
             }
+        };
+        if !whole {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
+        response
     }
 }
 
@@ -230,7 +234,8 @@ impl Gate {
     fn response(&self, answer: Answer) -> Out {
         if answer.line.is_empty() && answer.status.is_client_error() {
             self.metrics.http_refused(answer.status.as_u16());
-            return self.words(answer.status);
+            // Nothing but a POST goes without a session.
+            return self.words(answer.status, &ONLY_POST);
         }
         if answer.status.is_client_error() || answer.status.is_server_error() {
             self.metrics.http_refused(answer.status.as_u16());
@@ -278,8 +283,16 @@ impl Gate {
         response
     }
 
-    /// A refusal in words of HTTP.
-    fn words(&self, status: StatusCode) -> Out {
+    /// The methods that are served.
+    fn methods(&self) -> HeaderValue {
+        match self.listen.state {
+            crate::config::StateMode::Stateless => ONLY_POST,
+            crate::config::StateMode::Session => METHODS,
+        }
+    }
+
+    /// A refusal in words of HTTP; where the method is at fault, those that are `allowed`.
+    fn words(&self, status: StatusCode, allowed: &HeaderValue) -> Out {
         let text = match status {
             StatusCode::FORBIDDEN => "this Host or Origin is not served here\n",
             StatusCode::NOT_FOUND => "there is no such path or session here\n",
@@ -298,9 +311,7 @@ impl Gate {
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, kind);
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            let stateless = self.listen.state == crate::config::StateMode::Stateless;
-            let allowed = if stateless { ONLY_POST } else { METHODS };
-            headers.insert(header::ALLOW, allowed);
+            headers.insert(header::ALLOW, allowed.clone());
         }
         if matches!(
             status,

@@ -2,13 +2,13 @@
 //! now. Another process may take its place ([`super::revive`], [`super::replace`]); the rest stays.
 
 use super::seat::Seat;
-use super::turns::Pass;
+use super::turns::{Late, Pass};
 use super::visit::Visit;
 use crate::app::audition::Audition;
 use crate::app::replace::Replacing;
 use crate::app::stdio::START_LIMIT;
 use crate::identity::Caller;
-use crate::mcp::{Direction, Envelope, Id, RawId};
+use crate::mcp::{Direction, Envelope, Id, RawId, Revision};
 use crate::proxy::{Duplicate, Exchanges, Outbox, Party, Passage, Session};
 use crate::supervise::{Life, Restarts};
 use crate::transport::http::{Bytes, HeaderMap};
@@ -62,8 +62,8 @@ pub(super) struct Place {
     pub(super) kind: Kind,
     /// The number of its event stream, in a session.
     pub(super) stream: Option<u32>,
-    /// Given back when the request is over, however that comes about.
-    pub(super) _pass: Option<Pass>,
+    /// Given back when the server is done with the request, however that comes about.
+    pub(super) pass: Option<Pass>,
 }
 
 /// A message that waits: a modern request until the tools are known, any until there is a process that can
@@ -106,6 +106,8 @@ pub(super) struct Process {
     pub(super) inlet: Inlet,
     /// It was started with something that is another now.
     pub(super) outdated: bool,
+    /// Its output has ended.
+    pub(super) mute: bool,
     /// How it ended, and until when its last output is waited for.
     pub(super) ended: Option<(String, Instant)>,
 }
@@ -133,6 +135,7 @@ impl Process {
                 ..Inlet::default()
             },
             outdated: false,
+            mute: false,
             ended: None,
         }
     }
@@ -144,8 +147,12 @@ pub(super) struct Server {
     /// Tells it from an earlier server with the same number.
     pub(super) serial: u64,
     pub(super) role: Role,
+    /// What the sessions asked for that share it.
+    pub(super) revision: Option<Revision>,
     pub(super) session: Session,
     pub(super) exchanges: Exchanges<Place>,
+    /// The places of requests that were given up.
+    pub(super) late: Late,
     pub(super) process: Process,
     pub(super) restarts: Restarts,
     /// Somebody was answered: a process of it is worth another one.
@@ -185,8 +192,10 @@ impl Server {
             cell,
             serial,
             role,
+            revision: None,
             session,
             exchanges: Exchanges::default(),
+            late: Late::default(),
             restarts: Restarts::new(restart, START_LIMIT, process.begun),
             process,
             proven: false,
@@ -277,9 +286,9 @@ impl Server {
         self.session.tally().overhead(Direction::ToServer, took, 1);
     }
 
-    /// Keeps a request until the tools are known; false when too many wait.
+    /// Keeps a request until the tools are known; false when too much waits.
     pub(super) fn hold(&mut self, held: Held) -> bool {
-        let room = self.held.len() < HELD;
+        let room = has_room(self.held.iter());
         if room {
             self.held.push(held);
         }
@@ -288,8 +297,7 @@ impl Server {
 
     /// Keeps a message until there is a process that can be asked; false when too much waits.
     pub(super) fn queue(&mut self, held: Held) -> bool {
-        let bytes = self.waiting.iter().map(|held| held.body.len());
-        let room = self.waiting.len() < HELD && bytes.sum::<usize>() <= BACKLOG;
+        let room = has_room(self.waiting.iter());
         if room {
             self.waiting.push_back(held);
         }
@@ -332,6 +340,11 @@ impl Server {
         }
         place.stream
     }
+}
+
+/// True while there is room for one more message that waits.
+fn has_room<'h>(waiting: impl ExactSizeIterator<Item = &'h Held>) -> bool {
+    waiting.len() < HELD && waiting.map(|held| held.body.len()).sum::<usize>() <= BACKLOG
 }
 
 /// The server's standard input: written at once as far as it is read, the rest kept in order.

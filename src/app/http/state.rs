@@ -1,6 +1,7 @@
 //! Everything that the listener works on: server processes, sessions, and what is due when.
 
 use super::issuer::Issuer;
+use super::owners::Owners;
 use super::seat::Seat;
 use super::server::{Role, Server};
 use super::turns::Turns;
@@ -17,7 +18,7 @@ use crate::audit::{FLUSH_AFTER, Log};
 use crate::cell::spawn::{ISSUER, MAX_CELLS, Spawner};
 use crate::config::{Config, Listen, Restart};
 use crate::identity::{Caller, Challenges, Verifier};
-use crate::mcp::Era;
+use crate::mcp::{Era, Revision};
 use crate::policy::Policy;
 use crate::proxy::{Outbox, Party, Session};
 use crate::supervise::{Act, Restarts};
@@ -109,6 +110,8 @@ pub(super) struct State {
     /// Servers whose input waits to be written.
     pub(super) unsent: Vec<u32>,
     limit: usize,
+    /// Of tasks that were begun without a session.
+    pub(super) owners: Owners,
     /// Every value that a server may hold.
     pub(super) known: Known,
     /// Nothing may run, says the operator.
@@ -181,6 +184,7 @@ impl State {
             orphaned: false,
             unsent: Vec::new(),
             limit: READER,
+            owners: Owners::default(),
             known: Known::default(),
             off: false,
             tools_off: BTreeSet::new(),
@@ -237,8 +241,13 @@ impl State {
         }
     }
 
-    /// A process for a role: the one that is there, the spare one, or a new one.
-    pub(super) fn server_for(&mut self, role: Role) -> Result<u32, NoServer> {
+    /// A process for a role: the one that is there, the spare one, or a new one. Sessions share one with those
+    /// that asked for the same `revision`: a server speaks one with whoever it was initialized by.
+    pub(super) fn server_for(
+        &mut self,
+        role: Role,
+        revision: Option<Revision>,
+    ) -> Result<u32, NoServer> {
         if self.stopping || self.orphaned {
             return Err(NoServer::Unavailable);
         }
@@ -249,7 +258,7 @@ impl State {
             .flatten()
             .filter(|server| server.serves())
         {
-            if server.role == role {
+            if server.role == role && server.revision == revision {
                 return Ok(server.cell);
             }
             if server.role == Role::Spare {
@@ -261,6 +270,7 @@ impl State {
         }
         if let Some(server) = spare.and_then(|cell| self.servers.get_mut(cell as usize)?.as_mut()) {
             server.role = role;
+            server.revision = revision;
             if matches!(role, Role::Modern | Role::Shared) {
                 server.session.serves_many();
             }
@@ -281,6 +291,9 @@ impl State {
             return Err(NoServer::Unavailable);
         }
         self.place(cell, role);
+        if let Some(Some(server)) = self.servers.get_mut(cell as usize) {
+            server.revision = revision;
+        }
         Ok(cell)
     }
 

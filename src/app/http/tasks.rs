@@ -272,9 +272,11 @@ fn pump(gate: &Rc<Gate>, cell: u32) {
             let Ok(mut guard) = guard else { return };
             let left = gate.work(|state| {
                 state.with_process(cell, process, |_, server| {
-                    server.process.inlet.flush();
-                    let left = server.process.inlet.waiting() > 0;
-                    server.process.inlet.pumped = left;
+                    let inlet = &mut server.process.inlet;
+                    inlet.flush();
+                    // What is left when nobody reads any more is for the next one.
+                    let left = inlet.outlet().is_some() && inlet.waiting() > 0;
+                    inlet.pumped = left;
                     left
                 })
             });

@@ -66,12 +66,14 @@ impl State {
                 state.release(server, now);
                 let serves = server.process.started && !server.restarts.down();
                 let ends = server.process.life.ending();
-                if serves && !ends && !state.frozen && server.session.has_stopped(now) {
-                    tracing::warn!(
-                        "a server let a call expire and has said nothing since, not even to a ping: it is killed"
-                    );
+                if server.session.has_stopped(now) && serves && !ends {
                     // A process that is stopped (SIGSTOP) would not see SIGTERM.
                     let act = server.process.life.stuck();
+                    if act.is_some() {
+                        tracing::warn!(
+                            "a server let a call expire and has said nothing since, not even to a ping: it is killed"
+                        );
+                    }
                     state.act(server, act);
                 }
                 let act = server.process.life.step(now);

@@ -10,6 +10,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+
+/// A server that was told to give a request up need not answer it; after so long it has.
+const LATE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -37,11 +41,50 @@ pub(super) struct Pass {
     permit: Option<Permit>,
 }
 
+/// Places of requests that nobody waits for any more: the server may still work on them. Whoever could give a
+/// place back by hanging up would have as many as it likes.
+#[derive(Debug, Default)]
+pub(super) struct Late(HashMap<i64, Rc<RefCell<Option<Pass>>>>);
+
 /// A request that waits; it leaves the queue when its client does.
 struct Queued<'t> {
     turns: &'t Turns,
     ticket: Ticket,
     number: u64,
+}
+
+impl Late {
+    /// Keeps the place of a request until its late answer, or for [`LATE`].
+    pub(super) fn keep(&mut self, number: i64, pass: Option<Pass>) {
+        let Some(pass) = pass else { return };
+        // Those whose time is over have left the task that counted it.
+        self.0.retain(|_, kept| Rc::strong_count(kept) > 1);
+        let kept = Rc::new(RefCell::new(Some(pass)));
+        self.0.insert(number, Rc::clone(&kept));
+        drop(spawn_local(async move {
+            tokio::time::sleep(LATE).await;
+            drop(kept.take());
+        }));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The server has done with a request.
+    pub(super) fn answered(&mut self, number: i64) {
+        if let Some(kept) = self.0.remove(&number) {
+            drop(kept.take());
+        }
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        for kept in self.0.values() {
+            drop(kept.take());
+        }
+    }
 }
 
 impl Turns {

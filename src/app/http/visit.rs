@@ -16,6 +16,8 @@ const KEPT: usize = 256;
 const KEPT_BYTES: usize = 1024 * 1024;
 /// After so many milliseconds a client comes back to a stream that broke off.
 const RETRY: u64 = 1000;
+/// A session whose stream broke off is not given up for so long.
+const BROKEN: Duration = Duration::from_secs(10);
 /// Resources that one session of a shared server watches.
 const WATCHED: usize = 256;
 
@@ -115,6 +117,7 @@ impl Visit {
             if seat.push(event, now) {
                 self.sent = self.last;
             } else {
+                self.used = self.used.max(seat.left_at().unwrap_or(now));
                 self.get = None;
             }
         }
@@ -146,12 +149,21 @@ impl Visit {
         self.sent = self.last;
     }
 
-    /// True when its client seems to be gone: its stream is closed, or nothing came for `idle`.
+    /// True when its client seems to be gone: nothing came for `idle`, or for a moment after its stream was
+    /// closed, which a client whose connection broke takes up again.
     pub(super) fn is_left(&self, idle: Duration, now: Instant) -> bool {
-        match &self.get {
-            Some(get) if !get.gone.get() => false,
-            _ => self.listened || self.used + idle <= now,
-        }
+        let closed = match &self.get {
+            Some(get) if !get.gone.get() => return false,
+            Some(get) => get.left_at(),
+            None => None,
+        };
+        let seen = closed.map_or(self.used, |closed| closed.max(self.used));
+        let idle = if self.listened {
+            idle.min(BROKEN)
+        } else {
+            idle
+        };
+        seen + idle <= now
     }
 
     /// Notes that it watches a resource, or does no longer.
@@ -195,6 +207,26 @@ mod tests {
         visit.record(2, &vec![b'x'; KEPT_BYTES + 1]);
         assert_eq!(visit.missed(1, 0).count(), 0);
         assert_eq!(visit.missed(2, 0).count(), 1);
+    }
+
+    #[test]
+    fn a_stream_that_is_closed_tells_after_a_moment_that_its_client_is_gone() {
+        let now = Instant::now();
+        let mut visit = visit();
+        let idle = Duration::from_secs(60);
+        assert!(
+            !visit.is_left(idle, visit.used + idle - BROKEN)
+                && visit.is_left(idle, visit.used + idle)
+        );
+        let seat = Rc::new(Seat::new(1000, now));
+        visit.listen(&seat, None, now);
+        assert!(!visit.is_left(idle, now + idle * 2));
+        seat.leave();
+        let left = seat.left_at().unwrap();
+        assert!(!visit.is_left(idle, left + BROKEN / 2) && visit.is_left(idle, left + BROKEN));
+        // What it is told meanwhile changes nothing.
+        visit.tell(b"1", now);
+        assert!(!visit.is_left(idle, left + BROKEN / 2) && visit.is_left(idle, left + BROKEN));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::identity::{
 use crate::mcp::Direction;
 use crate::transport::http::{HeaderName, Parts, Peer, header, local_name, value};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -120,7 +121,13 @@ pub(super) struct Names {
     /// The address itself, where it is no loopback address.
     address: Option<String>,
     socket_file: bool,
+    /// Of others, that requests have called us by; each is told once.
+    foreign: RefCell<BTreeSet<String>>,
 }
+
+/// Names of hosts that are told, and the characters of each.
+const FOREIGN: usize = 16;
+const SHOWN: usize = 128;
 
 impl Names {
     pub(super) fn of(listen: &Listen, bound: &AdminAddr) -> Self {
@@ -138,6 +145,7 @@ impl Names {
             public,
             address,
             socket_file,
+            foreign: RefCell::default(),
         }
     }
 
@@ -151,10 +159,28 @@ impl Names {
         let uri = parts.uri.authority().map(|authority| authority.as_str());
         let named = match (host, uri) {
             (None, None) => false,
-            (host, uri) => host.into_iter().chain(uri).all(|name| self.is_host(name)),
+            (host, uri) => host.into_iter().chain(uri).all(|name| {
+                let ours = self.is_host(name);
+                if !ours {
+                    self.tell(name);
+                }
+                ours
+            }),
         };
         let origin = value(&parts.headers, &header::ORIGIN);
         named && origin.is_none_or(|origin| self.is_origin(origin))
+    }
+
+    /// The operator may have forgotten by what name clients call us.
+    fn tell(&self, name: &str) {
+        let mut foreign = self.foreign.borrow_mut();
+        let shown: String = name.chars().take(SHOWN).collect();
+        if foreign.len() < FOREIGN && !foreign.contains(&shown) {
+            tracing::warn!(
+                "a request was refused because its Host is {shown:?}: if that is this listener, `listen.public_url` has to say so"
+            );
+            foreign.insert(shown);
+        }
     }
 
     fn is_host(&self, name: &str) -> bool {

@@ -34,9 +34,9 @@ const KEPT: usize = 64 << 20;
 /// What those are about, for who counts refusals.
 const TOLD_OF: &str = "notifications";
 /// A message that wants no answer is given up after so long.
-const TOLD: Duration = Duration::from_secs(30);
+pub(super) const TOLD: Duration = Duration::from_secs(30);
 /// What comes after the handshake waits for its end, for so long.
-const GREETED: Duration = Duration::from_secs(10);
+pub(super) const GREETED: Duration = Duration::from_secs(10);
 /// A request that was cancelled may still be answered, for so long.
 const CANCELLED_FOR: Duration = Duration::from_secs(10);
 /// From the end of input: for answers that are on their way, and for saying goodbye. Together they are
@@ -356,7 +356,7 @@ impl Bridge {
     }
 }
 
-fn slow() -> Trouble {
+pub(super) fn slow() -> Trouble {
     Trouble::Broken("it took too long".to_owned())
 }
 

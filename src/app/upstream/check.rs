@@ -6,7 +6,7 @@ use super::bridge::Bridge;
 use super::exchange::trouble;
 use crate::mcp::{self, Direction};
 use crate::proxy::Trouble;
-use crate::transport::http::{Bytes, HeaderMap, HeaderValue, Method, header};
+use crate::transport::http::{Bytes, ClientError, HeaderMap, HeaderValue, Method, header};
 use std::future::pending;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -102,6 +102,7 @@ impl Bridge {
         };
         let mut answer = match sent {
             Ok(answer) => answer,
+            Err(ClientError::Crowded) => return None,
             Err(error) => return Some(Err(trouble(error))),
         };
         let status = answer.status.as_u16();

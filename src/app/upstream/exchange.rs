@@ -37,6 +37,7 @@ pub(super) fn trouble(error: ClientError) -> Trouble {
     match error {
         ClientError::Unreachable(why) => Trouble::Unreachable(why),
         ClientError::Broken(why) => Trouble::Broken(why),
+        ClientError::Crowded => Trouble::Crowded,
     }
 }
 
@@ -69,7 +70,10 @@ impl Bridge {
             Err(trouble) => {
                 let of_one = matches!(
                     trouble,
-                    Trouble::TooLarge { .. } | Trouble::RequestTooLarge | Trouble::Down(_)
+                    Trouble::TooLarge { .. }
+                        | Trouble::RequestTooLarge
+                        | Trouble::Down(_)
+                        | Trouble::Crowded
                 );
                 if !of_one && !ask.answered.get() {
                     self.settings.went_wrong(&trouble);
@@ -196,8 +200,11 @@ impl Bridge {
             }
             events.restart();
             tokio::time::sleep(super::listen::pause(events.retry(), tries)).await;
-            if let Ok(Some((again, _))) = self.get(events.last_id()).await {
-                answer = again;
+            match self.get(events.last_id()).await {
+                Ok(Some((again, _))) => answer = again,
+                // It has no stream to go on with.
+                Ok(None) => return Err(Trouble::Broken(why)),
+                Err(_) => {}
             }
         }
     }

@@ -18,13 +18,15 @@ const STREAM: &str = "stream";
 const LAST: HeaderName = HeaderName::from_static("last-event-id");
 /// Before a stream is taken up again, when the server wishes nothing else.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause after failures, and the longest that a server may wish.
+/// The longest pause after failures, and the shortest and longest that a server may wish.
 const LONGEST: Duration = Duration::from_secs(30);
+const LEAST_WISH: Duration = Duration::from_millis(100);
 const LONGEST_WISH: Duration = Duration::from_secs(300);
 
 /// The pause before the attempt with this number, from 1.
 pub(super) fn pause(wish: Option<u64>, attempt: u32) -> Duration {
-    let first = wish.map_or(PAUSE, Duration::from_millis).min(LONGEST_WISH);
+    let first = wish.map_or(PAUSE, Duration::from_millis);
+    let first = first.clamp(LEAST_WISH, LONGEST_WISH);
     if attempt <= 1 {
         return first;
     }
@@ -137,7 +139,7 @@ mod tests {
     fn pauses_grow_and_the_wish_of_the_server_counts() {
         let seconds = |wish, attempt| pause(wish, attempt).as_millis();
         assert_eq!((seconds(None, 0), seconds(None, 1)), (1000, 1000));
-        assert_eq!((seconds(Some(500), 1), seconds(Some(0), 1)), (500, 0));
+        assert_eq!((seconds(Some(500), 1), seconds(Some(0), 1)), (500, 100));
         assert_eq!((seconds(None, 2), seconds(None, 3)), (2000, 4000));
         assert_eq!((seconds(Some(0), 2), seconds(None, 99)), (2000, 30_000));
         assert_eq!(

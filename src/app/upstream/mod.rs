@@ -26,14 +26,14 @@ pub(super) use phone::Phone;
 use crate::admin::Health;
 use crate::audit::Log;
 use crate::cell::spawn::CredentialState;
-use crate::config::{Config, Endpoint, TlsVersion, Upstream};
+use crate::config::{Config, Endpoint, TlsVersion, Upstream, read_file};
 use crate::proxy::Trouble;
 use crate::secret::Secret;
 use crate::telemetry::Metrics;
 use crate::transport::tls::{ClientSettings, ClientTls, Roots, TlsError};
 use bridge::Bridge;
 use outfit::Wardrobe;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -208,14 +208,10 @@ fn system() -> Result<Vec<u8>, UpstreamError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, UpstreamError> {
-    let mut text = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(LARGEST).read_to_end(&mut text))
-        .map_err(|source| UpstreamError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(text)
+    read_file(path, LARGEST).map_err(|source| UpstreamError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Where bridges run.

@@ -2,7 +2,7 @@
 //! without a word to the client, when the server has forgotten it (404).
 
 use super::ask::{Ask, SESSION, VERSION};
-use super::bridge::Bridge;
+use super::bridge::{Bridge, GREETED, TOLD, slow};
 use crate::mcp::{self, Direction, Kind};
 use crate::proxy::Trouble;
 use crate::transport::http::{Bytes, HeaderMap, HeaderValue, coded};
@@ -54,7 +54,7 @@ impl Bridge {
     /// Opens the session anew, unless somebody else has done so since `generation`.
     ///
     /// # Errors
-    /// The server will not have it.
+    /// The server will not have it, or says nothing.
     pub(super) async fn renew(self: &Rc<Self>, generation: u64) -> Result<(), Trouble> {
         let _turn = self.renewing.lock().await;
         let lost = || Trouble::Status {
@@ -78,13 +78,16 @@ impl Bridge {
             id.replaced(&opening, ours.as_bytes())
         };
         let ask = Ask::read(&line.into()).ok_or_else(lost)?;
-        let (headers, answer) = self.private(&ask).await?;
+        // All who find the session gone wait for this.
+        let answered = tokio::time::timeout(TOLD, self.private(&ask)).await;
+        let (headers, answer) = answered.unwrap_or_else(|_| Err(slow()))?;
         if !self.visit.borrow_mut().begin(&opening, &headers, &answer) {
             return Err(lost());
         }
         tracing::info!("the server had forgotten the session; it was opened anew");
         if let Some(greeting) = greeting {
-            self.tell_once(&greeting).await?;
+            let told = tokio::time::timeout(GREETED, self.tell_once(&greeting)).await;
+            told.unwrap_or_else(|_| Err(slow()))?;
             self.listen();
         }
         Ok(())

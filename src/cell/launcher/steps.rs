@@ -3,7 +3,7 @@
 use super::{CONFIG, SOFTWARE, UNENFORCEABLE, bind_to_parent, failure};
 use crate::cell::landlock::Granted;
 use crate::cell::report::{LaunchFailure, Layer, LayerReport, LayerState};
-use crate::cell::seccomp::Network;
+use crate::cell::seccomp::{Network, Processes};
 use crate::cell::supervise::{self, Beside};
 use crate::cell::{
     CellSpec, account, caps, cgroup, landlock, limits, namespaces, seccomp, serving, sys, witness,
@@ -140,7 +140,12 @@ impl<'a> Cell<'a> {
             }
             Step::Landlock => self.restrict_files(),
             Step::Seccomp => {
-                let done = seccomp::install(self.network).map_err(|error| error.to_string());
+                let processes = match self.spec.counted_apart {
+                    true => Processes::Own,
+                    false => Processes::Shared,
+                };
+                let done =
+                    seccomp::install(self.network, processes).map_err(|error| error.to_string());
                 self.settle(Layer::Seccomp, done)
             }
             Step::Supervision => self.hand_over(),

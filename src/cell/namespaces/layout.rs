@@ -149,7 +149,7 @@ impl Layout<'_> {
                 tree.replace(path, ours);
             }
         }
-        if spec.relayed || spec.serves.is_some() {
+        if super::own_network(spec) || spec.serves.is_some() {
             for (path, ours) in &spec.covers {
                 tree.replace(path, ours);
             }

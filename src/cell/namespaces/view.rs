@@ -1,6 +1,6 @@
 //! Makes the cell's own file tree and leaves the host's behind.
 
-use super::layout::{Item, Layout};
+use super::layout::{DEVICES, Item, Layout};
 use super::mapped::Trees;
 use crate::cell::sys;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat, symlinkat};
@@ -11,6 +11,7 @@ use rustix::mount::{
     mount_change, move_mount, open_tree, unmount,
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// Names and empty files only; the content is bound.
@@ -201,7 +202,9 @@ pub(super) fn copy(path: &Path, item: &Item) -> Result<OwnedFd, ViewError> {
         | OpenTreeFlags::AT_NO_AUTOMOUNT;
     let tree = open_tree(CWD, path, flags).at("copy", path)?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID;
-    if !matches!(item, Item::Bind { write: true, .. }) {
+    // A device is written to all the same (open(2) asks its mount for nothing), but keeps its mode, owner
+    // and times.
+    if !matches!(item, Item::Bind { write: true, .. }) || is_device(path, item) {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
     if matches!(item, Item::Bind { run: false, .. }) {
@@ -212,6 +215,22 @@ pub(super) fn copy(path: &Path, item: &Item) -> Result<OwnedFd, ViewError> {
     }
     sys::restrict_mount(tree.as_fd(), attributes.bits().into()).at("restrict", path)?;
     Ok(tree)
+}
+
+fn is_device(path: &Path, item: &Item) -> bool {
+    let file = matches!(
+        item,
+        Item::Bind {
+            directory: false,
+            ..
+        }
+    );
+    let known = || DEVICES.iter().any(|device| path == Path::new(device));
+    let asked = || {
+        let kind = std::fs::metadata(path).map(|facts| facts.file_type());
+        kind.is_ok_and(|kind| kind.is_char_device() || kind.is_block_device())
+    };
+    file && path.starts_with("/dev") && (known() || asked())
 }
 
 /// Its devices work: they are pseudo terminals and nothing else.

@@ -14,7 +14,7 @@ const UNUSED: u32 = 0x7fff_c0de;
 /// The kernel's own overflow id, for namespaces in which the other one does not exist.
 const NOBODY: u32 = 65534;
 /// What the account is called inside.
-const NAME: &str = "cofferdam";
+pub(super) const NAME: &str = "cofferdam";
 /// Read as they are: libc's own look-ups load modules, which a static program cannot count on.
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";

@@ -66,6 +66,61 @@ pub(super) fn needs(path: &Path) -> io::Result<Option<Needs>> {
     Ok(Some(found))
 }
 
+/// Where every host has its own.
+const LIBRARIES: [&str; 6] = [
+    "/usr/lib",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/gnu/store",
+];
+
+fn is_hosts(path: &Path) -> bool {
+    let plain = !path.iter().any(|part| part == "..");
+    plain && LIBRARIES.iter().any(|dir| path.starts_with(dir))
+}
+
+/// Whether what a binary names as its loader can be one: it is granted, and the binary may be hostile.
+pub(super) fn is_loader(path: &Path) -> bool {
+    if is_hosts(path) {
+        return true;
+    }
+    let Ok(real) = path.canonicalize() else {
+        return false;
+    };
+    let name = real.file_name().map(|name| name.to_string_lossy());
+    let mut head = [0; 4];
+    name.is_some_and(|name| name.starts_with("ld"))
+        && File::open(&real).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
+        && head == *b"\x7fELF"
+}
+
+/// Whether a directory that this binary names can hold its libraries: it belongs to the host or to the
+/// same installation, or is made for libraries and has some.
+pub(super) fn is_library(binary: &Path, dir: &Path) -> bool {
+    let Ok(real) = dir.canonicalize() else {
+        return false;
+    };
+    let place = binary.parent();
+    let prefix = match place {
+        Some(place) if place.ends_with("bin") || place.ends_with("libexec") => place.parent(),
+        other => other,
+    };
+    let own = prefix.is_some_and(|prefix| prefix.parent().is_some() && real.starts_with(prefix));
+    let name = real.file_name().map(|name| name.to_string_lossy());
+    let made_for_it = || {
+        let entries = std::fs::read_dir(&real).into_iter().flatten().take(4096);
+        name.is_some_and(|name| name.starts_with("lib"))
+            && entries.flatten().any(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                name.ends_with(".so") || name.contains(".so.")
+            })
+    };
+    is_hosts(&real) || own || made_for_it()
+}
+
 fn read(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
     if length > LIMIT {
         return Err(io::Error::other("a table of the binary is too large"));

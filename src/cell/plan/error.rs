@@ -17,6 +17,13 @@ pub enum PlanError {
         flag: &'static str,
         source: std::io::Error,
     },
+    #[error(
+        "{} is in a writable grant and leads out of it, to {}, which nothing else grants: grant that by its \
+         own name, or keep the first where the server cannot write",
+        by.display(),
+        real.display()
+    )]
+    Outside { by: PathBuf, real: PathBuf },
     #[error("{program}: command not found (granted by --allow-exec or cell.execute)")]
     Execute { program: String },
     #[error("there is no layer {name:?}; the layers are {}", layer_names())]
@@ -60,6 +67,7 @@ impl PlanError {
             Self::Powerless { .. } => 77,
             Self::NoCommand
             | Self::Path { .. }
+            | Self::Outside { .. }
             | Self::Execute { .. }
             | Self::Layer { .. }
             | Self::User { .. }

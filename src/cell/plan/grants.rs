@@ -22,17 +22,42 @@ impl Planner<'_> {
         self.spec.write.extend(write);
     }
 
-    /// A binary, its loader, and the library directories that it names itself.
-    pub(super) fn grant_binary(&mut self, path: &Path) {
+    /// A binary, its loader, and the library directories that it names itself; `by` is the script that
+    /// chose it.
+    pub(super) fn grant_binary(&mut self, path: &Path, by: Option<&PathBuf>) {
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         // A file that is not readable, or not one of this architecture, is the kernel's to judge.
         let needs = elf::needs(&real).ok().flatten().unwrap_or_default();
-        self.spec.execute.extend(needs.loader);
+        let loader = needs.loader.filter(|loader| elf::is_loader(loader));
+        if let Some(loader) = loader {
+            self.bounds.note(&loader, path);
+            self.spec.execute.push(loader);
+        }
         self.spec.names.push(path.to_owned());
-        let libraries = needs.libraries.into_iter();
-        let libraries = libraries.filter(|dir| dir.is_dir() && !self.host.too_wide(dir));
-        self.spec.read.extend(libraries.collect::<Vec<_>>());
+        for dir in needs.libraries {
+            if dir.is_dir() && !self.host.too_wide(&dir) && elf::is_library(&real, &dir) {
+                self.bounds.note(&dir, path);
+                self.spec.read.push(dir);
+            }
+        }
+        self.bounds.note(&real, path);
+        if let Some(by) = by {
+            self.bounds.note(&real, by);
+        }
         self.spec.execute.push(real);
+    }
+
+    /// What must be readable for a script.
+    pub(super) fn grant_script(&mut self, preset: Preset, script: &Path) {
+        let script = absolute(&self.host.cwd, script);
+        let led = self.bounds.is_led(&script);
+        for root in command::script_roots(&self.host, preset, &script) {
+            // Those above it are there whatever the script is, unless it is a link to another place.
+            if led || !root.ends_with("node_modules") {
+                self.bounds.note(&root, &script);
+            }
+            self.spec.read.push(root);
+        }
     }
 
     /// The script or module that the command line names.
@@ -56,14 +81,9 @@ impl Planner<'_> {
                 }
                 self.spec.names.push(path.clone());
                 if path.exists() {
-                    self.spec
-                        .read
-                        .extend(command::script_roots(&self.host, preset, &path));
+                    self.grant_script(preset, &path);
                 } else if preset == Preset::Node && path.with_extension("js").is_file() {
-                    let path = path.with_extension("js");
-                    self.spec
-                        .read
-                        .extend(command::script_roots(&self.host, preset, &path));
+                    self.grant_script(preset, &path.with_extension("js"));
                 }
             }
             Target::Module(module) => {
@@ -126,11 +146,11 @@ impl Planner<'_> {
         let chain = command::resolve(&self.host, &[utf8(path)?])?;
         self.spec.names.push(path.to_owned());
         for script in &chain.scripts {
-            self.spec
-                .execute
-                .push(script.canonicalize().unwrap_or_else(|_| script.clone()));
+            let real = script.canonicalize().unwrap_or_else(|_| script.clone());
+            self.bounds.note(&real, script);
+            self.spec.execute.push(real);
         }
-        self.grant_binary(&chain.path);
+        self.grant_binary(&chain.path, chain.scripts.last());
         let name = |path: &Path| {
             path.file_name()
                 .map(|name| name.to_string_lossy().into_owned())

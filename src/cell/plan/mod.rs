@@ -6,6 +6,7 @@
 //! never the home directory, never a shell.
 
 mod account;
+mod bounds;
 mod command;
 mod elf;
 mod env;
@@ -24,6 +25,7 @@ pub use error::PlanError;
 use super::seccomp::allow;
 use super::{CellCgroup, CellSpec, Layer, Serves, egress};
 use crate::config::{Cell, EgressRule, Preset};
+use bounds::Bounds;
 use command::{Target, utf8};
 use host::{Host, absolute};
 use private::Private;
@@ -59,6 +61,7 @@ struct Planner<'a> {
     names_by_tcp: bool,
     /// Grants that were looked at: each look is a walk through the path.
     seen: BTreeMap<OsString, Inode>,
+    bounds: Bounds,
 }
 
 /// Device and inode.
@@ -77,6 +80,7 @@ impl<'a> Planner<'a> {
             spec: CellSpec::default(),
             names_by_tcp: false,
             seen: BTreeMap::new(),
+            bounds: Bounds::default(),
         }
     }
 
@@ -86,6 +90,7 @@ impl<'a> Planner<'a> {
             self.host.cwd = directory;
         }
         let command = uv.as_ref().map_or(command, |run| &run.command);
+        self.bound()?;
         let mut program = command::resolve(&self.host, command)?;
         self.spec.names.extend(program.scripts.iter().cloned());
         let preset = self
@@ -96,29 +101,29 @@ impl<'a> Planner<'a> {
 
         let private = Private::make(tmp)?;
         self.grant_table(&table);
-        self.grant_binary(&program.path);
+        self.grant_binary(&program.path, program.scripts.last());
         self.grant_needs(&program.path)?;
         for script in &program.scripts {
-            self.spec
-                .read
-                .extend(command::script_roots(&self.host, preset, script));
+            self.grant_script(preset, script);
         }
         if preset == Preset::Python {
-            self.spec
-                .read
-                .extend(python::roots(&self.host, &program.path));
+            for (root, by) in python::roots(&self.host, &program.path) {
+                self.bounds.note(&root, &by);
+                self.spec.read.push(root);
+            }
         }
         self.grant_target(preset, &mut program)?;
         if let Some(run) = &uv {
             let roots = [&run.venv, &run.project];
-            let roots = roots
-                .into_iter()
-                .filter(|root| !self.host.too_wide(root))
-                .cloned();
-            self.spec.read.extend(roots.collect::<Vec<_>>());
+            for root in roots.into_iter().filter(|root| !self.host.too_wide(root)) {
+                // The nearest directory that is marked as one: who takes marks away chooses another.
+                self.bounds.note(root, &self.host.cwd);
+                self.spec.read.push(root.clone());
+            }
         }
         self.grant_programs(&program)?;
         self.grant_paths()?;
+        self.keep_within_bounds()?;
         self.spec
             .write
             .extend([&private.home, &private.tmp, &private.run].map(Clone::clone));
@@ -166,6 +171,18 @@ impl<'a> Planner<'a> {
     /// What a network of the cell's own has in the place of the host's settings.
     fn cover_resolver(&mut self, private: &Private) -> Result<(), PlanError> {
         if self.spec.egress.is_empty() && self.spec.serves.is_none() {
+            // `localhost` has a meaning in a network that holds nothing else.
+            let hosts = Path::new("/etc/hosts");
+            if !self
+                .config
+                .off
+                .iter()
+                .any(|it| it == Layer::Namespaces.name())
+                && hosts.exists()
+            {
+                let ours = private.file("hosts".as_ref(), egress::HOSTS)?;
+                self.spec.covers.push((hosts.to_owned(), ours));
+            }
             return Ok(());
         }
         for (name, text) in [
@@ -283,6 +300,17 @@ impl<'a> Planner<'a> {
                 "VIRTUAL_ENV",
                 run.venv.to_string_lossy().into_owned(),
             );
+        }
+        if self.spec.user.is_some() {
+            // On the floor no copy of `/etc/passwd` says how it is called.
+            let named = self.config.user.clone();
+            let name = named.filter(|user| user.parse::<u32>().is_err());
+            let name = name.unwrap_or_else(|| account::NAME.to_owned());
+            for variable in ["USER", "LOGNAME"] {
+                if !vars.iter().any(|(known, _)| known == variable) {
+                    env::set(&mut vars, variable, name.clone());
+                }
+            }
         }
         // The filter lets no datagram out: resolv.conf(5), RES_OPTIONS.
         if self.names_by_tcp && !vars.iter().any(|(name, _)| name == "RES_OPTIONS") {

@@ -3,7 +3,7 @@
 //! In strict mode a file narrows the tables that are always in force. The list names calls, with a reason on each line; everything else does not exist (ENOSYS, so that
 //! callers fall back instead of giving up). It can only narrow: what the tables refuse stays refused.
 
-use super::{BASE, SeccompError, gaps, gather, host_arch, load, rules, step, table};
+use super::{BASE, FLOOR, SeccompError, gaps, gather, host_arch, load, rules, step, table};
 use crate::cell::sys;
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, TargetArch};
@@ -54,7 +54,8 @@ pub(super) fn read_for(text: &str, arch: TargetArch) -> Result<Allowed, AllowErr
         .filter_map(|(_, name)| number(name, arch))
         .collect();
     let mut refused = Vec::new();
-    let always = table::parse(BASE).unwrap_or_default();
+    let mut always = table::parse(BASE).unwrap_or_default();
+    always.extend(table::parse(FLOOR).unwrap_or_default());
     for (line, name) in names(text)? {
         let wrong = |reason| AllowError { line, reason };
         let everywhere = [TargetArch::x86_64, TargetArch::aarch64];

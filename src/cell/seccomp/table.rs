@@ -67,7 +67,7 @@ fn entry(line: &str) -> Option<Entry<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BASE, Network};
+    use super::super::{BASE, Network, Processes};
     use super::*;
     use std::collections::BTreeMap;
 
@@ -85,7 +85,8 @@ mod tests {
     #[test]
     fn the_fast_way_reads_what_toml_says() {
         let networks = Network::ALL.map(Network::table);
-        for text in networks.into_iter().chain([BASE]) {
+        let processes = Processes::ALL.map(Processes::table);
+        for text in networks.into_iter().chain(processes).chain([BASE]) {
             let toml: BTreeMap<String, BTreeMap<String, Toml>> = toml::from_str(text).unwrap();
             let mut slow: Vec<(&String, &Toml)> = toml.values().flatten().collect();
             let mut fast = parse(text).unwrap();

@@ -9,7 +9,8 @@ pub(super) const AARCH64: u32 = 0xc000_00b7;
 
 /// 0 for allowed, else the errno.
 fn verdict(network: Network, arch: (TargetArch, u32), number: u32, args: [u64; 6]) -> u32 {
-    run(&compile(network, arch.0).unwrap(), arch.1, number, args)
+    let filter = compile(network, Processes::Shared, arch.0).unwrap();
+    run(&filter, arch.1, number, args)
 }
 
 fn x86(network: Network, number: libc::c_long, args: [u64; 6]) -> u32 {
@@ -116,6 +117,35 @@ fn sockets_follow_the_network() {
 }
 
 #[test]
+fn numbers_are_the_servers_own_affair_where_it_has_its_own_processes() {
+    let with = |processes, number: libc::c_long, args: &[u64]| {
+        let mut all = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        let filter = compile(Network::Off, processes, TargetArch::x86_64).unwrap();
+        run(&filter, X86_64, u32::try_from(number).unwrap(), all)
+    };
+    let low = 0x7fff_0000_0000;
+    for (number, args) in [
+        (libc::SYS_sched_setaffinity, &[4711u64, 8, 1][..]),
+        (libc::SYS_setpriority, &[0, 4711, 5]),
+        (libc::SYS_prlimit64, &[4711, 4, 1, 0]),
+        // New limits whose address has an empty lower half.
+        (libc::SYS_prlimit64, &[4711, 4, low, 0]),
+        (libc::SYS_prctl, &[1, 15]),
+    ] {
+        assert_eq!(with(Processes::Shared, number, args), EPERM, "{number}");
+        assert_eq!(with(Processes::Own, number, args), 0, "{number}");
+    }
+    for processes in Processes::ALL {
+        assert_eq!(with(processes, libc::SYS_prlimit64, &[4711, 4, 0, 1]), 0);
+        assert_eq!(with(processes, libc::SYS_prctl, &[1, 9]), 0);
+        assert_eq!(with(processes, libc::SYS_prctl, &[1, 0]), EPERM);
+        let connect = with(processes, libc::SYS_connect, &[3, 1, 16]);
+        assert_eq!(connect, EACCES, "one end of a socketpair");
+    }
+}
+
+#[test]
 fn the_upper_half_of_an_argument_changes_nothing() {
     let garbage = 0xdead_beef_0000_0000;
     let ioctl = |command: u64| x86(Network::Off, libc::SYS_ioctl, [0, command, 0, 0, 0, 0]);
@@ -136,6 +166,7 @@ fn arguments_decide_where_the_call_itself_is_honest() {
     assert_eq!(call(libc::SYS_clone, &[0x003d_0f00]), 0, "a thread");
     assert_eq!(call(libc::SYS_clone, &[17]), 0, "a fork");
     for bit in [
+        0x8000,
         0x2_0000,
         0x200_0000,
         0x400_0000,
@@ -179,7 +210,8 @@ fn arguments_decide_where_the_call_itself_is_honest() {
     assert_eq!(call(libc::SYS_prctl, &[1, 0]), EPERM);
     assert_eq!(call(libc::SYS_prctl, &[1, 9]), 0);
     assert_eq!(call(libc::SYS_prlimit64, &[0, 7]), 0);
-    assert_eq!(call(libc::SYS_prlimit64, &[1, 7]), EPERM);
+    assert_eq!(call(libc::SYS_prlimit64, &[1, 7]), 0, "it only asks");
+    assert_eq!(call(libc::SYS_prlimit64, &[1, 7, 4096]), EPERM);
 }
 
 #[test]

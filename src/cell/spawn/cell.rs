@@ -260,6 +260,15 @@ impl Cell {
         self.directory.path() == directory
     }
 
+    /// Removes what is left of it, within that time; false when a sweep has to do the rest.
+    pub(super) fn clear(self, patience: Duration) -> bool {
+        let Self {
+            directory, leaf, ..
+        } = self;
+        drop(leaf);
+        directory.clear(patience)
+    }
+
     /// Whether its connections are made for it, so that hosts are allowed by name.
     fn is_apart(&self) -> bool {
         let apart = (Layer::NamespaceNet, LayerState::Enforced);

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// `None` when it has ended and its number may be somebody else's.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Companion(Option<Pid>);
 
 /// `cofferdam ROLE FD FD PARENT`, to which words may be added: it inherits the two descriptors, our stderr
@@ -39,6 +39,11 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Pid> {
 impl Companion {
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
         spawn(command).map(|pid| Self(Some(pid)))
+    }
+
+    /// A child of ours that runs already.
+    pub(super) fn of(pid: Option<Pid>) -> Self {
+        Self(pid)
     }
 
     /// Its number, while it is its own.

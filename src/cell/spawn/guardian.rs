@@ -3,7 +3,7 @@
 //! The message process cannot do it: its cage lets it signal nobody. The guardian does nothing else,
 //! hears nobody and reads nothing but signals; it has no part in the protocol.
 
-use super::housework::QUIET;
+use super::housework::{self, QUIET};
 use super::signals::Signals;
 use super::{tempdir, tree};
 use crate::cell::{Code, cgroup, sys};
@@ -71,7 +71,7 @@ pub fn guard(control: OwnedFd) -> io::Result<Role> {
     let code = match orderly {
         Some(code) => u8::try_from(code).unwrap_or(u8::MAX),
         None => {
-            tempdir::sweep();
+            tempdir::sweep(Some(Instant::now() + housework::PATIENCE));
             cgroup::sweep(spawner.map(|pid| pid.as_raw_nonzero().get()));
             70
         }

@@ -38,6 +38,7 @@ mod into;
 mod protocol;
 mod refusals;
 mod relay;
+mod removal;
 mod request;
 mod server;
 mod signals;

@@ -41,6 +41,9 @@ static MESSAGES: OnceLock<Pid> = OnceLock::new();
 /// How long a message process may leave our events unread before it counts as gone.
 const UNREAD_LIMIT: Duration = Duration::from_secs(5);
 
+/// What it may spend on the files of a server that has ended while others run.
+const TIDY: Duration = Duration::from_millis(20);
+
 /// Why the spawner ended; in every case nothing that it started is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
@@ -106,6 +109,7 @@ pub fn serve(control: OwnedFd, mode: Mode, duties: &mut dyn Duties) -> io::Resul
     }
     let felled = tree::kill_descendants();
     server.cells.clear();
+    server.housework.end();
     if let Some(modes) = modes {
         // The message process died with the terminal in raw mode, or has restored it already.
         modes.restore();
@@ -131,7 +135,6 @@ impl Server {
     fn run(&mut self, duties: &mut dyn Duties) -> Ended {
         loop {
             if let Err(ended) = self.turn(duties) {
-                self.housework.end();
                 return ended;
             }
         }
@@ -423,6 +426,7 @@ impl Server {
             cell.leaf.iter().for_each(|leaf| leaf.kill());
             cell.companions().for_each(Companion::end);
         }
+        self.housework.interrupt();
         let spare: Vec<Pid> = self
             .cells
             .iter()
@@ -439,6 +443,7 @@ impl Server {
         for (pid, status) in reaped {
             let companions = self.cells.iter_mut().flat_map(Cell::companions);
             companions.for_each(|companion| companion.note(pid));
+            self.housework.note(pid);
             // Whatever else ended was an orphan: reaped, and of no interest.
             let known = |cell: &&mut Cell| cell.launched.pid == pid && cell.exit.is_none();
             if let Some(cell) = self.cells.iter_mut().find(known) {
@@ -482,11 +487,13 @@ impl Server {
                 self.pass_on(last.into_iter().map(|news| (number, news)).collect());
                 self.pass_on_refusals();
                 let felled = self.fell(number);
-                // Dropped at the end of this round: the directory goes after the last process, the
-                // report does not wait for it.
+                // The directory goes after the last process, and the report does not wait for it.
                 let cell = self.cells.remove(at);
                 let event = farewell(&cell, exit, &felled);
                 self.tell(event)?;
+                if !cell.clear(TIDY) {
+                    self.housework.go_on();
+                }
             } else if late {
                 self.fell(number);
             } else {

@@ -8,19 +8,22 @@
 //!
 //! A spawner that is killed leaves the directory behind without the lock; the next run removes it.
 
+use super::removal;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::geteuid;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Finished directories; the lock is held before this name appears.
 const PREFIX: &str = "cofferdam.";
 /// Directories that are being made. One that is this old was never finished.
 const UNFINISHED: &str = "cofferdam-new.";
 const UNFINISHED_AGE: Duration = Duration::from_secs(3600);
+/// How long the end of a run may take over what its server left.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Names looked at in one sweep of a shared directory.
 const SWEEP_LIMIT: usize = 10_000;
 
@@ -29,6 +32,7 @@ const SWEEP_LIMIT: usize = 10_000;
 pub struct TempDir {
     path: PathBuf,
     _lock: File,
+    gone: bool,
 }
 
 impl TempDir {
@@ -59,9 +63,13 @@ impl TempDir {
             Ok(lock)
         })();
         match made {
-            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Ok(lock) => Ok(Self {
+                path,
+                _lock: lock,
+                gone: false,
+            }),
             Err(error) => {
-                drop(fs::remove_dir_all(&unfinished));
+                removal::remove(&unfinished, None);
                 Err(error)
             }
         }
@@ -72,20 +80,30 @@ impl TempDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Removes it now, as far as that takes no longer than `patience`; false when a [`sweep`] has to do
+    /// the rest, as it may once this is dropped.
+    pub(super) fn clear(mut self, patience: Duration) -> bool {
+        self.gone = true;
+        removal::remove(&self.path, Some(Instant::now() + patience))
+    }
 }
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        remove(&self.path);
+        if !self.gone {
+            removal::remove(&self.path, Some(Instant::now() + PATIENCE));
+        }
     }
 }
 
-/// Removes what killed runs of this user left behind. Never touches what a live spawner holds.
-pub fn sweep() {
-    sweep_in(&base());
+/// Removes what killed runs of this user left behind. Never touches what a live spawner holds. What is
+/// left at `end` is for the next one.
+pub fn sweep(end: Option<Instant>) {
+    sweep_in(&base(), end);
 }
 
-fn sweep_in(base: &Path) {
+fn sweep_in(base: &Path, end: Option<Instant>) {
     let Ok(names) = fs::read_dir(base) else {
         return;
     };
@@ -110,7 +128,7 @@ fn sweep_in(base: &Path) {
             old(&facts)
         };
         if stale {
-            remove(&entry.path());
+            removal::remove(&entry.path(), end);
         }
     }
 }
@@ -129,26 +147,6 @@ fn old(facts: &fs::Metadata) -> bool {
         .ok()
         .and_then(|t| SystemTime::now().duration_since(t).ok());
     age.is_some_and(|age| age > UNFINISHED_AGE)
-}
-
-/// Removes a tree that a server filled as it liked; links are removed, never followed.
-fn remove(path: &Path) {
-    if fs::remove_dir_all(path).is_err() {
-        // Directories without rights stop a removal unless we are root.
-        unlock(path, 64);
-        drop(fs::remove_dir_all(path));
-    }
-}
-
-/// Gives us back the right to list and change every directory below `path`.
-fn unlock(path: &Path, depth: u32) {
-    if depth == 0 || !fs::symlink_metadata(path).is_ok_and(|f| f.is_dir()) {
-        return;
-    }
-    drop(fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        unlock(&entry.path(), depth - 1);
-    }
 }
 
 /// `$XDG_RUNTIME_DIR` counts only when it is absolute, a directory, and this user's: under `sudo`
@@ -182,6 +180,7 @@ pub(super) fn random_name() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn names(base: &Path) -> Vec<String> {
         let entries = fs::read_dir(base).unwrap().flatten();
@@ -217,7 +216,7 @@ mod tests {
         fs::create_dir(base.path().join("cofferdam-new.fresh")).unwrap();
         fs::create_dir(base.path().join("other")).unwrap();
 
-        sweep_in(base.path());
+        sweep_in(base.path(), None);
         let mut left = names(base.path());
         left.sort();
         let held_name = held

@@ -14,8 +14,8 @@ use crate::cell::sys::{self, Unotify};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps, chmodat, inotify, openat,
-    openat2, utimensat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, chmodat, inotify,
+    openat, openat2, utimensat,
 };
 use std::ffi::OsStr;
 use std::io::IoSliceMut;
@@ -218,7 +218,10 @@ impl Supervisor {
     /// The error, when no grant allows the act.
     fn refusal(&self, act: Act, file: &OwnedFd) -> Option<Errno> {
         let (granted, error) = match act {
-            Act::Mode(_) | Act::Times(..) => (self.grants.may_write(file), Errno::EPERM),
+            Act::Mode(_) | Act::Times(..) => {
+                let granted = self.grants.may_write(file) && !is_device(file);
+                (granted, Errno::EPERM)
+            }
             Act::Watch { .. } => (self.grants.may_read(file), Errno::EACCES),
             Act::Watcher { .. }
             | Act::Connect { .. }
@@ -228,6 +231,15 @@ impl Supervisor {
         };
         (!granted).then_some(error)
     }
+}
+
+/// Devices are the host's, whoever may write to them.
+fn is_device(file: &OwnedFd) -> bool {
+    let device = |facts: rustix::fs::Stat| {
+        let kind = FileType::from_raw_mode(facts.st_mode);
+        matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
+    };
+    rustix::fs::fstat(file).map_or(true, device)
 }
 
 /// Does it, on the file that was judged.

@@ -2,11 +2,14 @@
 
 use super::{Finding, path_finding};
 use crate::cli::exit::Exit;
-use crate::config::{AdminAddr, Config};
+use crate::config::{AdminAddr, Config, read_file};
 use crate::identity::{Certificate, Jwks, KeyBook};
 use crate::transport::tls::{ServerPem, ServerSettings, ServerTls, TlsError, certificates};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+/// Bytes of a file of keys or certificates.
+const MOST: u64 = 1 << 20;
 
 /// What would keep it from starting.
 pub(super) fn fatal(config: &Config) -> Vec<Finding> {
@@ -49,7 +52,7 @@ pub(super) fn fatal(config: &Config) -> Vec<Finding> {
     }
     let identity = &config.access.identity;
     if let Some(path) = &identity.keys {
-        match std::fs::read(path) {
+        match read_file(path, MOST) {
             Err(error) => {
                 let mut finding = path_finding("identity.keys", path, &error);
                 finding.hint =
@@ -68,7 +71,7 @@ pub(super) fn fatal(config: &Config) -> Vec<Finding> {
         }
     }
     if let Some(path) = identity.jwt.as_ref().and_then(|jwt| jwt.jwks.file()) {
-        match std::fs::read(path) {
+        match read_file(path, MOST) {
             Err(error) => all.push(path_finding("identity.jwt.jwks", path, &error)),
             Ok(bytes) => {
                 if let Err(error) = Jwks::parse(&bytes) {
@@ -134,6 +137,6 @@ pub(super) fn notable(config: &Config) -> Vec<Finding> {
 }
 
 fn valid_until(path: &Path) -> Option<u64> {
-    let chain = certificates("the certificate", &std::fs::read(path).ok()?).ok()?;
+    let chain = certificates("the certificate", &read_file(path, MOST).ok()?).ok()?;
     Some(Certificate::parse(chain.first()?).ok()?.valid_until())
 }

@@ -81,9 +81,7 @@ impl Check {
             Self::Decodes(start) => decode(body).starts_with(start.as_bytes()),
             Self::Holds(part) => memchr::memmem::find(&decode(token), part.as_bytes()).is_some(),
             Self::Mixed => mixed(body),
-            Self::Alone => {
-                mixed(body) && !matches!(before.last(), Some(b'+' | b'/' | b'=' | b'-' | b'_'))
-            }
+            Self::Alone => mixed(body) && !matches!(before.last(), Some(b'+' | b'/' | b'-' | b'_')),
         }
     }
 }

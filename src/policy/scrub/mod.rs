@@ -10,7 +10,9 @@
 //! A prefix counts where a word starts: `xghp_…` is not a match, `\nghp_…` in JSON is.
 //! Not found: values that only a program could read back (encrypted, compressed, spelled apart).
 
+mod broken;
 mod check;
+mod fuel;
 mod given;
 mod marks;
 mod named;

@@ -4,9 +4,11 @@
 //! with `password` in it forward, because passwords may be short. Names are split into words, so
 //! that `sessions` is no `session` and `nextPageToken` is a cursor (`names.toml`).
 
+use super::fuel::Fuel;
+use super::runs::run_end;
 use super::shape::is_token;
 use super::table::{Role, Table};
-use super::value::{Frame, is_password, is_secret, read};
+use super::value::{Frame, LONGEST, is_directory, is_password, is_secret, read};
 use super::words::{ends_like_a_secret, role};
 use super::{Finding, Kind};
 use std::ops::Range;
@@ -26,6 +28,7 @@ pub(super) fn assigned(
     table: &Table,
     run: usize,
     past: usize,
+    fuel: &mut Fuel,
 ) -> Option<Finding> {
     let start = value_start(bytes, run, past)?;
     let (open, operator_end) = quote_before(bytes, start);
@@ -47,7 +50,7 @@ pub(super) fn assigned(
         _ => name,
     };
     let tag = operator == b'>' && byte_before(bytes, spaced - 1) != Some(b'=');
-    finding(bytes, kind, table, name, start, open)
+    finding(bytes, kind, table, name, (start, open), fuel)
         .filter(|found| !tag || is_closed(bytes, found.span.end))
 }
 
@@ -85,21 +88,56 @@ const IN_VALUE: [bool; 256] = {
 };
 
 /// Passwords of any length: looks for the word and then for what is assigned to it.
-pub(super) fn passwords(bytes: &[u8], kind: Kind, table: &Table, found: &mut Vec<Finding>) {
+pub(super) fn passwords(
+    bytes: &[u8],
+    kind: Kind,
+    table: &Table,
+    fuel: &mut Fuel,
+    found: &mut Vec<Finding>,
+) {
     for finder in &table.finders.password {
+        let mut past = 0;
         for hit in finder.find_iter(bytes) {
-            let start = skip_back(bytes, hit, is_name);
-            let rest = bytes.get(hit..).unwrap_or_default();
-            let end = hit + rest.iter().take(REACH).take_while(|b| is_name(**b)).count();
-            if let Some(finding) = behind(bytes, kind, table, start..end) {
+            // What lies in a value that goes away as a whole is not looked at again.
+            if hit < past {
+                continue;
+            }
+            if let Some(finding) = named(bytes, kind, table, hit, fuel) {
+                past = finding.span.end;
                 found.push(finding);
             }
         }
     }
 }
 
+/// The value assigned to the name that has a part at `hit`.
+pub(super) fn named(
+    bytes: &[u8],
+    kind: Kind,
+    table: &Table,
+    hit: usize,
+    fuel: &mut Fuel,
+) -> Option<Finding> {
+    let start = skip_back(bytes, hit, is_name);
+    let rest = bytes.get(hit..).unwrap_or_default();
+    let end = hit + rest.iter().take(REACH).take_while(|b| is_name(**b)).count();
+    behind(
+        bytes,
+        kind,
+        table,
+        past_escape(bytes, start, end)..end,
+        fuel,
+    )
+}
+
 /// The value assigned to the name at `name`, reading forward.
-fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option<Finding> {
+fn behind(
+    bytes: &[u8],
+    kind: Kind,
+    table: &Table,
+    name: Range<usize>,
+    fuel: &mut Fuel,
+) -> Option<Finding> {
     let flag = bytes.get(name.clone())?.starts_with(b"-");
     let slashes_end = skip(bytes, name.end, |b| b == b'\\');
     let mut at = slashes_end;
@@ -123,7 +161,7 @@ fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option
         .filter(|q| matches!(q, b'"' | b'\'' | b'`'))
         .map(|quote| Frame { quote, slashes });
     let start = at + open.map_or(0, |_| slashes + 1);
-    finding(bytes, kind, table, name, start, open)
+    finding(bytes, kind, table, name, (start, open), fuel)
         .filter(|found| !tag || is_closed(bytes, found.span.end))
 }
 
@@ -133,14 +171,14 @@ fn is_closed(bytes: &[u8], end: usize) -> bool {
     rest.starts_with(b"</") || rest.starts_with(br"<\/")
 }
 
-/// Judges name and value.
+/// Judges name and value; the value is given by its start and its quotes.
 fn finding(
     bytes: &[u8],
     kind: Kind,
     table: &Table,
     name: Range<usize>,
-    start: usize,
-    open: Option<Frame>,
+    (start, open): (usize, Option<Frame>),
+    fuel: &mut Fuel,
 ) -> Option<Finding> {
     if kind == Kind::Json {
         // A member's name wants a whole string behind it: a bare number or word is not text.
@@ -153,19 +191,42 @@ fn finding(
             return None;
         }
     }
-    let span = read(bytes, start, open);
+    let finding = |role, span| Finding {
+        span,
+        detector: match role {
+            Role::Password => "password",
+            _ => "named-secret",
+        },
+    };
+    let name = bytes.get(name)?;
+    if fuel.is_out() {
+        return role(table, name).map(|role| finding(role, start..run_end(bytes, start)));
+    }
+    let Some(span) = read(bytes, start, open) else {
+        fuel.burn(LONGEST);
+        return None;
+    };
     let value = bytes.get(span.clone())?;
     // The value is judged before the name is split: that takes longer.
     let quoted = open.is_some();
     let (password, secret) = (is_password(value, quoted), is_secret(value, quoted));
-    if !password && !secret {
-        return None;
+    let role = (password || secret).then(|| role(table, name)).flatten();
+    match role {
+        // The shell's own PWD is where it stands.
+        Some(Role::Password) if password && !(is_directory(value) && ends_in_pwd(name)) => {
+            Some(finding(Role::Password, span))
+        }
+        Some(Role::Secret) if secret => Some(finding(Role::Secret, span)),
+        _ => {
+            fuel.burn(value.len());
+            None
+        }
     }
-    let (holds, detector) = match role(table, bytes.get(name)?)? {
-        Role::Password => (password, "password"),
-        _ => (secret, "named-secret"),
-    };
-    holds.then_some(Finding { span, detector })
+}
+
+fn ends_in_pwd(name: &[u8]) -> bool {
+    name.last_chunk::<3>()
+        .is_some_and(|last| last.eq_ignore_ascii_case(b"pwd"))
 }
 
 /// `Bearer`, `Basic` or `token` right before the run (RFC 6750, RFC 7617).
@@ -218,26 +279,56 @@ fn name_before(bytes: &[u8], end: usize) -> Option<Range<usize>> {
     if !ends_like_a_secret(bytes.get(..end)?) {
         return None;
     }
-    let mut start = skip_back(bytes, end, is_name);
-    if byte_before(bytes, start) == Some(b'\\') && end - start > 1 {
-        start += 1;
-    }
-    // `AWS::IAM::AccessKey` is a type.
-    let typed = byte_before(bytes, start) == Some(b':');
+    let start = past_escape(bytes, skip_back(bytes, end, is_name), end);
+    // `AWS::IAM::AccessKey` is a type; `registry/:_authToken` and `$env:API_KEY` are names.
+    let typed = bytes
+        .get(..start)
+        .is_some_and(|before| before.ends_with(b"::"));
     (end - start <= REACH && !typed).then_some(start..end)
 }
 
-/// The name in `"name":"X",` before a member `"value":` whose name starts at `value`.
+/// Where the name in `start..end` begins when a backslash is before it: behind the rest of that
+/// escape (`\n`, `\u0026`).
+fn past_escape(bytes: &[u8], start: usize, end: usize) -> usize {
+    if byte_before(bytes, start) != Some(b'\\') {
+        return start;
+    }
+    let rest = match bytes.get(start..end).unwrap_or_default() {
+        [b'u', a, b, c, d, _, ..] if [a, b, c, d].iter().all(|h| h.is_ascii_hexdigit()) => 5,
+        [b'n' | b'r' | b't' | b'b' | b'f', _, ..] => 1,
+        _ => 0,
+    };
+    start + rest
+}
+
+/// The name in `"name":"X",` or in the line `name: X` before a member `value` whose name starts at
+/// `value`; both may have line breaks and indents between them.
 fn sibling(bytes: &[u8], value: usize) -> Option<Range<usize>> {
     let (_, at) = quote_before(bytes, value);
-    let at = skip_back(bytes, at, |b| b == b' ');
-    let at = at
-        .checked_sub(1)
-        .filter(|at| bytes.get(*at) == Some(&b','))?;
-    let (open, end) = quote_before(bytes, at);
-    open?;
+    let at = gap_before(bytes, at);
+    if byte_before(bytes, at) == Some(b',') {
+        let (open, end) = quote_before(bytes, at - 1);
+        open?;
+        return Some(skip_back(bytes, end, is_name)..end);
+    }
+    let (_, end) = quote_before(bytes, at);
     let start = skip_back(bytes, end, is_name);
-    Some(start..end)
+    let (_, key) = quote_before(bytes, start);
+    let key = skip_back(bytes, key, |b| b == b' ');
+    let before = bytes.get(..key)?;
+    (before.ends_with(b"name:") || before.ends_with(b"key:")).then_some(start..end)
+}
+
+/// Where the blanks and line breaks before `at` begin, bare or as escapes of any depth.
+fn gap_before(bytes: &[u8], mut at: usize) -> usize {
+    for _ in 0..8 {
+        let blank = skip_back(bytes, at, |b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'));
+        at = match bytes.get(..blank) {
+            Some([.., b'\\', b'n' | b'r' | b't']) => skip_back(bytes, blank - 1, |b| b == b'\\'),
+            _ => return blank,
+        };
+    }
+    at
 }
 
 fn is_name(byte: u8) -> bool {

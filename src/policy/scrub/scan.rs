@@ -1,6 +1,7 @@
 //! One pass over a line: from long word runs to findings.
 
 use super::check::is_varied;
+use super::fuel::Fuel;
 use super::marks::Marks;
 use super::named;
 use super::placeholder;
@@ -8,11 +9,6 @@ use super::runs::{long_runs, run_end, word_starts};
 use super::structure;
 use super::table::{Detector, Table, table};
 use super::{Finding, Kind};
-
-/// Failed attempts may look at this many bytes for each byte of the line. Real text stays far below;
-/// past it, what starts like a credential is taken for one without a closer look, so that a line made
-/// to be slow costs its sender precision and nobody time.
-const FUEL: usize = 1;
 
 /// What the checks of one match look at, at most.
 const LOOKED_AT: usize = 1024;
@@ -28,7 +24,9 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, marks: Marks, found: &mut Vec<Findi
         table: table(),
         run: 0,
         past: 0,
-        fuel: bytes.len().saturating_mul(FUEL).saturating_add(64 << 10),
+        fuel: Fuel::of(bytes, 1),
+        // A long value may be read from its name and from its run, and in vain under many names.
+        names: Fuel::of(bytes, 4),
         found,
     };
     if marks.dashes {
@@ -38,8 +36,9 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, marks: Marks, found: &mut Vec<Findi
         structure::urls(bytes, marks.escape, &scan.table.finders, scan.found);
     }
     if marks.password {
-        named::passwords(bytes, kind, scan.table, scan.found);
+        named::passwords(bytes, kind, scan.table, &mut scan.names, scan.found);
     }
+    scan.broken();
     long_runs(bytes, |start, end| scan.visit(start, end));
 }
 
@@ -51,7 +50,9 @@ struct Scan<'a> {
     run: usize,
     /// The end of the run before this one.
     past: usize,
-    fuel: usize,
+    fuel: Fuel,
+    /// The same for values of names.
+    names: Fuel,
     found: &'a mut Vec<Finding>,
 }
 
@@ -89,7 +90,14 @@ impl Scan<'_> {
             _ => {}
         }
         let past = std::mem::replace(&mut self.past, end);
-        match named::assigned(self.bytes, self.kind, self.table, start, past) {
+        match named::assigned(
+            self.bytes,
+            self.kind,
+            self.table,
+            start,
+            past,
+            &mut self.names,
+        ) {
             Some(finding) => self.keep(finding),
             None => start,
         }
@@ -160,27 +168,57 @@ impl Scan<'_> {
     fn dotted(&mut self, run: usize) -> Option<Finding> {
         let mut best: Option<Finding> = None;
         for (detector, at) in self.table.around(self.bytes, run) {
-            let glued = detector
-                .shape
-                .prefix
-                .starts_with(|c: char| c.is_ascii_alphanumeric())
-                && self
-                    .byte_before(at)
-                    .is_some_and(|b| b.is_ascii_alphanumeric())
-                && !detector.check.looks_before()
-                && !self.escape_ends_at(at);
-            if !glued {
+            if !self.is_glued(detector, at) {
                 best = longer(best, self.complete(detector, at));
             }
         }
         best
     }
 
-    /// `\n` right before `at`: the letter belongs to the escape and not to a word.
+    /// Credentials of which no run needs to be long: `/` or `+` may stand right behind the prefix.
+    fn broken(&mut self) {
+        let (table, bytes) = (self.table, self.bytes);
+        let mut past = 0;
+        for hit in table.broken.hits(bytes) {
+            if hit.at < past {
+                continue;
+            }
+            let finding = match hit.detector.map(|index| table.detectors.get(index)) {
+                Some(detector) => detector
+                    .filter(|detector| !self.is_glued(detector, hit.at))
+                    .and_then(|detector| {
+                        self.run = 0;
+                        self.complete(detector, hit.at)
+                    }),
+                None => named::named(bytes, self.kind, table, hit.at, &mut self.names),
+            };
+            if let Some(finding) = finding {
+                past = self.keep(finding);
+            }
+        }
+    }
+
+    /// A letter or digit right before the prefix at `at`: the word is another one.
+    fn is_glued(&self, detector: &Detector, at: usize) -> bool {
+        detector
+            .shape
+            .prefix
+            .starts_with(|c: char| c.is_ascii_alphanumeric())
+            && self
+                .byte_before(at)
+                .is_some_and(|b| b.is_ascii_alphanumeric())
+            && !detector.check.looks_before()
+            && !self.escape_ends_at(at)
+    }
+
+    /// `\n` or `%20` right before `at`: the letter belongs to the escape and not to a word.
     fn escape_ends_at(&self, at: usize) -> bool {
         let before = self.bytes.get(..at).unwrap_or_default();
-        matches!(before, [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'])
-            || matches!(before, [.., b'\\', b'u', _, _, _, _])
+        match before {
+            [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] | [.., b'\\', b'u', _, _, _, _] => true,
+            [.., b'%', a, b] => a.is_ascii_hexdigit() && b.is_ascii_hexdigit(),
+            _ => false,
+        }
     }
 
     /// Matches what follows the prefix at `at` and verifies the whole.
@@ -190,13 +228,13 @@ impl Scan<'_> {
             span: at..end,
             detector: detector.name,
         };
-        if self.fuel == 0 {
+        if self.fuel.is_out() {
             return Some(finding(run_end(self.bytes, body)));
         }
         let end = match detector.shape.ends(self.bytes, body, self.run) {
             Ok(end) => end,
             Err(cost) => {
-                self.burn(cost);
+                self.fuel.burn(cost);
                 return None;
             }
         };
@@ -209,14 +247,10 @@ impl Scan<'_> {
                 self.bytes.get(..at).unwrap_or_default(),
             );
         if !genuine {
-            self.burn((end - at).min(LOOKED_AT));
+            self.fuel.burn((end - at).min(LOOKED_AT));
             return None;
         }
         Some(finding(end))
-    }
-
-    fn burn(&mut self, bytes: usize) {
-        self.fuel = self.fuel.saturating_sub(bytes);
     }
 }
 

@@ -3,6 +3,7 @@
 //! The files are plain TOML, but only a small part of it (tables in arrays, strings on one line), so
 //! a reader of a few lines loads them in microseconds; a test holds it against the real parser.
 
+use super::broken::Broken;
 use super::check::Check;
 use super::runs::RUN;
 use super::shape::{Shape, is_token};
@@ -58,6 +59,8 @@ pub(super) struct Table {
     dotted: Vec<Dotted>,
     /// For each bucket of the three bytes before a run: whether one of `dotted` may end there.
     dots: [bool; DOTS],
+    /// What may have no long run at all.
+    pub(super) broken: Broken,
 }
 
 /// What a word in a name says about the value.
@@ -125,6 +128,7 @@ impl Table {
             chain: Vec::with_capacity(512),
             dotted: Vec::new(),
             dots: [false; DOTS],
+            broken: Broken::default(),
         };
         for file in files {
             for entry in entries(file) {
@@ -139,6 +143,7 @@ impl Table {
         {
             table.name(word, role);
         }
+        table.broken = Broken::of(&table.detectors);
         table
     }
 

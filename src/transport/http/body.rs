@@ -49,15 +49,15 @@ pub async fn read_body(mut body: Incoming, cap: usize, time: Duration) -> Result
     rest.await.unwrap_or(Err(BodyError::Slow))
 }
 
-/// Lets a small body pass that nobody wants. A client that is answered while it still sends may take
-/// that for a broken stream and never see the answer (curl does, on HTTP/2).
-pub async fn discard(body: Incoming) {
+/// Lets a small body pass that nobody wants; true when all of it has. A client that is answered while it
+/// still sends may take that for a broken stream and never see the answer (curl does, on HTTP/2). After a
+/// larger one the connection is not used again: it is read to its end while it closes.
+pub async fn discard(body: Incoming) -> bool {
     const SMALL: usize = 64 * 1024;
     const TIME: Duration = Duration::from_secs(1);
     let most = body.size_hint().upper();
-    if !body.is_end_stream() && most.is_some_and(|most| most <= SMALL as u64) {
-        drop(read_body(body, SMALL, TIME).await);
-    }
+    let small = most.is_some_and(|most| most <= SMALL as u64);
+    body.is_end_stream() || small && read_body(body, SMALL, TIME).await.is_ok()
 }
 
 async fn collect(body: &mut Incoming, first: Bytes, cap: usize) -> Result<Bytes, BodyError> {
@@ -86,11 +86,16 @@ pub trait Source {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
 }
 
+/// Bytes of a piece of an answer that goes in pieces.
+const PIECE: usize = 16 * 1024;
+
 /// The body of an answer.
 #[derive(Debug)]
 pub enum Outgoing<S> {
     /// All of it; taken once.
     Whole(Bytes),
+    /// All of it, taken in pieces ([`Self::in_pieces`]).
+    Pieces(Bytes),
     /// Pieces as they come.
     Stream(S),
 }
@@ -100,6 +105,16 @@ impl<S> Outgoing<S> {
     #[must_use]
     pub const fn empty() -> Self {
         Self::Whole(Bytes::new())
+    }
+
+    /// The same, in pieces of at most one frame of HTTP/2 (RFC 9113 §4.2): whoever writes it keeps no more
+    /// of it than that, and asks for the next when one is taken.
+    #[must_use]
+    pub fn in_pieces(self) -> Self {
+        match self {
+            Self::Whole(bytes) if bytes.len() > PIECE => Self::Pieces(bytes),
+            other => other,
+        }
     }
 }
 
@@ -112,7 +127,11 @@ impl<S: Source + Unpin> Body for Outgoing<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) | Self::Pieces(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Pieces(bytes) => {
+                let piece = bytes.split_to(bytes.len().min(PIECE));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Stream(source) => source
                 .poll_next(cx)
@@ -121,12 +140,12 @@ impl<S: Source + Unpin> Body for Outgoing<S> {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        matches!(self, Self::Whole(bytes) | Self::Pieces(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(bytes) | Self::Pieces(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(_) => SizeHint::default(),
         }
     }

@@ -19,12 +19,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 
 /// Connections of HTTP/1.1 at one time; a stream of events has one for itself.
-const CONNECTIONS: usize = 256;
+pub const CONNECTIONS: usize = 256;
+/// A request that finds all of them in use waits for so long.
+const ROOM: Duration = Duration::from_secs(10);
 /// A connection that was not used for so long is not used again: servers close theirs from 5 s on, and a
 /// request that crosses that may have been heard.
 const FRESH: Duration = Duration::from_secs(4);
-/// Idle connections that are kept.
-const IDLE: usize = 32;
+/// Idle connections that are kept: as many as there may be, because making one costs more than a request.
+const IDLE: usize = CONNECTIONS;
 /// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Largest header block, in bytes.
@@ -47,6 +49,9 @@ pub enum ClientError {
     /// The connection broke off, or what came is no HTTP: the server may have acted.
     #[error("the connection broke off: {0}")]
     Broken(String),
+    /// All connections stayed in use: the server has heard nothing.
+    #[error("all {CONNECTIONS} connections to it are in use")]
+    Crowded,
 }
 
 /// A client of one server. Everything is on one thread.
@@ -221,7 +226,9 @@ impl<D: Dial> Client<D> {
                 return Ok((Lane::One(idle.lane), false));
             }
         }
-        let room = std::sync::Arc::clone(&self.room).acquire_owned().await;
+        let room = std::sync::Arc::clone(&self.room).acquire_owned();
+        let room = tokio::time::timeout(ROOM, room).await;
+        let room = room.map_err(|_| ClientError::Crowded)?;
         let permit = room.map_err(|_| ClientError::Unreachable("it is ending".to_owned()))?;
         let stream = self.dial.dial().await.map_err(ClientError::Unreachable)?;
         let unusable = |error: &dyn std::fmt::Display| ClientError::Unreachable(error.to_string());

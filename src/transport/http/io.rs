@@ -1,10 +1,12 @@
 //! A connection with patience that ends: for a header that does not come, and for a reader that does
-//! not read.
+//! not read. What is still sent when we have said all is read for a while ([`super::linger`]).
 //!
 //! Timers are set when something is late, not for each request: the one that is set stays until it
 //! rings, and then the connection is looked at.
 
-use std::cell::{Cell, RefCell};
+use super::linger::Linger;
+use super::two::{Owed, Standing};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -24,8 +26,11 @@ pub(super) struct Meter {
     serving: Cell<usize>,
     /// When the last request was finished, or the header began to come.
     since: Cell<Instant>,
-    /// Bytes that came while none was being answered: the next header, as it was written.
+    /// Bytes that came while none was being answered: the next header, as it was written. None are kept
+    /// of HTTP/2.
     head: RefCell<Vec<u8>>,
+    /// Of HTTP/2, which is waited for by other rules ([`super::two`]).
+    owed: OnceCell<Owed>,
 }
 
 impl Meter {
@@ -34,7 +39,24 @@ impl Meter {
             serving: Cell::new(0),
             since: Cell::new(now),
             head: RefCell::new(Vec::new()),
+            owed: OnceCell::new(),
         }
+    }
+
+    /// What its readers have not taken, if it speaks HTTP/2.
+    pub(super) fn owed(&self) -> Option<&Owed> {
+        self.owed.get()
+    }
+
+    /// It speaks HTTP/2.
+    fn is_second(&self) {
+        self.head.take();
+        self.owed.get_or_init(Owed::default);
+    }
+
+    /// What a connection of HTTP/2 waits for.
+    pub(super) fn standing(&self, owed: &Owed) -> Standing {
+        Standing::new(self.serving.get(), self.since.get(), owed)
     }
 
     /// A request begins; the header that it came with goes to `look`.
@@ -70,6 +92,10 @@ pub(super) struct Patient<T> {
     fresh: bool,
     alarm: Option<(Instant, Pin<Box<Sleep>>)>,
     stall: Option<Pin<Box<Sleep>>>,
+    /// The other end sends no more.
+    ended: bool,
+    /// We have said all.
+    linger: Option<Box<Linger>>,
     /// Bytes that were looked at and are still to be read.
     first: ([u8; PREFACE.len()], u8),
 }
@@ -86,6 +112,8 @@ impl<T> Patient<T> {
             fresh: true,
             alarm: None,
             stall: None,
+            ended: false,
+            linger: None,
             first: ([0; PREFACE.len()], 0),
         }
     }
@@ -93,7 +121,7 @@ impl<T> Patient<T> {
     /// When the other end is late, if nothing comes until then.
     fn late_at(&self) -> Option<Instant> {
         let meter = &self.meter;
-        if meter.serving.get() > 0 {
+        if meter.serving.get() > 0 || meter.owed().is_some() {
             return None;
         }
         let patience = match self.fresh || !meter.head.borrow().is_empty() {
@@ -153,6 +181,8 @@ impl<T: AsyncRead + Unpin> Patient<T> {
                 return Ok(false);
             }
             if seen.len() == PREFACE.len() {
+                self.meter.is_second();
+                self.alarm = None;
                 return Ok(true);
             }
             let (mut piece, left) = ([0; PREFACE.len()], PREFACE.len() - seen.len());
@@ -181,7 +211,8 @@ impl<T: AsyncRead + Unpin> Patient<T> {
             };
         }
         let got = buf.filled().get(before..).unwrap_or_default();
-        if self.meter.serving.get() == 0 && !got.is_empty() {
+        self.ended |= got.is_empty() && buf.remaining() > 0;
+        if self.meter.serving.get() == 0 && !got.is_empty() && self.meter.owed().is_none() {
             let mut head = self.meter.head.borrow_mut();
             if head.is_empty() && !self.fresh {
                 self.meter.since.set(Instant::now());
@@ -213,7 +244,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -242,8 +273,17 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.stalled(cx, done)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            let done = Pin::new(&mut this.inner).poll_shutdown(cx);
+            ready!(this.stalled(cx, done))?;
+        }
+        if this.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let begun = || Box::new(Linger::new(Instant::now()));
+        let linger = this.linger.get_or_insert_with(begun);
+        linger.poll(&mut this.inner, cx).map(Ok)
     }
 }
 

@@ -6,12 +6,14 @@ mod client;
 mod events;
 mod head;
 mod io;
+mod linger;
 mod listener;
 mod serve;
 mod sse;
+mod two;
 
 pub use body::{BodyError, Outgoing, Source, discard, read_body};
-pub use client::{Answer, Client, ClientError, Dial};
+pub use client::{Answer, CONNECTIONS, Client, ClientError, Dial};
 pub use events::{Event, Events, News};
 pub use head::{accepts_events, accepts_json, carries_events, carries_json, coded, decoded, value};
 pub use hyper::body::{Bytes, Incoming};

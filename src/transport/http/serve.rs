@@ -1,8 +1,10 @@
 //! One connection: HTTP/1.1 or HTTP/2 by its first bytes, each request handed to a [`Handler`].
 
 use super::io::{Meter, Patience, Patient};
+use super::two::watch;
 use super::{
-    Bytes, HeaderValue, Incoming, Outgoing, Request, Response, Source, StatusCode, header,
+    Bytes, HeaderMap, HeaderValue, Incoming, Outgoing, Request, Response, Source, StatusCode,
+    header,
 };
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
@@ -97,32 +99,45 @@ pub async fn connection<H: Handler>(
     };
     let stream = TokioIo::new(stream);
     let guest = Rc::new(guest);
+    let watched = Rc::clone(&meter);
     let service = service_fn(move |request: Request<Incoming>| {
         let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-        let ambiguous = meter.begin(|head| chunked && ambiguous(head));
+        let doubt = meter.begin(|head| match chunked {
+            true => doubt(head).or_else(|| doubtful_body(request.headers(), head)),
+            false => doubt(head),
+        });
         let serving = Serving(Rc::clone(&meter));
         let (handler, guest) = (Rc::clone(&handler), Rc::clone(&guest));
         // Boxed, because a connection keeps the room that its service's future takes while it is idle.
         Box::pin(async move {
-            let mut response = match ambiguous {
-                true => two_lengths(),
-                false => handler.answer(request, guest).await,
+            let mut response = match doubt {
+                Some(words) => doubted(words),
+                None => handler.answer(request, guest).await,
             };
-            if chunked {
+            if chunked || doubt.is_some() {
                 // What follows a chunked body was perhaps meant as part of it by somebody before us.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
             Ok::<_, Infallible>(response.map(|body| Guarded {
-                body,
-                _serving: serving,
+                body: if second { body.in_pieces() } else { body },
+                serving,
+                owed: None,
             }))
         })
     });
     // A client that breaks off, or is too slow, is its own problem.
-    if second {
+    if let Some(owed) = watched.owed() {
+        let standing = || watched.standing(owed);
+        let connection = door.two.serve_connection(stream, service);
         // Boxed, so that the many connections of HTTP/1.1 have no room for it.
-        drop(Box::pin(door.two.serve_connection(stream, service)).await);
+        Box::pin(watch(
+            connection,
+            |c| c.graceful_shutdown(),
+            standing,
+            patience,
+        ))
+        .await;
     } else {
         drop(door.one.serve_connection(stream, service).await);
     }
@@ -148,6 +163,38 @@ where
     }
 }
 
+/// What somebody before us may have read otherwise in a header as it was written: a line that ends in LF
+/// alone (RFC 9112 §2.2). Of a header that came while another request was answered not all is seen.
+fn doubt(head: &[u8]) -> Option<&'static str> {
+    let mut begun = false;
+    let mut last = None;
+    for end in memchr::memchr_iter(b'\n', head) {
+        let line = head.get(last.map_or(0, |last| last + 1)..end);
+        match line.unwrap_or_default() {
+            // Blank lines before the request are nobody's (§2.2).
+            b"\r" if !begun => {}
+            b"\r" => break,
+            // The CR was not seen.
+            b"" if last.is_none() => {}
+            line if line.ends_with(b"\r") => begun = true,
+            _ => return Some("a line of a header ends in CR LF\n"),
+        }
+        last = Some(end);
+    }
+    None
+}
+
+/// The same of the end of a body that has a transfer coding.
+fn doubtful_body(headers: &HeaderMap, head: &[u8]) -> Option<&'static str> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !codings.next().is_some_and(known) || codings.next().is_some() {
+        // It is not undone here, and what is inside would be taken for the body (§6.1).
+        return Some("chunked is the only transfer coding\n");
+    }
+    ambiguous(head).then_some("a body has one length\n")
+}
+
 /// True when a chunked request also has a length, or its header was not seen whole: a proxy before us
 /// may have found another end of it, and what is left would be somebody else's request (RFC 9112 §6.3).
 fn ambiguous(head: &[u8]) -> bool {
@@ -165,8 +212,8 @@ fn ambiguous(head: &[u8]) -> bool {
     lines.skip(1).any(length)
 }
 
-fn two_lengths<S>() -> Response<Outgoing<S>> {
-    let words = Bytes::from_static(b"a body has one length\n");
+fn doubted<S>(words: &'static str) -> Response<Outgoing<S>> {
+    let words = Bytes::from_static(words.as_bytes());
     let mut response = Response::new(Outgoing::Whole(words));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response
@@ -186,7 +233,27 @@ impl Drop for Serving {
 #[derive(Debug)]
 struct Guarded<B> {
     body: B,
-    _serving: Serving,
+    serving: Serving,
+    /// The number of a piece that its reader has not taken yet, on HTTP/2.
+    owed: Option<usize>,
+}
+
+impl<B> Guarded<B> {
+    /// Whoever asks again has got rid of the last piece.
+    fn account(&mut self, more: bool) {
+        if let Some(owed) = self.serving.0.owed() {
+            if let Some(number) = self.owed.take() {
+                owed.end(number);
+            }
+            self.owed = more.then(|| owed.begin(Instant::now()));
+        }
+    }
+}
+
+impl<B> Drop for Guarded<B> {
+    fn drop(&mut self) {
+        self.account(false);
+    }
 }
 
 impl<B: Body + Unpin> Body for Guarded<B> {
@@ -197,7 +264,9 @@ impl<B: Body + Unpin> Body for Guarded<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.account(matches!(frame, Poll::Ready(Some(_))));
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -210,19 +279,4 @@ impl<B: Body + Unpin> Body for Guarded<B> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_with_two_lengths_is_seen() {
-        let head = |lines: &str| format!("POST / HTTP/1.1\r\n{lines}\r\n\r\nContent-Length: 1");
-        for (lines, expected) in [
-            ("Transfer-Encoding: chunked", false),
-            ("Transfer-Encoding: chunked\r\nCoNtEnT-lEnGtH: 3", true),
-            ("content-length:3\r\nTransfer-Encoding: chunked", true),
-        ] {
-            assert_eq!(ambiguous(head(lines).as_bytes()), expected, "{lines}");
-        }
-        assert!(ambiguous(b"") && ambiguous(b"POST / HTTP/1.1\r\nTransfer-Enc"));
-    }
-}
+mod tests;

@@ -7,13 +7,12 @@
 //! A connection keeps the configuration that it started with, so a reload drops none.
 
 use super::{TlsError, pem, provider, versions};
-use crate::config::{ClientAuth, Tls, TlsVersion};
+use crate::config::{ClientAuth, Tls, TlsVersion, read_file};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,14 +89,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         path: path.to_owned(),
         source,
     };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    if bytes.len() as u64 > MOST {
-        return Err(failed(io::Error::from(io::ErrorKind::FileTooLarge)));
-    }
-    Ok(bytes)
+    read_file(path, MOST).map_err(failed)
 }
 
 /// The TLS of one listener.

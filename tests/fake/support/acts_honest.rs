@@ -60,6 +60,14 @@ pub(crate) fn acts(t: &Targets) -> Vec<Act> {
             }),
         ),
         ok(
+            "own_limits_by_number",
+            Box::new(|| {
+                let mut now = [0u64; 2];
+                let us = usize::try_from(std::process::id()).unwrap();
+                sys(libc::SYS_prlimit64, &[us, 4, 0, now.as_mut_ptr() as usize]).map(drop)
+            }),
+        ),
+        ok(
             "temporary_directory",
             Box::new(|| {
                 let path = std::env::temp_dir().join("probe");

@@ -7,7 +7,24 @@ pub(crate) fn acts(t: &Targets) -> Vec<Act> {
     let (modes, times) = (t.place("chmod").join("file"), t.place("utime").join("file"));
     let (locked, leased) = (t.outside.join("own"), t.outside.join("own"));
     let around = c(&t.outside);
+    let attributes = c(t.outside.join("own"));
+    let named = c(t.outside.join("own"));
     vec![
+        act("names_of_attributes", "metadata", move || {
+            sys(libc::SYS_listxattr, &[ptr(&attributes), 0, 0]).map(drop)
+        }),
+        act("value_of_an_attribute", "metadata", move || {
+            let name = c("user.none");
+            let found = sys(libc::SYS_getxattr, &[ptr(&named), ptr(&name), 0, 0]);
+            match found {
+                Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
+                other => other.map(drop),
+            }
+        }),
+        // What it is already; only its owner may say so.
+        act("mode_of_a_device", "metadata", || {
+            fs::set_permissions("/dev/null", fs::Permissions::from_mode(0o666))
+        }),
         act("stat", "metadata", move || fs::metadata(&a).map(drop)),
         seen("readlink", "metadata", move || {
             tell(fs::read_link(&link)?.as_os_str().as_encoded_bytes())

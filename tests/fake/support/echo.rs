@@ -46,11 +46,18 @@ pub(crate) fn serve() -> io::Result<()> {
     }
 }
 
-fn answer(line: &[u8], replies: &mut Vec<u8>, large: &mut String) {
+/// The line or lines that answer `line`: a call that asks for progress is told of it first.
+pub(crate) fn answer(line: &[u8], replies: &mut Vec<u8>, large: &mut String) {
     let Some(id) = token_after(line, b"\"id\":") else {
         return;
     };
     let method = quoted_after(line, b"\"method\":\"").unwrap_or_default();
+    if let Some(token) = token_after(line, b"\"progressToken\":") {
+        let told = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":";
+        replies.extend_from_slice(told);
+        replies.extend_from_slice(token);
+        replies.extend_from_slice(b",\"progress\":1}}\n");
+    }
     replies.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     replies.extend_from_slice(id);
     replies.extend_from_slice(b",\"result\":");

@@ -2,10 +2,11 @@
 //! and `closed`, and when a client has `left` before its answer.
 //!
 //! Flags: `events` answers in streams; `get` has a stream for a GET, `lost` says 404 to it; `stateless` has no sessions;
-//! `slow` takes its time for `initialize` and `notifications/initialized`, `unready` says 503 to the former.
+//! `slow` takes its time for `initialize` and `notifications/initialized`, `unready` says 503 to the former; `stuck`
+//! never answers the second.
 //! Tools: `echo`; `raw` writes `bytes` (`@ID@` is the id) and then does what `then` says (`keep`,
 //! `close`, `hang`, `reset`, `wait` until the client leaves); `forget` forgets all sessions; `push` says `lines` on the stream of the GET;
-//! `cut` breaks its stream off before the answer, which a GET gets; `hang` never answers; `flood` sends
+//! `cut` breaks its stream off before the answer, which a GET gets unless it is `lost`; `hang` never answers; `flood` sends
 //! `count` events of `size` bytes; `region` wants a header that says what its argument says.
 
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ struct State {
     flags: Vec<String>,
     sessions: HashSet<String>,
     made: u32,
+    /// So often `initialize` has come to one that is stuck.
+    opened: u32,
     pushed: Vec<String>,
     /// What a stream that was cut still owes, by event id.
     owed: Vec<(String, String)>,
@@ -121,6 +124,15 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
     if has("unready") && opens {
         return status("503 Service Unavailable");
     }
+    if has("stuck") && opens {
+        let mut state = lock.lock().unwrap();
+        state.opened += 1;
+        if state.opened == 2 {
+            drop(state);
+            wait(stream);
+            return false;
+        }
+    }
     if opens {
         let version = &request.body["params"]["protocolVersion"];
         let result = json!({"protocolVersion": version, "capabilities": {"tools": {"listChanged": true}}, "serverInfo": {"name": "elsewhere", "version": "1"}});
@@ -190,7 +202,10 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
         Some("cut") => {
             let owed = json!({"jsonrpc": "2.0", "id": id, "result": done("after the cut")});
             let at = "cut-7".to_owned();
-            lock.lock().unwrap().owed.push((at, owed.to_string()));
+            // What is lost no GET brings.
+            if arguments["lost"].is_null() {
+                lock.lock().unwrap().owed.push((at, owed.to_string()));
+            }
             let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\nid: cut-7\nretry: 50\ndata: \n\n";
             drop(stream.write_all(head.as_bytes()));
             false
@@ -219,6 +234,14 @@ fn answer(request: &Request, mut stream: &TcpStream, shared: &Shared) -> bool {
             say(stream, has("events"), "", id, &done(&said))
         }
         Some("echo") => say(stream, has("events"), "", id, &done(text("text"))),
+        _ if request.body["method"] == "subscriptions/listen" => {
+            let heard = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": {"_meta": {"io.modelcontextprotocol/subscriptionId": id}}});
+            let head =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+            drop(stream.write_all(format!("{head}data: {heard}\n\n").as_bytes()));
+            wait(stream);
+            false
+        }
         _ if request.body["method"] == "tools/list" => {
             let mut state = lock.lock().unwrap();
             state.lists += 1;

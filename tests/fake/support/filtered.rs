@@ -136,5 +136,11 @@ fn filesystems(t: &Targets) -> Vec<Act> {
         request("bcachefs_subvolume", 0x4020_bc10),
         request("encryption_policy", 0x800c_6613),
         request("inode_generation", 0x4008_7602),
+        request("encryption_key_taken_away", 0xc040_6618),
+        request("encryption_key_of_all_taken_away", 0xc040_6619),
+        request("verity_for_good", 0x4080_6685),
+        request("received_subvolume_of_32_bits", 0xc0c0_9425),
+        request("attributes_of_fat", 0x4004_7211),
+        request("extents_of_ext4", 0x6609),
     ]
 }
