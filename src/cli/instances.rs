@@ -66,16 +66,25 @@ pub(super) fn named(which: &WhichArgs) -> Result<Option<String>, Failure> {
 /// All instances that are meant; none may be.
 pub(super) fn all(which: &WhichArgs) -> Result<Vec<Instance>, Failure> {
     let name = named(which)?;
-    let any = name.as_deref().unwrap_or("any");
-    // State of all servers is beside that of any.
-    let state = args::resolve_named(Some(any), None)?.state_dir;
-    let places = Places::of_this_process(state.parent().map(Into::into));
-    let mut found = places.find();
+    let mut found = find(name.as_deref().unwrap_or("any"))?;
     found.retain(|it| {
         name.as_ref().is_none_or(|name| it.server == *name)
             && which.pid.is_none_or(|pid| it.pid == pid)
     });
     Ok(found)
+}
+
+/// The servers that run.
+pub(super) fn servers() -> Result<BTreeSet<String>, Failure> {
+    let found = find("any")?.into_iter();
+    Ok(found.map(|it| it.server).collect())
+}
+
+/// Whatever runs; state of all servers is beside that of `any`.
+fn find(any: &str) -> Result<Vec<Instance>, Failure> {
+    let state = args::resolve_named(Some(any), None)?.state_dir;
+    let places = Places::of_this_process(state.parent().map(Into::into));
+    Ok(places.find())
 }
 
 /// All instances of one server; where none is named, of the only one that runs.

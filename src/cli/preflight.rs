@@ -5,7 +5,8 @@ mod door;
 
 use super::exit::{Exit, Failure};
 use crate::cell::{is_being_written, package};
-use crate::config::{Config, EnvRule};
+use crate::config::{Config, EnvRule, nearest};
+use crate::mcp::method;
 use crate::secret::source::{self, SourceError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -86,22 +87,61 @@ fn fatal(config: &Config) -> Vec<Finding> {
     all
 }
 
-fn notable(config: &Config) -> Vec<Finding> {
-    let note = |message: String, hint: &str| Finding {
-        message,
-        hint: (!hint.is_empty()).then(|| hint.to_owned()),
-        exit: None,
-    };
-    let mut all = door::notable(config);
+/// What is set and cannot be meant, so that `run` says it too.
+pub(super) fn mistaken(config: &Config) -> Vec<Finding> {
+    let mut all = Vec::new();
     let cell = &config.cell;
     let granted = cell.read.len() + cell.write.len() + cell.execute.len();
-    if config.server.is_elsewhere() && granted + cell.env.len() + cell.egress.len() > 0 {
+    let limited = cell.memory.is_some() || cell.processes.is_some() || cell.cpu.is_some();
+    let set = granted + cell.env.len() + cell.egress.len() > 0 || limited;
+    if config.server.is_elsewhere() && set {
         all.push(note(
-            "the server runs elsewhere, so nothing that is granted to a cell has any effect"
+            "the server runs elsewhere, so nothing that is granted to a cell has any effect, nor do its limits"
                 .to_owned(),
             "",
         ));
     }
+    let methods = &config.methods;
+    let allowed = methods.allow.iter().flatten().map(|it| ("allow", it));
+    let denied = methods.deny.iter().map(|it| ("deny", it));
+    all.extend(
+        allowed
+            .chain(denied)
+            .filter_map(|(list, name)| no_method(list, name)),
+    );
+    all
+}
+
+/// A pattern without a star that matches no method of any revision. A server may have methods of its
+/// own, so it is no error.
+fn no_method(list: &str, name: &str) -> Option<Finding> {
+    let known = || method::ALL.iter().map(|method| method.name);
+    // What is denied is compared without regard to case.
+    let is_known = |known: &str| match list {
+        "deny" => known.eq_ignore_ascii_case(name),
+        _ => known == name,
+    };
+    if name.contains('*') || known().any(is_known) {
+        return None;
+    }
+    let near = nearest(name, known()).map(|near| format!("did you mean `{near}`?"));
+    Some(note(
+        format!("`{name}` (methods.{list}) is no method of the protocol"),
+        &near.unwrap_or_default(),
+    ))
+}
+
+fn note(message: String, hint: &str) -> Finding {
+    Finding {
+        message,
+        hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        exit: None,
+    }
+}
+
+fn notable(config: &Config) -> Vec<Finding> {
+    let mut all = door::notable(config);
+    all.extend(mistaken(config));
     for rule in &config.cell.env {
         if let EnvRule::Pass(name) = rule
             && std::env::var_os(name).is_none()

@@ -4,6 +4,7 @@ use super::again::Again;
 use super::args::{self, Format, RunArgs};
 use super::exit::Exit;
 use super::exit::Failure;
+use super::printable::printable;
 use super::{exit, preflight, show};
 use crate::app;
 use crate::telemetry::logs;
@@ -25,6 +26,12 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         Format::Json => logs::Format::Json,
     };
     logs::init(format, level);
+    for finding in preflight::mistaken(&resolved.config) {
+        let hint = finding
+            .hint
+            .map_or(String::new(), |hint| format!("; {hint}"));
+        tracing::warn!("{}{hint}", printable(&finding.message));
+    }
     let again = Box::new(Again::of(args)?);
     let code = app::run(resolved.config, again).map_err(|error| {
         let failure = Failure::new(Exit::from(error.code()), error.to_string());

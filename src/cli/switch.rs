@@ -65,7 +65,8 @@ fn turn(args: &SwitchArgs, ask: &Ask, turn: &Turn) -> Result<ExitCode, Failure> 
             }
         }
     }
-    Ok(match args.which.json {
+    let absent = args.file.is_none() && args.which.config.is_none() && answers.is_empty();
+    let printed = match args.which.json {
         true => {
             let files: Vec<Value> = switches
                 .into_iter()
@@ -76,6 +77,22 @@ fn turn(args: &SwitchArgs, ask: &Ask, turn: &Turn) -> Result<ExitCode, Failure> 
             exit::print(&format!("{all:#}\n"))
         }
         false => exit::print(&describe(&switches, &answers)),
+    };
+    match absent && printed == ExitCode::SUCCESS {
+        true => Err(nobody(args)?),
+        false => Ok(printed),
+    }
+}
+
+/// A name that nobody has is more often a slip than meant for later.
+fn nobody(args: &SwitchArgs) -> Result<Failure, Failure> {
+    let names = instances::servers()?;
+    let names: Vec<String> = names.iter().map(|name| printable(name)).collect();
+    let failure = instances::nothing(&args.which)
+        .hint("the switch is turned all the same, for who starts under that name later");
+    Ok(match names.is_empty() {
+        true => failure,
+        false => failure.hint(format!("these run now: {}", names.join(", "))),
     })
 }
 
@@ -87,7 +104,9 @@ fn describe(switches: &BTreeMap<String, Value>, answers: &[Answer]) -> String {
         text.push_str(&format!("{file}: the server is switched {server}\n"));
         for tool in said["tools"].as_array().into_iter().flatten() {
             let tool = printable(tool.as_str().unwrap_or_default());
-            text.push_str(&format!("the tool {tool} is switched off\n"));
+            text.push_str(&format!(
+                "the tool {tool} is switched off, if there is one of that name\n"
+            ));
         }
     }
     for answer in answers {

@@ -189,7 +189,7 @@ fn suggest(problem: Problem, found: &str, expected: &[&str]) -> Problem {
 }
 
 /// The candidate that is at most a third of its letters away.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     found: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

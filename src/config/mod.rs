@@ -28,6 +28,7 @@ pub use access::{
 };
 pub use change::{Changes, renew};
 pub use credentials::{Aged, Credential, Inject, Pointer, Signal};
+pub(crate) use diagnose::nearest;
 pub use diagnose::{Place, Problem};
 pub use endpoint::Endpoint;
 pub use entries::{EntryError, Word};

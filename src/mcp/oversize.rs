@@ -57,6 +57,9 @@ enum Found {
     Nothing,
     /// Raw token and key.
     One(Box<[u8]>, RequestId),
+    /// Not legal, but a whole number: some languages write 5 as `5.0`, and an answer that is waited for
+    /// is known by it.
+    Whole(Box<[u8]>, RequestId),
     /// Two, or one that is not legal.
     Unusable,
 }
@@ -196,8 +199,19 @@ impl IdScan {
             Ok(id) if std::str::from_utf8(id.raw).is_ok() && !id.raw.iter().any(|&b| b < 0x20) => {
                 Found::One(id.raw.into(), id.key())
             }
-            _ => Found::Unusable,
+            _ => self.whole().unwrap_or(Found::Unusable),
         }
+    }
+
+    fn whole(&self) -> Option<Found> {
+        let end = self.token.iter().position(|&byte| byte == b'.')?;
+        let (text, zeros) = self.token.split_at_checked(end)?;
+        let zeros = zeros.strip_prefix(b".").filter(|it| !it.is_empty())?;
+        if !zeros.iter().all(|&byte| byte == b'0') || text.first() == Some(&b'"') {
+            return None;
+        }
+        let id = Id::read(Raw { start: 0, text }).ok()?;
+        Some(Found::Whole(id.raw.into(), id.key()))
     }
 
     /// A second message on the line may have an id of its own, so neither is answered.
@@ -221,7 +235,8 @@ impl IdScan {
     pub(super) fn into_parts(self) -> (Option<RawAndKey>, bool) {
         let id = match self.id {
             Found::One(raw, key) => Some((raw, key)),
-            Found::Nothing | Found::Unusable => None,
+            Found::Whole(raw, key) if !self.method => Some((raw, key)),
+            Found::Nothing | Found::Whole(..) | Found::Unusable => None,
         };
         (id, self.method)
     }

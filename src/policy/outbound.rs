@@ -4,7 +4,7 @@ use super::rules::SCRUB_SECRETS;
 use super::scrub::{Finding, Scrubber};
 use super::{Decision, Note, Refusal, Verdict};
 use crate::config::SecretsMode;
-use crate::mcp::{Direction, Envelope, Id, Kind, Raw, Subject, members, method, parse};
+use crate::mcp::{Capability, Direction, Envelope, Id, Kind, Raw, Subject, members, method, parse};
 use std::ops::Range;
 
 /// Searches what is about to leave: the line, or what an earlier stage made of it. `clean` is the
@@ -56,8 +56,14 @@ pub(super) fn scrub(
             let refused = if matches!(envelope.kind, Kind::Notification { .. }) {
                 Decision::drop(SCRUB_SECRETS)
             } else {
+                let ran = match subject {
+                    Some(subject) if subject.capability == Capability::Tool => {
+                        " The tool did run, so check before calling it again."
+                    }
+                    _ => "",
+                };
                 let text = format!(
-                    "The message held a credential and was withheld (rule {SCRUB_SECRETS}); asking again will not help, ask for the data without credentials."
+                    "The message held a credential and was withheld (rule {SCRUB_SECRETS}); asking again will not help, ask for the data without credentials.{ran}"
                 );
                 Decision::refuse(Refusal::new(SCRUB_SECRETS, subject, text))
             };

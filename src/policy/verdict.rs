@@ -164,14 +164,18 @@ pub struct Origin {
     pub caller: Option<Arc<Caller>>,
 }
 
-/// A name or URI of a peer as it may stand in a log line: escaped and at most 128 characters.
+/// Characters of what a peer wrote that go into a hint. Whoever shows it cuts it shorter, when the
+/// scrubber has seen it: half a credential is not found.
+const QUOTED: usize = 4096;
+
+/// A name or URI of a peer, escaped.
 fn printable(text: &str) -> String {
     let mut shown: String = text
         .chars()
-        .take(128)
+        .take(QUOTED)
         .flat_map(char::escape_debug)
         .collect();
-    if text.chars().nth(128).is_some() {
+    if text.chars().nth(QUOTED).is_some() {
         shown.push('…');
     }
     shown
@@ -184,10 +188,10 @@ mod tests {
     #[test]
     fn hints_are_bounded_and_escaped() {
         let refusal = Refusal::new(super::super::rules::TOOLS_DENY, None, String::new())
-            .about(&format!("\u{1b}[31m{}", "x".repeat(500)));
+            .about(&format!("\u{1b}[31m{}", "x".repeat(QUOTED)));
         let hint = refusal.operator_hint.unwrap_or_default();
         assert!(hint.contains("\\u{1b}[31mxxx"), "{hint}");
         assert!(hint.ends_with("…)"));
-        assert!(hint.len() < 300);
+        assert!(hint.len() < QUOTED + 100);
     }
 }

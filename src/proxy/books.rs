@@ -37,10 +37,11 @@ impl Session {
         if let Some(held) = &open.held {
             self.settle(held, status, now);
         }
+        let shown = self.shown(&open.origin.subject);
         self.audit.record(
             &Record {
                 direction: Direction::ToClient,
-                subject: Some(&open.origin.subject),
+                subject: Some(&shown),
                 id: Some(&open.raw_id),
                 decision,
                 rule,
@@ -68,10 +69,11 @@ impl Session {
         self.explain(refused, subject);
         self.metrics.refusal(Direction::ToServer, refused.rule);
         self.observe(subject, refused.rule, Duration::ZERO);
+        let shown = self.shown(subject);
         self.audit.record(
             &Record {
                 direction: Direction::ToServer,
-                subject: Some(subject),
+                subject: Some(&shown),
                 id,
                 decision: "refuse",
                 rule: Some(refused.rule),
@@ -141,10 +143,11 @@ impl Session {
             Direction::ToServer => (usize::try_from(bytes).unwrap_or(usize::MAX), 0),
             Direction::ToClient => (0, usize::try_from(bytes).unwrap_or(usize::MAX)),
         };
+        let shown = subject.map(|subject| self.shown(subject));
         self.audit.record(
             &Record {
                 direction,
-                subject,
+                subject: shown.as_deref(),
                 id,
                 decision: "drop",
                 rule: Some(rule),
@@ -211,7 +214,7 @@ impl Session {
 
     /// What an answer says of the credential that its call was made with.
     pub(super) fn watch_credential(&mut self, subject: &Subject, notes: &[Note], now: Instant) {
-        let Some(tool) = subject.name.as_deref() else {
+        let Some(tool) = &subject.name else {
             return;
         };
         if subject.capability != Capability::Tool {
@@ -229,6 +232,7 @@ impl Session {
         let key = ("credentials.problem", subject.name.clone());
         // Tools are of the server's making: it must not fill the log, or the memory, with them.
         if self.explained.len() < EXPLAINED && self.explained.insert(key) {
+            let tool = &self.names.shown(self.policy.scrubber(), tool);
             tracing::warn!(
                 "the server's credential is at fault ({problem}) in a call of {}; credential: {credential}",
                 one_line(tool)
@@ -242,10 +246,12 @@ impl Session {
         if self.explained.len() >= EXPLAINED || !self.explained.insert(key) {
             return;
         }
-        let target = subject.name.as_deref().unwrap_or_default();
-        let shown = one_line(target);
+        let hint = refused.operator_hint.as_deref();
+        let hint = hint.map(|hint| self.shown_hint(hint));
+        let subject = self.shown(subject);
+        let shown = one_line(subject.name.as_deref().unwrap_or_default());
         let method = one_line(&subject.method);
-        match &refused.operator_hint {
+        match hint {
             Some(hint) => tracing::warn!(
                 "refused {method} {shown} by rule {}; the setting behind it: {hint}",
                 refused.rule

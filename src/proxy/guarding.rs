@@ -291,10 +291,11 @@ impl Session {
         };
         let before = out.to_client.len();
         reply::result(&mut out.to_client, id.raw, result);
+        let shown = self.shown(subject);
         self.audit.record(
             &Record {
                 direction: Direction::ToClient,
-                subject: Some(subject),
+                subject: Some(&shown),
                 id: Some(id.raw),
                 decision: "rewrite",
                 rule: None,
@@ -373,6 +374,9 @@ impl Session {
         text: &str,
         now: Instant,
     ) {
+        let scrubber = self.policy.scrubber();
+        let clean = tool.and_then(|tool| self.names.redacted(scrubber, tool));
+        let tool = clean.as_deref().or(tool);
         let name = tool.map_or_else(String::new, crate::transport::terminal::one_line);
         match name.is_empty() {
             true => tracing::warn!(rule, "{text}"),

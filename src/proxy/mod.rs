@@ -18,6 +18,7 @@ mod pulse;
 mod reply;
 mod revival;
 mod session;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod turns;

@@ -3,6 +3,7 @@
 use super::books::asker;
 use super::pending::State;
 use super::session::Session;
+use super::shown::Names;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -27,12 +28,15 @@ impl Session {
         let waits = |open: &&super::pending::Open| open.state == State::Open;
         let mut open: Vec<_> = self.client.all().filter(waits).collect();
         open.sort_by_key(|open| open.order());
+        let scrubber = self.policy.scrubber();
+        let mut names = Names::default();
         let shown = open.into_iter().take(most).map(|open| {
             let age = now.saturating_duration_since(open.since);
             let caller = open.origin.caller.as_deref().map(asker);
+            let target = open.origin.subject.name.as_ref();
             OpenCall {
                 method: open.origin.subject.method.clone().into_owned(),
-                target: open.origin.subject.name.as_deref().map(str::to_owned),
+                target: target.map(|name| names.shown(scrubber, name).into()),
                 client: caller.map(|caller| caller.client.to_owned()),
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
                 request_bytes: open.bytes,

@@ -17,6 +17,7 @@ use crate::identity::Caller;
 use crate::mcp::{Capability, RawId, RequestId};
 use crate::policy::{Deadlines, Origin};
 use foldhash::{HashMap, HashSet};
+use smol_str::SmolStr;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,12 +104,18 @@ impl Open {
     }
 
     /// Notes that it is passed on to a server, if it is a call: it may not run twice.
-    pub(super) fn note_begin(&mut self, log: &Log, now: Instant) {
+    /// `shown` makes a name one that may be written down.
+    pub(super) fn note_begin(
+        &mut self,
+        log: &Log,
+        shown: impl FnOnce(&SmolStr) -> SmolStr,
+        now: Instant,
+    ) {
         if let (Capability::Tool, Some(tool)) =
             (self.origin.subject.capability, &self.origin.subject.name)
         {
             let client = self.origin.caller.as_ref().map(|caller| &*caller.client);
-            self.begun = log.begin(tool, &self.raw_id, client, now);
+            self.begun = log.begin(&shown(tool), &self.raw_id, client, now);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::mcp::method::{CANCELLED, INITIALIZE, INITIALIZED, PROGRESS};
 use crate::mcp::{self, Direction, Envelope, Era, Id, Kind, Malformed, Raw, RequestId, Subject};
 use crate::policy::{Decision, Origin, PROTOCOL_NO_ID, Refusal, Verdict, fold};
 use crate::telemetry::{Kind as MessageKind, Outcome};
+use smol_str::SmolStr;
 use std::sync::Arc;
 use std::time::Instant;
 use zeroize::Zeroize;
@@ -223,7 +224,9 @@ impl Session {
             }
         };
         if !repeatable && !matches!(passage, Passage::Stop) {
-            open.note_begin(&self.audit, now);
+            let scrubber = self.policy.scrubber();
+            let shown = |name: &SmolStr| self.names.shown(scrubber, name);
+            open.note_begin(&self.audit, shown, now);
         }
         self.client.insert(key, open);
         self.tally.open(self.client.waiting());

@@ -216,6 +216,7 @@ impl Session {
     pub fn adopt(&mut self, policy: Arc<Policy>) {
         self.forget_answers();
         self.policy = policy;
+        self.names.forget();
         self.earlier.clear();
         self.credential_breaker.reset();
     }
@@ -224,6 +225,7 @@ impl Session {
     /// it was asked under.
     pub fn renew(&mut self, config: &Config, policy: Arc<Policy>) {
         let before = std::mem::replace(&mut self.policy, policy);
+        self.names.forget();
         match self.client.oldest() {
             None => self.earlier.clear(),
             Some(oldest) => {

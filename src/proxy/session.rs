@@ -14,6 +14,7 @@ use super::pending::{Expiry, Open, Pending};
 use super::pulse::Pulse;
 use super::reply::{self, own};
 use super::revival::Kept;
+use super::shown::Names;
 use super::turns::Turns;
 use crate::audit::{Denial, Log, Record};
 use crate::cell::denial::{Denials, Grants};
@@ -100,6 +101,7 @@ pub struct Session {
     pub(super) caps: Caps,
     noise_shown: bool,
     pub(super) credential_breaker: CredentialBreaker,
+    pub(super) names: Names,
     pub(super) explained: HashSet<(&'static str, Option<SmolStr>)>,
 }
 
@@ -156,6 +158,7 @@ impl Session {
             caps: Caps::of(config),
             noise_shown: false,
             credential_breaker: CredentialBreaker::default(),
+            names: Names::default(),
             explained: HashSet::new(),
         }
     }
@@ -242,10 +245,11 @@ impl Session {
         response_bytes: usize,
         now: Instant,
     ) {
+        let shown = self.shown(&expired.origin.subject);
         self.audit.record(
             &Record {
                 direction: Direction::ToClient,
-                subject: Some(&expired.origin.subject),
+                subject: Some(&shown),
                 id: Some(&expired.raw_id),
                 decision,
                 rule,
@@ -318,7 +322,9 @@ impl Session {
         );
         // An answer of the client to the server is lost, and the server is told nothing: it has
         // limits of its own for how long it waits.
-        if let Some(id) = id.filter(|id| id.request) {
+        // Nor is the id of an open request answered for another one.
+        let free = id.filter(|id| !self.client.contains(&id.key) && !self.listing.holds(&id.key));
+        if let Some(id) = free.filter(|id| id.request) {
             reply::refusal(&mut out.to_client, &id.raw, &refused, self.era);
             self.unread(
                 Direction::ToServer,

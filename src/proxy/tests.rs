@@ -3,6 +3,7 @@
 use super::{Outbox, Passage, Session};
 use crate::audit::Log;
 use crate::config::{Config, sample};
+use crate::mcp::{OversizeId, RequestId};
 use crate::policy::{Policy, scrub::Scrubber};
 use crate::telemetry::Metrics;
 use pretty_assertions::assert_eq;
@@ -136,6 +137,27 @@ fn an_open_id_is_not_used_twice() {
 }
 
 #[test]
+fn a_line_that_is_too_large_does_not_answer_an_open_id() {
+    let mut rig = Rig::new(UNCHECKED);
+    rig.client(&call(1, "slow"));
+    for id in [1, 2] {
+        let mut out = Outbox::default();
+        let skipped = OversizeId {
+            raw: id.to_string().into_bytes().into(),
+            key: RequestId::Number(id),
+            request: true,
+        };
+        rig.session
+            .oversize_from_client(Some(skipped), 5000, &mut out);
+        rig.take(&out);
+    }
+    rig.server(&result(1));
+    let seen = rig.seen_by_client();
+    assert_eq!((seen.len(), &seen[0]["id"]), (2, &json!(2)), "{seen:?}");
+    assert_eq!(seen[1], result(1));
+}
+
+#[test]
 fn both_directions_may_use_the_same_id() {
     let mut rig = Rig::new(UNCHECKED);
     rig.client(&request(0, "ping"));
@@ -161,6 +183,20 @@ fn a_rounded_id_is_restored() {
     rig.client(&request(id, "ping"));
     rig.server(&result(1_u64 << 53));
     assert_eq!(rig.seen_by_client(), [result(id)]);
+}
+
+#[test]
+fn an_answer_with_a_float_for_an_id_ends_its_request() {
+    let mut rig = Rig::new(UNCHECKED);
+    rig.client(&call(5, "sum")).server(&result(5.0));
+    let seen = rig.seen_by_client();
+    assert_eq!((seen.len(), &seen[0]["id"]), (1, &json!(5)), "{seen:?}");
+    let rule = &seen[0]["result"]["_meta"]["dev.cofferdam/rule"];
+    assert_eq!(rule, "server.malformed");
+    // A request with one is nobody's.
+    rig.client(&call(6, "sum")).client(&request(6.0, "ping"));
+    let seen = rig.seen_by_client();
+    assert_eq!((seen.len(), &seen[0]["id"]), (1, &Value::Null), "{seen:?}");
 }
 
 #[test]

@@ -185,7 +185,9 @@ impl Session {
             };
             open.place = Some(place);
             if !self.policy.repeatable(&open.origin.subject) {
-                open.note_begin(&self.audit, now);
+                let scrubber = self.policy.scrubber();
+                let shown = |name: &smol_str::SmolStr| self.names.shown(scrubber, name);
+                open.note_begin(&self.audit, shown, now);
             }
             match waiting.line {
                 Some(line) => {

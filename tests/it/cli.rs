@@ -1112,3 +1112,30 @@ fn doctor_tells_what_the_exit_code_tells() {
     assert!(text.contains("bin/node is not executable"), "{text}");
     assert!(!text.contains('\u{1b}'), "colours without a terminal");
 }
+
+#[test]
+fn what_is_set_and_cannot_be_meant_is_said_by_run_too() {
+    let config = "[methods]\nallow = [\"tools/lst\", \"tools/*\", \"ping\", \"acme/do\"]\ndeny = [\"tools/cal\", \"Ping\"]\n";
+    let rig = Rig::new().file("c.toml", config);
+    let url = ["--url", "http://127.0.0.1:9/mcp", "--config", "c.toml"];
+    let dead = ["--memory", "1GiB", "--processes", "3"];
+    for command in ["run", "check"] {
+        let said = rig.run(&[&[command][..], &url, &dead].concat());
+        for warned in [
+            "the server runs elsewhere, so nothing that is granted to a cell has any effect, nor do its limits",
+            "`tools/lst` (methods.allow) is no method of the protocol",
+            "did you mean `tools/list`?",
+            "`acme/do` (methods.allow) is no method",
+            "`tools/cal` (methods.deny) is no method of the protocol",
+            "did you mean `tools/call`?",
+        ] {
+            assert!(said.contains(warned), "{command}: {warned}: {said}");
+        }
+        assert_eq!(
+            said.matches("is no method of the protocol").count(),
+            3,
+            "{said}"
+        );
+        assert_eq!(said.matches("did you mean").count(), 2, "{said}");
+    }
+}

@@ -487,3 +487,47 @@ fn names_that_the_client_invents_are_tame_on_stderr_and_whole_in_audit() {
     }
     assert!(audit.lines().count() >= 3, "{audit}");
 }
+
+/// A token such as a forge gives out; of a kind that the scrubber knows.
+const TOKEN: &str = "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";
+
+#[test]
+fn a_credential_in_a_name_is_written_nowhere() {
+    let config = "[tools.danger]\nallow = false\n[resources]\ndeny = [\"https://internal.example/*\"]\n[schema]\narguments = \"off\"\n";
+    let rig = Rig::new().file("config.toml", config);
+    let flags = ["--config", "{dir}/config.toml"];
+    let flags = [&flags[..], &["--audit", "{dir}/audit.jsonl"]].concat();
+    let mut wire = Wire::in_rig(rig, &flags, &[]);
+    wire.alive();
+    let read =
+        |wire: &mut Wire, id: &str, uri: &str| wire.ask(id, "resources/read", &json!({"uri": uri}));
+    // Passed on as it is, and written down without it.
+    let passed = format!("https://public.example/a?token={TOKEN}");
+    let answer = read(&mut wire, "1", &passed);
+    assert!(answer.get("result").is_some(), "{answer}");
+    // The same where it is refused: near enough to the end of what a log shows to be cut in half.
+    for (id, length) in [("2", 1), ("3", 90), ("4", 230)] {
+        let padding = "p/".repeat(length / 2);
+        let refused = format!("https://internal.example/{padding}?token={TOKEN}");
+        assert_eq!(rule(&read(&mut wire, id, &refused)), "resources.deny");
+    }
+    wire.call("5", TOKEN, &json!({}));
+    wire.ask("6", &format!("x/{TOKEN}"), &json!({}));
+    wire.send(format!(
+        r#"{{"jsonrpc":"2.0","method":"tools/call","params":{{"name":"{TOKEN}"}}}}"#
+    ));
+    wire.alive();
+    wire.close_input();
+    let (over, rig) = wire.wait_in_rig();
+    let log = std::fs::read_to_string(rig.path().join("audit.jsonl")).unwrap();
+    for target in [
+        "https://public.example/a?token=",
+        "https://internal.example/",
+    ] {
+        assert!(log.contains(target), "{log}");
+    }
+    assert!(over.text().contains("internal.example"), "{}", over.text());
+    for text in [log, over.text()] {
+        assert!(!text.contains(&TOKEN[..12]), "{text}");
+    }
+}

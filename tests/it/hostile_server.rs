@@ -281,7 +281,7 @@ fn only_the_first_answer_to_an_open_id_passes() {
         result("\"@ID@\"", "crossed to text 1"),
         result("null", "null"),
         result("[@ID@]", "list"),
-        result("@ID@.0", "float"),
+        result("@ID@.5", "float"),
         result("true", "true"),
         result("@ID@", "first"),
         result("@ID@", "second"),

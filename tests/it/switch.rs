@@ -160,3 +160,36 @@ fn a_switch_that_is_named_has_to_be_there() {
     wire.alive();
     assert_eq!(wire.finish().code, 0);
 }
+
+#[test]
+fn a_name_that_nobody_has_is_no_success() {
+    let (mut wire, _) = start(Rig::new(), &[]);
+    wire.alive();
+    for words in [
+        &["kill", "victm"][..],
+        &["kill", "victm", "--tool", "echo", "--json"],
+        &["resume", "victm"],
+    ] {
+        let output = wire.rig().command(words).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{errors}");
+        for said in [
+            "no instance of victm runs",
+            "starts under that name later",
+            "these run now: victim",
+        ] {
+            assert!(errors.contains(said), "{words:?}: {errors}");
+        }
+    }
+    // It holds for later all the same.
+    let killed = wire.rig().command(&["kill", "victm"]).output().unwrap();
+    assert_eq!(killed.status.code(), Some(69));
+    let file = wire.path().join("home/.local/state/cofferdam/victm/switch");
+    assert!(
+        std::fs::read_to_string(file)
+            .unwrap()
+            .contains("server off")
+    );
+    wire.alive();
+    assert_eq!(wire.finish().code, 0);
+}

@@ -2,6 +2,7 @@
 
 use super::percent_decoded;
 use crate::policy::names::fold;
+// The types alone: nothing in `core` reaches a network.
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// A host with its port, as the WHATWG parser would write them (URL §3.5, §4.4): without the user, an
