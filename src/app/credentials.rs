@@ -502,7 +502,12 @@ impl Known {
             Ok(()) => ("success", "servers that held an older one are replaced"),
             Err(why) => ("error", why),
         };
-        for name in std::mem::take(&mut self.unplaced) {
+        let names = match outcome {
+            Ok(()) => std::mem::take(&mut self.unplaced),
+            // Another try may follow.
+            Err(_) => self.unplaced.clone(),
+        };
+        for name in names {
             if let Some(state) = self.states.iter().find(|it| it.name == name) {
                 audit.rotation(&about("placed", state, status, text), now);
             }

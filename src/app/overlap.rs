@@ -2,11 +2,14 @@
 //! while the old one still serves.
 //!
 //! ```text
-//! (none) ── planned ──▶ Preparing ── it has answered the handshake ──▶ Draining ── nothing is open ──▶ (none)
-//!    ▲                      │ it ends, does not answer in time, or is another                 the old one
-//!    └──────────────────────┘ the old one goes on                                             ends beside it
+//! (none) ── planned ──▶ Preparing ── it has answered the handshake ──▶ Draining ── nothing is open, or too late ──▶ (none)
+//!    ▲ ▲    ▲               │                                             │            the old one ends beside it
+//!    │ │    └─ tried again ─┼─ it ends, does not answer in time, or is another: the old one goes on
+//!    │ └──── planned again ─┴─────────────────────────────────────────────┘
+//!    └────── the old one ends by itself, or is switched off ◀── any
 //! ```
-//! Its cell has a number of its own, so that one starts beside the other. Until it takes over nothing
+//! One that is not taken is tried again as one that ends is started again ([`Restarts`]): later and later,
+//! then when somebody asks after a minute, or when something is different. Its cell has a number of its own, so that one starts beside the other. Until it takes over nothing
 //! that it says reaches the client.
 
 use super::audition::Audition;
@@ -18,8 +21,9 @@ use super::stdio::{Loop, LoopError, START_LIMIT};
 use crate::admin::Phase;
 use crate::cell::LayerReport;
 use crate::cell::spawn::{Exit, Facts, MAX_CELLS, Stop};
+use crate::config::Replace;
 use crate::proxy::{Outbox, Passage};
-use crate::supervise::{Act, Life};
+use crate::supervise::{Act, Due, Life, Next, Restarts};
 use crate::transport::writer::Outlet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -190,13 +194,35 @@ impl Loop {
         }
     }
 
-    /// The newcomer is not taken: the server that serves goes on.
-    pub(super) fn dismiss(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
-        if self.newcomer.is_some() {
-            let kept = format!("the server keeps the old one: the next is not taken: {why}");
-            self.known.placed(Err(&kept), self.session.audit(), now);
+    /// The newcomer is not taken: the server that serves goes on, and another is tried later.
+    fn dismiss(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
+        if self.newcomer.is_none() {
+            return Ok(());
         }
-        self.unseat(why, now)
+        let kept = format!("the server keeps the old one: the next is not taken: {why}");
+        self.known.placed(Err(&kept), self.session.audit(), now);
+        self.unseat(why, now)?;
+        again_after(&mut self.beside, now);
+        Ok(())
+    }
+
+    /// Tries once more to start another beside the one that serves.
+    fn step_again(&mut self, now: Instant) -> Result<(), LoopError> {
+        let due = self.beside.waiting() && self.beside.step(now) == Some(Due::Start);
+        let serves = self.is_drainable() && !self.life.ending() && self.farewell.is_none();
+        if !due || !serves || self.replacing.is_some() {
+            return Ok(());
+        }
+        match self.config.server.replace {
+            Replace::Overlap => self.prepare(now),
+            _ => self.replace("the last one could not be replaced", now),
+        }
+    }
+
+    /// When another is tried; never while that could not be.
+    pub(super) fn again_due(&self) -> Option<Instant> {
+        let waits = self.beside.waiting() && !self.frozen;
+        self.beside.due().filter(|_| waits)
     }
 
     fn unseat(&mut self, why: &str, now: Instant) -> Result<(), LoopError> {
@@ -257,6 +283,9 @@ impl Loop {
         {
             self.dismiss("it does not answer the handshake in time", now)?;
         }
+        if !self.frozen {
+            self.step_again(now)?;
+        }
         for at in 0..self.leaving.len() {
             let Some(leaving) = self.leaving.get_mut(at) else {
                 break;
@@ -303,6 +332,7 @@ impl Loop {
         self.life.started();
         self.restarts.taken_over(self.session.has_answered(), now);
         self.replacing = None;
+        self.beside.healthy(now);
         self.metrics.child_starts.inc();
         self.metrics.replacements.inc();
         self.known.placed(Ok(()), self.session.audit(), now);
@@ -329,10 +359,21 @@ impl Loop {
     /// The server that was to be replaced has ended by itself: the one that waits is not greeted by
     /// this session any more.
     pub(super) fn lost_beside(&mut self, now: Instant) {
-        if self.newcomer.is_some() {
-            // A spawner that cannot be reached says so by itself.
-            drop(self.dismiss("the server that it was to replace has ended", now));
+        self.beside.healthy(now);
+        // A spawner that cannot be reached says so by itself.
+        drop(self.unseat("the server that it was to replace has ended", now));
+    }
+}
+
+/// One that was to take over was not taken: when the next is tried.
+pub(super) fn again_after(beside: &mut Restarts, now: Instant) {
+    match beside.ended(false, true, now) {
+        Next::Start(wait) => {
+            tracing::info!("another one is tried in {} ms", wait.as_millis());
         }
+        Next::Park | Next::End => tracing::error!(
+            "the server keeps what it was started with: none that was started with the new was taken; it is tried again when somebody asks after a minute, or when something changes"
+        ),
     }
 }
 

@@ -150,6 +150,8 @@ impl Loop {
         }
         tracing::info!("{why}; the server is replaced");
         let serves = self.started && !self.restarts.down();
+        // What failed before was with something else.
+        self.beside.healthy(now);
         if self.config.server.replace == Replace::Overlap && serves {
             return self.prepare(now);
         }

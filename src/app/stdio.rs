@@ -82,6 +82,8 @@ pub(super) struct Loop {
     pub(super) cell: u32,
     pub(super) newcomer: Option<Newcomer>,
     pub(super) leaving: Vec<Leaving>,
+    /// When one that is to take over is tried again.
+    pub(super) beside: Restarts,
     pub(super) known: Known,
     pub(super) to_server: Lane,
     pub(super) to_client: Lane,
@@ -153,6 +155,7 @@ impl Loop {
             cell: FIRST,
             newcomer: None,
             leaving: Vec::new(),
+            beside: Restarts::of_many(true, START_LIMIT, begun),
             known: Known::default(),
             client_in: Some(client_in),
             client_out: Some(client_out),
@@ -412,6 +415,10 @@ impl Loop {
         if let Some(code) = self.code.take() {
             // Once, after the first quiet moment: by then what a start needs has run.
             code.shed();
+        }
+        if self.beside.parked() {
+            // Somebody has asked for something.
+            self.beside.asked(now);
         }
         if !self.session.restless() {
             self.session.shrink();

@@ -180,6 +180,7 @@ impl Loop {
                 .filter(|_| !self.frozen && self.is_drainable()),
             self.farewell.as_ref().map(Farewell::due),
             self.newcomer.as_ref().and_then(Newcomer::due),
+            self.again_due(),
             self.leaving.iter().filter_map(Leaving::due).min(),
             self.rest_at,
             self.health.watchdog_due(),

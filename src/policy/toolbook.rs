@@ -6,6 +6,9 @@
 //!    │ mark_unlistable                ▲  learn, last page          │ mark_unlistable
 //!    └────────────► Unlistable ───────┴────────────────────────────┘
 //! ```
+//! Another server in the place of the one that listed them makes them `Stale` too; then it is found out
+//! whether its list is the same.
+//!
 //! While it is `Unknown` or `Stale`, a call of a tool asks for the list first. What was learnt
 //! before a change stays in use until the next list replaces it. Everything is bounded: a server
 //! that lists without end fills the book and no more.
@@ -16,6 +19,7 @@ use super::schema::{Compiled, Flat, Unusable, compile};
 use crate::mcp::{elements, members, text};
 use foldhash::HashMap;
 use jsonschema::Validator;
+use std::hash::BuildHasher;
 
 /// Most tools that are remembered; the largest server met lists 32.
 const MAX_TOOLS: usize = 1024;
@@ -39,6 +43,10 @@ pub struct ToolBook {
     compiled: usize,
     cursor: Option<Box<[u8]>>,
     pages: u32,
+    /// Which walk over all pages this is.
+    walk: u64,
+    /// Since another server serves: whether it lists anything else than the last one did.
+    differs: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +64,10 @@ struct Entry {
     output: Option<Schema>,
     /// Arguments that clients repeat in headers.
     mirrors: Box<[Mirror]>,
+    /// Of all that was said of it.
+    digest: u64,
+    /// The last walk that has seen it.
+    walk: u64,
 }
 
 #[derive(Debug)]
@@ -106,6 +118,7 @@ impl ToolBook {
     pub fn learn(&mut self, result: &[u8], first_page: bool) {
         if first_page {
             self.pages = 0;
+            self.walk += 1;
         }
         self.pages = self.pages.saturating_add(1);
         let Some(cursor) = self.learn_page(result) else {
@@ -117,7 +130,29 @@ impl ToolBook {
             .map(Into::into);
         if self.cursor.is_none() {
             self.state = State::Listed;
+            if cursor.is_none() {
+                self.forget_vanished();
+            }
         }
+    }
+
+    /// What the server of before has listed and this one does not.
+    fn forget_vanished(&mut self) {
+        let (walk, before) = (self.walk, self.tools.len());
+        let Some(differs) = &mut self.differs else {
+            return;
+        };
+        let (bytes, compiled) = (&mut self.schema_bytes, &mut self.compiled);
+        self.tools.retain(|_, entry| {
+            let stays = entry.walk == walk;
+            if !stays {
+                for schema in [entry.input.take(), entry.output.take()] {
+                    release(schema, bytes, compiled);
+                }
+            }
+            stays
+        });
+        *differs |= self.tools.len() < before;
     }
 
     /// Learns a page that the client asked for; cofferdam's own walk, if one is under way, goes on.
@@ -195,6 +230,28 @@ impl ToolBook {
         };
     }
 
+    /// Another server takes the place of the one that has listed its tools; the next call asks it.
+    pub fn mark_replaced(&mut self) {
+        self.mark_stale();
+        self.differs = (self.state == State::Stale).then_some(false);
+    }
+
+    /// Whoever has to know was told that the list may be another.
+    pub fn mark_told(&mut self) {
+        self.differs = None;
+    }
+
+    /// True while it is not known whether another server lists the same.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.state == State::Stale && self.differs.is_some()
+    }
+
+    /// True once when the list of the server that serves now is complete and another than the one before.
+    pub fn take_difference(&mut self) -> bool {
+        self.state == State::Listed && self.differs.take() == Some(true)
+    }
+
     /// The input schema of a tool as the server wrote it.
     pub(super) fn schema(&self, name: &str) -> Listed<'_> {
         let raw = || {
@@ -251,19 +308,22 @@ impl ToolBook {
             }
             self.tools.insert((&*name).into(), Entry::default());
         }
+        let (digest, walk) = (
+            foldhash::fast::FixedState::default().hash_one(tool),
+            self.walk,
+        );
         let Some(entry) = self.tools.get_mut(&*name) else {
             return;
         };
+        if let Some(differs) = &mut self.differs {
+            *differs |= entry.digest != digest;
+        }
+        (entry.digest, entry.walk) = (digest, walk);
         for (slot, fresh) in [(&mut entry.input, input), (&mut entry.output, output)] {
             if slot.as_ref().map(|schema| &*schema.raw) == fresh {
                 continue;
             }
-            if let Some(old) = slot.take() {
-                self.schema_bytes -= old.raw.len();
-                if let Some(Compiled::Ready { weight, .. }) = old.compiled {
-                    self.compiled = self.compiled.saturating_sub(weight);
-                }
-            }
+            release(slot.take(), &mut self.schema_bytes, &mut self.compiled);
             let Some(fresh) = fresh else { continue };
             if self.schema_bytes + fresh.len() > MAX_SCHEMA_BYTES {
                 // No room: remembered as one that cannot be checked, so that a warning says so.
@@ -295,6 +355,15 @@ impl ToolBook {
                 }
             }
         }
+    }
+}
+
+/// Gives back what a schema takes of the totals.
+fn release(old: Option<Schema>, bytes: &mut usize, compiled: &mut usize) {
+    let Some(old) = old else { return };
+    *bytes = bytes.saturating_sub(old.raw.len());
+    if let Some(Compiled::Ready { weight, .. }) = old.compiled {
+        *compiled = compiled.saturating_sub(weight);
     }
 }
 
@@ -385,6 +454,36 @@ mod tests {
             true,
         );
         assert!(!compiled(&book, "echo"), "other bytes do not");
+    }
+
+    #[test]
+    fn another_server_is_known_by_another_list() {
+        const OTHER: &str = r#"{"name":"other"}"#;
+        let both = format!("{ECHO},{OTHER}");
+        let mut book = ToolBook::default();
+        book.mark_replaced();
+        book.learn(&page(&both, None), true);
+        assert!(!book.take_difference(), "nobody knew of any");
+        let mut next = |lists: &[(&str, Option<&str>)]| {
+            book.mark_replaced();
+            assert!(book.wants_list() && !book.take_difference());
+            for (at, (tools, cursor)) in lists.iter().enumerate() {
+                book.learn(&page(tools, *cursor), at == 0);
+            }
+            let differs = book.take_difference();
+            assert!(!book.take_difference(), "it is told once");
+            (differs, book.knows("other"), book.schema_bytes)
+        };
+        let bytes = ECHO.len() - r#"{"name":"echo","inputSchema":}"#.len();
+        assert_eq!(next(&[(&both, None)]), (false, true, bytes));
+        let pages = [(OTHER, Some("2")), (ECHO, None)];
+        assert_eq!(next(&pages), (false, true, bytes));
+        assert_eq!(next(&[(ECHO, None)]), (true, false, bytes));
+        assert_eq!(next(&[(ECHO, None)]), (false, false, bytes));
+        let said =
+            r#"{"name":"echo","description":"?","inputSchema":{"type":"object","required":["a"]}}"#;
+        assert_eq!(next(&[(said, None)]), (true, false, bytes));
+        assert_eq!(next(&[(OTHER, None)]), (true, true, 0));
     }
 
     #[test]

@@ -148,16 +148,31 @@ impl Handshake {
             let lost = crate::transport::terminal::one_line(lost);
             return Compared::Estranged(format!("it does not offer {lost} any more"));
         }
-        let mut lines = Vec::new();
-        for (capability, method) in ANNOUNCEMENTS {
-            let promised = had.get(capability).and_then(|it| it.get("listChanged"));
-            if promised == Some(&Value::Bool(true)) {
-                let line = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n");
-                lines.extend_from_slice(line.as_bytes());
-            }
-        }
-        Compared::Announce(lines)
+        Compared::Announce(announcements(&had, |_| true))
     }
+
+    /// What says that the tools are others now; `None` where that was not promised, or the client is not
+    /// ready to be told.
+    pub(super) fn announces_tools(&self) -> Option<Vec<u8>> {
+        self.initialized.as_ref()?;
+        let told: Map<String, Value> = serde_json::from_slice(self.told.as_deref()?).ok()?;
+        let had = told.get("capabilities")?.as_object()?;
+        let lines = announcements(had, |capability| capability == "tools");
+        (!lines.is_empty()).then_some(lines)
+    }
+}
+
+/// What says that lists are others now, as far as that was promised.
+fn announcements(had: &Map<String, Value>, of: impl Fn(&str) -> bool) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (capability, method) in ANNOUNCEMENTS {
+        let promised = had.get(capability).and_then(|it| it.get("listChanged"));
+        if of(capability) && promised == Some(&Value::Bool(true)) {
+            let line = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}\n");
+            lines.extend_from_slice(line.as_bytes());
+        }
+    }
+    lines
 }
 
 /// The same request with a text id of ours, LF included; `None` when it cannot be read, which a line

@@ -1,7 +1,7 @@
 //! The tool list that cofferdam asks for itself, when a client calls tools that it never listed.
 //!
 //! ```text
-//! Idle ── a call needs the list ──▶ Asking ── last page, error or deadline ──▶ Idle (parked calls go on)
+//! Idle ── a call needs the list, or another server may have another ──▶ Asking ── last page, error or deadline ──▶ Idle (parked calls go on)
 //! ```
 //! The question goes to the same process with an id that no client can guess. It is never the first
 //! message of a connection: the call that waits for it has fixed the era already.
@@ -96,6 +96,13 @@ impl Listing {
                 .then(|| repeated_meta(envelope))
                 .flatten();
             self.ask(meta, None, true, now + PATIENCE, to_server);
+        }
+    }
+
+    /// Asks a server that was greeted as the one before was, unless that is under way.
+    pub(super) fn renew(&mut self, now: Instant, to_server: &mut Vec<u8>) {
+        if self.asking.is_none() {
+            self.ask(None, None, true, now + PATIENCE, to_server);
         }
     }
 

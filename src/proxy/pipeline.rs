@@ -347,6 +347,9 @@ impl Session {
             let done = self
                 .listing
                 .answered(&key, envelope, &mut self.tools, &mut out.to_server);
+            if done.is_some() && self.tools.take_difference() {
+                self.announce_tools(out);
+            }
             for parked in done.unwrap_or_default() {
                 self.resume(&parked, now, out);
             }

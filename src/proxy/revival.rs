@@ -2,9 +2,12 @@
 //! that is safe, and answered where it is not.
 //!
 //! ```text
-//! served ── server_lost ──▶ kept ── server_back ──▶ (handshake) ──▶ asked again ──▶ served
-//!                             └── server_gone ──▶ answered: nobody will
+//! served ── server_lost ──▶ kept ── server_back, or taken_over ──▶ (handshake) ──▶ asked again ──▶ served
+//!                             │                                        └── estranged: the session ends
+//!                             └── server_gone, give_up_waiting ──▶ answered: nobody will
 //! ```
+//! What the lost one has listed is not taken for the list of the next: that is asked for, and the client is
+//! told where it is another.
 
 use super::handshake::Compared;
 use super::listing::Parked;
@@ -37,6 +40,7 @@ impl Session {
     pub fn server_lost(&mut self, how: &str, unsent: &[u8], now: Instant, out: &mut Outbox) {
         self.handshake.forget_question();
         self.pulse.beat(now);
+        self.tools.mark_replaced();
         self.pause_turns(true);
         self.retries.earn(self.client.arrivals());
         let micros = micros(now.saturating_duration_since(self.begun));
@@ -266,7 +270,8 @@ impl Session {
                 tracing::warn!(
                     "the server says something else of itself than before; the client is told to list again"
                 );
-                self.tools.mark_stale();
+                // It lists anew in any case.
+                self.tools.mark_told();
                 out.to_client.extend_from_slice(&lines);
             }
             Compared::Estranged(why) => {
@@ -277,7 +282,21 @@ impl Session {
         let listing = &mut self.listing;
         let lines = self.handshake.follow_up(|| listing.own_id());
         out.to_server.extend_from_slice(&lines);
+        if self.tools.is_in_doubt() && self.handshake.announces_tools().is_some() {
+            self.listing.renew(now, &mut out.to_server);
+        }
         self.ask_again(now, out);
+    }
+
+    /// The server that serves now has other tools than the last one.
+    pub(super) fn announce_tools(&mut self, out: &mut Outbox) {
+        self.forget_answers();
+        if let Some(lines) = self.handshake.announces_tools() {
+            tracing::warn!(
+                "the server lists other tools than before; the client is told to list again"
+            );
+            out.to_client.extend_from_slice(&lines);
+        }
     }
 
     fn ask_again(&mut self, now: Instant, out: &mut Outbox) {

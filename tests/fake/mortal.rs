@@ -3,6 +3,7 @@
 //! `mortal MARK DIR`: in `DIR`, `log` gets `LIFE<TAB>LINE` for each line it reads, `ledger` one line for
 //! each call that it runs, `lives` counts its processes, `offer.json` replaces its answer to
 //! `initialize` (after `slow=MS`, a start that takes time), and `stillborn` holds how many of the next processes end before they read anything.
+//! `tools.json` holds tools that it lists besides; it knows nothing of them and repeats their `key`.
 //! One whose token begins with `bad` ends so too. With `linger` it stays until it is killed.
 
 use nix::sys::signal::{SigSet, Signal};
@@ -78,6 +79,9 @@ fn main() -> ExitCode {
                     "required": ["key", "token"],
                     "additionalProperties": false,
                 }}));
+                let own = std::fs::read(dir.join("tools.json")).ok();
+                let own = own.and_then(|text| serde_json::from_slice::<Vec<Value>>(&text).ok());
+                tools.extend(own.unwrap_or_default());
                 reply(id, &json!({ "tools": tools }));
             }
             "tools/call" => {
@@ -87,7 +91,7 @@ fn main() -> ExitCode {
                     &format!("{life} {} {}", params["name"], arguments["key"]),
                 );
                 match name.unwrap_or_default() {
-                    "work" | "look" => reply(id, &text(&arguments["key"].to_string())),
+                    "work" | "look" | "other" => reply(id, &text(&arguments["key"].to_string())),
                     // Never in its first life; afterwards at once.
                     "hang" | "gaze" if life == 1 => {}
                     "hang" | "gaze" => reply(id, &text(&format!("in life {life}"))),

@@ -118,6 +118,8 @@ fn the_session_goes_on_after_every_end_and_the_next_server_knows_what_the_last_o
             .filter_map(|line| line.strip_prefix(&begin))
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .map(|message| message["method"].as_str().unwrap_or_default().to_owned())
+            // Which tools it has cofferdam asks itself.
+            .filter(|method| method != "tools/list")
             .collect();
         let expected = [
             "initialize",
@@ -535,7 +537,10 @@ fn one_that_cannot_take_over_changes_nothing_and_the_session_goes_on() {
     replace(&site.wire.path().join("token"), &value(1));
     site.wire
         .until_stderr("the next server is not taken, the one that serves goes on: it exited");
-    works(&site, &session, 2);
+    // The next one can, and is tried at once.
+    site.wire.until_stderr("the server was replaced within");
+    let answer = ask(&site, &session, 2, "token", &json!({}));
+    assert_eq!(said(&answer), fingerprint(&value(1)));
     note(
         &site,
         "offer.json",
@@ -544,10 +549,13 @@ fn one_that_cannot_take_over_changes_nothing_and_the_session_goes_on() {
     replace(&site.wire.path().join("token"), &value(2));
     site.wire.until_stderr("it speaks another protocol version");
     works(&site, &session, 3);
+    site.wire
+        .until_stderr("the server keeps what it was started with");
     assert!(eventually(|| servers(&site) == 1));
     std::fs::remove_file(site.wire.path().join("notes/offer.json")).unwrap();
     replace(&site.wire.path().join("token"), &value(3));
-    site.wire.until_stderr("the server was replaced within");
+    let replaced = || site.wire.stderr().matches("replaced within").count() == 2;
+    assert!(eventually(replaced), "{}", site.wire.stderr());
     let answer = ask(&site, &session, 4, "token", &json!({}));
     assert_eq!(said(&answer), fingerprint(&value(3)));
     // The one that serves dies while the next one starts, and the session ends while another does.

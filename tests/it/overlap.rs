@@ -122,11 +122,13 @@ fn one_that_starts_before_the_client_is_greeted_is_greeted_too() {
 }
 
 #[test]
-fn one_that_cannot_take_over_changes_nothing() {
+fn one_that_cannot_take_over_changes_nothing_and_is_tried_again() {
     let mut wire = start(&[]);
     std::fs::write(notes(&wire, "stillborn"), "1").unwrap();
     rotate(&wire, 1);
     wire.until_stderr("the next server is not taken, the one that serves goes on: it has ");
+    // The next one can, and is tried at once.
+    wire.until_stderr("the server was replaced within");
     assert_eq!(said(&wire.call("1", "work", &json!({"key": 1}))), "1");
 
     std::fs::write(
@@ -137,18 +139,23 @@ fn one_that_cannot_take_over_changes_nothing() {
     rotate(&wire, 2);
     wire.until_stderr("it speaks another protocol version");
     assert_eq!(said(&wire.call("2", "work", &json!({"key": 2}))), "2");
+    wire.until_stderr("the server keeps what it was started with");
+    let tries = wire.stderr().matches("another protocol version").count();
+    assert_eq!(tries, 7, "{}", wire.stderr());
     assert!(eventually(|| servers(&wire) == 1));
-    assert_eq!(wire.metric("cofferdam_child_replacements_total"), 0.0);
+    assert_eq!(wire.metric("cofferdam_child_replacements_total"), 1.0);
     let lives = |wire: &Wire| {
         let ledger = std::fs::read_to_string(notes(wire, "ledger")).unwrap();
         let lives = ledger.lines().filter_map(|line| line.chars().next());
         lives.collect::<String>()
     };
-    assert_eq!(lives(&wire), "11", "the first one serves");
+    assert_eq!(lives(&wire), "33", "the third one serves");
 
     std::fs::remove_file(notes(&wire, "offer.json")).unwrap();
     rotate(&wire, 3);
-    wire.until_stderr("the server was replaced within");
+    assert!(eventually(|| {
+        wire.metric("cofferdam_child_replacements_total") == 2.0
+    }));
     assert_eq!(said(&wire.call("3", "work", &json!({"key": 3}))), "3");
     let over = wire.finish();
     assert_eq!(over.code, 0, "{}", over.text());

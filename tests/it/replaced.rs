@@ -139,7 +139,7 @@ fn a_server_that_does_not_read_is_replaced_when_it_has_had_its_time() {
         wire.until_stderr("the server is replaced without their answers");
         wire.until_stderr("the server was replaced within");
     }
-    let (mut here, mut there) = (0, 0);
+    let mut here = 0;
     for (key, conn) in &mut calls {
         // What it has not read the next one reads.
         let key = key.to_string();
@@ -149,9 +149,10 @@ fn a_server_that_does_not_read_is_replaced_when_it_has_had_its_time() {
             Some("text/event-stream") => reply.events().pop().unwrap(),
             _ => reply.json(),
         };
-        there += usize::from(said(&answer) == key);
+        // The listener has made room in the pipe for all of it: nobody knows what became of it.
+        refused_by(&answer, "server.gone");
     }
-    assert!(here > 0 && there > 0, "{here} and {there}");
+    assert!(here > 0, "{}", wire.stderr());
     assert_eq!(
         said(&wire.call("7", "token", &json!({}))),
         fingerprint(&value(1))
@@ -188,4 +189,45 @@ fn what_the_next_server_has_read_before_it_serves_is_taken_out_of_what_it_says()
     let told = wire.call("3", "kept", &raw);
     assert!(said(&told).starts_with("it is CFD-REDACTED"), "{told}");
     assert_eq!(wire.finish().code, 0);
+}
+
+#[test]
+fn a_server_with_other_tools_is_announced_and_goes_by_its_own_schemas() {
+    let tool = |required: &str| {
+        let schema = json!({
+            "type": "object",
+            "properties": {"key": {"type": "integer"}, required: {"type": "string"}},
+            "required": [required],
+            "additionalProperties": false,
+        });
+        json!([{"name": "other", "inputSchema": schema}]).to_string()
+    };
+    let mut wire = start("", &[]);
+    let tools = wire.path().join("notes/tools.json");
+    std::fs::write(&tools, tool("old")).unwrap();
+    let (old, new) = (json!({"key": 1, "old": "a"}), json!({"key": 2, "new": "a"}));
+    assert_eq!(said(&wire.call("1", "other", &old)), "1");
+    refused_by(&wire.call("2", "other", &new), "schema.arguments");
+    rotate(&wire, &value(1));
+    wire.until_stderr("the server was replaced within");
+    assert_eq!(said(&wire.call("3", "other", &old)), "1");
+    assert_eq!(wire.others(), [] as [Value; 0], "it is the same");
+    std::fs::write(&tools, tool("new")).unwrap();
+    rotate(&wire, &value(2));
+    let told = wire.next().unwrap();
+    assert_eq!(told["method"], "notifications/tools/list_changed", "{told}");
+    assert_eq!(said(&wire.call("4", "other", &new)), "2");
+    refused_by(&wire.call("5", "other", &old), "schema.arguments");
+    assert_eq!(wire.others(), [] as [Value; 0]);
+    assert_eq!(wire.finish().code, 0);
+
+    // Nor is the list of one that has crashed taken for that of the next.
+    let site = listen("", &[]);
+    std::fs::write(site.wire.path().join("notes/tools.json"), tool("old")).unwrap();
+    let session = site.initialize("2025-11-25");
+    assert_eq!(said(&ask(&site, &session, "other", &old)), "1");
+    std::fs::write(site.wire.path().join("notes/tools.json"), tool("new")).unwrap();
+    refused_by(&ask(&site, &session, "die", &json!({})), "server.gone");
+    assert_eq!(said(&ask(&site, &session, "other", &new)), "2");
+    refused_by(&ask(&site, &session, "other", &old), "schema.arguments");
 }

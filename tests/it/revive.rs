@@ -52,6 +52,8 @@ fn the_session_goes_on_after_every_end_and_the_next_server_knows_what_the_last_o
             .filter_map(|line| line.strip_prefix(&begin))
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .map(|message| message["method"].as_str().unwrap_or_default().to_owned())
+            // Which tools it has cofferdam asks itself.
+            .filter(|method| method != "tools/list")
             .collect();
         let expected = [
             "initialize",

@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!                 ┌─ overlap ─▶ Preparing ── the next one is ready ──▶ Draining ── nothing is open ──▶ it serves,
-//! (none) ─ planned ┤              │ it is not taken: (none), the old one goes on                       the old ends
-//!                 └─ swap, or no cell is free ─▶ Draining ──▶ Ending ── exited ──▶ Starting ── ready ──▶ (none)
+//! (none) ─ planned ┤     ▲        │ it is not taken: (none), the old one goes on                       the old ends
+//!                 │     └ later ─┘
+//!                 └─ swap, or no cell is free ─▶ Draining ── nothing is open, or too late ──▶ Ending ──┐
+//! (none) ◀── ready ── Starting ◀── exited ─────────────────────────────────────────────────────────────┘
 //! ```
 //! Requests wait from `Draining` on ([`super::revive`]). What modern clients share is retired instead: those
 //! who come get another server at once, and the old one ends when its requests are answered. A credential
@@ -13,10 +15,12 @@
 use super::server::{Role, Server};
 use super::state::State;
 use crate::app::audition::Audition;
+use crate::app::overlap::again_after;
 use crate::app::replace::{DRAIN, Replacing};
 use crate::app::stdio::START_LIMIT;
 use crate::config::Replace;
 use crate::proxy::Outbox;
+use crate::supervise::Due;
 use std::time::Instant;
 
 impl State {
@@ -58,15 +62,36 @@ impl State {
         if matches!(server.replacing, Some(Replacing::Ending { .. })) {
             return;
         }
+        self.dismiss(server, "another one is started in its place", now);
+        self.replace_now(server, now);
+    }
+
+    fn replace_now(&mut self, server: &mut Server, now: Instant) {
         let process = &server.process;
         let serves = process.started && process.ended.is_none() && !server.restarts.down();
         let overlaps = self.config.server.replace == Replace::Overlap;
-        self.dismiss(server, "another one is started in its place", now);
         if overlaps && serves && self.prepare(server, now) {
             return;
         }
         // One that is being started may have got the old value: it is replaced when it is up.
-        server.replacing = Some(Replacing::Draining { since: now });
+        let since = match server.replacing {
+            Some(Replacing::Draining { since }) => since,
+            _ => now,
+        };
+        server.replacing = Some(Replacing::Draining { since });
+    }
+
+    /// Tries once more to give a server the process that it was to have.
+    pub(super) fn step_again(&mut self, server: &mut Server, now: Instant) {
+        if self.frozen || !server.beside.waiting() || server.beside.step(now) != Some(Due::Start) {
+            return;
+        }
+        let process = &server.process;
+        let serves = process.started && process.ended.is_none() && !server.restarts.down();
+        let goes = self.stopping || server.retired || process.life.ending();
+        if serves && !goes && server.replacing.is_none() && process.outdated {
+            self.replace_now(server, now);
+        }
     }
 
     /// Starts another process beside the one that serves; false when there is no room for it.
@@ -133,8 +158,14 @@ impl State {
         self.wake(Some(now));
     }
 
-    /// The newcomer of a server is not taken, because of `why`; whoever serves goes on.
+    /// The newcomer of a server is not wanted any more, because of `why`, and none is tried again.
     pub(super) fn dismiss(&mut self, server: &mut Server, why: &str, now: Instant) {
+        server.beside.healthy(now);
+        self.unseat(server, why, now);
+    }
+
+    /// The newcomer of a server is not taken, because of `why`; whoever serves goes on.
+    fn unseat(&mut self, server: &mut Server, why: &str, now: Instant) {
         if server.newcomer.take().is_none() {
             return;
         }
@@ -177,7 +208,11 @@ impl State {
     }
 
     fn give_up_newcomer(&mut self, cell: u32, why: &str, now: Instant) {
-        self.with(cell, |state, server| state.dismiss(server, why, now));
+        self.with(cell, |state, server| {
+            state.unseat(server, why, now);
+            again_after(&mut server.beside, now);
+            state.wake(server.beside.due());
+        });
         let kept = format!("a server keeps the old one: the next is not taken: {why}");
         self.known.placed(Err(&kept), self.desk.audit(), now);
         self.rest_soon();
@@ -229,6 +264,7 @@ impl State {
         (server.cell, leaving.cell) = (to, from);
         let answered = server.session.has_answered();
         server.restarts.taken_over(answered, now);
+        server.beside.healthy(now);
         (server.replacing, server.newcomer) = (None, None);
         leaving.role = Role::Leaving;
         let audition = leaving.audition.take();

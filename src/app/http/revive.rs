@@ -90,6 +90,10 @@ impl State {
         // One that is killed may not be gone yet.
         server.process.runs = old.runs;
         let unsent = old.inlet.take_back();
+        // What waits for the tool list waits for the process that will be asked for it.
+        for held in std::mem::take(&mut server.held).into_iter().rev() {
+            server.waiting.push_front(held);
+        }
         let mut out = Outbox::default();
         let how = next.map_or("it was replaced", |_| how);
         server.session.server_lost(how, &unsent, now, &mut out);

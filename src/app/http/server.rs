@@ -160,6 +160,8 @@ pub(super) struct Server {
     pub(super) replacing: Option<Replacing>,
     /// The cell of the process that is to take over.
     pub(super) newcomer: Option<u32>,
+    /// When one that is to take over is tried again.
+    pub(super) beside: Restarts,
     /// Of one that is to take over itself.
     pub(super) audition: Option<Box<Audition>>,
     /// Modern requests that wait until the tools are known.
@@ -197,16 +199,17 @@ impl Server {
             exchanges: Exchanges::default(),
             late: Late::default(),
             restarts: Restarts::new(restart, START_LIMIT, process.begun),
-            process,
             proven: false,
             replacing: None,
             newcomer: None,
+            beside: Restarts::of_many(true, START_LIMIT, process.begun),
             audition: None,
             held: Vec::new(),
             waiting: VecDeque::new(),
             handshake: Handshake::None,
             initialized: false,
             retired: false,
+            process,
         }
     }
 

@@ -63,6 +63,7 @@ impl State {
                 }
                 state.step_restart(server, now);
                 state.step_newcomer(server, now);
+                state.step_again(server, now);
                 state.release(server, now);
                 let serves = server.process.started && !server.restarts.down();
                 let ends = server.process.life.ending();
@@ -187,6 +188,12 @@ impl State {
         if let Some(bridges) = &self.bridges {
             bridges.settings().write_down(self.desk.audit(), now);
         }
+        for server in self.servers.iter_mut().flatten() {
+            if server.beside.parked() {
+                // Somebody has asked for something.
+                server.beside.asked(now);
+            }
+        }
         let sessions = self
             .servers
             .iter_mut()
@@ -228,6 +235,8 @@ impl State {
             let replace = server.replacing.and_then(|it| it.due());
             let newcomer = matches!(server.role, Role::Next(_));
             let newcomer = newcomer.then(|| process.begun + START_LIMIT);
+            let again = server.beside.due();
+            let again = again.filter(|_| server.beside.waiting() && !self.frozen);
             // What was late already is looked at when something happens.
             let later = |due: &Instant| *due > now;
             let [replace, newcomer] = [replace, newcomer].map(|due| due.filter(later));
@@ -238,6 +247,7 @@ impl State {
                 restart,
                 replace,
                 newcomer,
+                again,
             ]
         });
         let used = self.visits.values().map(|visit| visit.used).min();
