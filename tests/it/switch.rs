@@ -176,7 +176,8 @@ fn a_name_that_nobody_has_is_no_success() {
         for said in [
             "no instance of victm runs",
             "starts under that name later",
-            "these run now: victim",
+            "these run now: ",
+            "victim",
         ] {
             assert!(errors.contains(said), "{words:?}: {errors}");
         }

@@ -102,3 +102,24 @@ fn a_changed_list_is_asked_for_again() {
     ));
     assert!(matches!(decide(&mut tools), Verdict::Forward));
 }
+
+#[test]
+fn a_withheld_answer_of_a_tool_says_that_it_ran() {
+    let policy = policy("[scrub]\nsecrets = \"refuse\"\n");
+    let line =
+        br#"{"jsonrpc":"2.0","id":1,"result":{"a":"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"}}"#;
+    let answer = crate::mcp::parse(line, crate::mcp::Direction::ToClient).expect("an answer");
+    for (method, ran) in [("tools/call", true), ("resources/read", false)] {
+        let origin = Origin {
+            subject: subject(method, Some("a")),
+            era: Era::Legacy,
+            caller: None,
+        };
+        let decision = policy.server(&answer, Some(&origin), &mut ToolBook::default(), None);
+        let Verdict::Refuse(refusal) = decision.verdict else {
+            panic!("{decision:?}")
+        };
+        let says = refusal.text.contains("The tool did run");
+        assert_eq!(says, ran, "{}", refusal.text);
+    }
+}
