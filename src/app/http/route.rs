@@ -256,7 +256,10 @@ impl State {
             return;
         };
         let Place { seat, pass, .. } = exchange.place;
-        server.late.keep(number, pass);
+        // To a server on HTTP the connection is closed, and nothing late can come of it.
+        if self.bridges.is_none() {
+            server.late.keep(number, pass);
+        }
         seat.about.set(None);
         seat.end();
         let line = format!(

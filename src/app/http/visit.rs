@@ -16,8 +16,9 @@ const KEPT: usize = 256;
 const KEPT_BYTES: usize = 1024 * 1024;
 /// After so many milliseconds a client comes back to a stream that broke off.
 const RETRY: u64 = 1000;
-/// A session whose stream broke off is not given up for so long.
-const BROKEN: Duration = Duration::from_secs(10);
+/// A session whose stream broke off is not given up for so long: its client comes back after [`RETRY`]. No longer,
+/// because one that has ended looks the same, and is in the way of the next.
+const BROKEN: Duration = Duration::from_millis(RETRY + 500);
 /// Resources that one session of a shared server watches.
 const WATCHED: usize = 256;
 

@@ -263,7 +263,7 @@ pub(super) fn header(bytes: &[u8], run: usize) -> Option<Finding> {
                 .is_some_and(|w| w.eq_ignore_ascii_case(scheme))
     };
     let basic = ends(b"basic");
-    if !basic && !ends(b"bearer") && !(ends(b"token") && is_authorization(bytes, run)) {
+    if !(basic || ends(b"bearer") || ends(b"token") && is_authorization(bytes, run)) {
         return None;
     }
     let rest = bytes.get(run..)?;

@@ -10,7 +10,7 @@ use crate::transport::tls::ClientTls;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -63,6 +63,24 @@ pub struct Client<D> {
     idle: RefCell<Vec<Idle>>,
     two: RefCell<Option<http2::SendRequest<Full<Bytes>>>>,
     room: std::sync::Arc<Semaphore>,
+    /// Requests that wait for room.
+    waiting: Cell<usize>,
+}
+
+/// Counts one request that waits, for as long as it does.
+struct Waits<'c>(&'c Cell<usize>);
+
+impl<'c> Waits<'c> {
+    fn begin(count: &'c Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 #[derive(Debug)]
@@ -103,6 +121,7 @@ impl<D: Dial> Client<D> {
             idle: RefCell::default(),
             two: RefCell::default(),
             room: std::sync::Arc::new(Semaphore::new(CONNECTIONS)),
+            waiting: Cell::new(0),
         }
     }
 
@@ -227,7 +246,9 @@ impl<D: Dial> Client<D> {
             }
         }
         let room = std::sync::Arc::clone(&self.room).acquire_owned();
+        let waits = Waits::begin(&self.waiting);
         let room = tokio::time::timeout(ROOM, room).await;
+        drop(waits);
         let room = room.map_err(|_| ClientError::Crowded)?;
         let permit = room.map_err(|_| ClientError::Unreachable("it is ending".to_owned()))?;
         let stream = self.dial.dial().await.map_err(ClientError::Unreachable)?;
@@ -250,7 +271,8 @@ impl<D: Dial> Client<D> {
 
     fn keep(&self, lane: One, patience: Duration) {
         let mut idle = self.idle.borrow_mut();
-        if !lane.sender.is_closed() && idle.len() < IDLE {
+        // Whoever waits for room waits for a connection to end: one that is kept would be in its way.
+        if self.waiting.get() == 0 && !lane.sender.is_closed() && idle.len() < IDLE {
             let until = Instant::now() + patience.min(FRESH);
             idle.push(Idle { lane, until });
         }
@@ -346,4 +368,70 @@ fn patience(headers: &HeaderMap) -> Duration {
     seconds.map_or(FRESH, |seconds| {
         Duration::from_secs(seconds.saturating_sub(1))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+
+    struct Straight(std::net::SocketAddr);
+
+    impl Dial for Straight {
+        async fn dial(&self) -> Result<TcpStream, String> {
+            let stream = TcpStream::connect(self.0).map_err(|error| error.to_string())?;
+            stream.set_nonblocking(true).unwrap();
+            Ok(stream)
+        }
+    }
+
+    /// Answers each request after a moment, on connections that stay open.
+    fn serve(stream: TcpStream) {
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+            if line.ends_with("\r\n\r\n") {
+                line.clear();
+                std::thread::sleep(Duration::from_millis(500));
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                if reader.get_mut().write_all(answer).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_requests_than_connections_are_answered_in_turn() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let place: Endpoint = format!("http://{address}/mcp").parse().unwrap();
+        let client = Rc::new(Client::new(place, None, Straight(address)));
+        tokio::task::LocalSet::new().block_on(&runtime, async move {
+            let all: Vec<_> = (0..CONNECTIONS + 40)
+                .map(|_| {
+                    let client = Rc::clone(&client);
+                    spawn_local(async move {
+                        let headers = HeaderMap::new();
+                        let sent = client.send(Method::POST, &headers, Bytes::new()).await;
+                        sent.unwrap().whole(10).await.unwrap().unwrap()
+                    })
+                })
+                .collect();
+            for one in all {
+                let answered = tokio::time::timeout(ROOM / 2, one).await;
+                assert_eq!(answered.unwrap().unwrap(), b"ok");
+            }
+            assert_eq!(client.waiting.get(), 0);
+        });
+    }
 }
