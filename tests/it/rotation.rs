@@ -209,7 +209,7 @@ fn half_a_value_replaces_none_while_its_writer_has_the_file_open() {
     let (mut wire, file) = simple(&[]);
     let half = |path: &Path| {
         let mut writer = std::fs::File::create(path).unwrap();
-        writer.write_all(value(1)[..8].as_bytes()).unwrap();
+        writer.write_all(&value(1).as_bytes()[..8]).unwrap();
         writer
     };
     // In the place of the old file, and in the old file with something else going on beside it.
