@@ -38,19 +38,16 @@ pub(super) enum Check {
     Mixed,
     /// The same, and it is no part of a base64 text: the prefix is so short that it happens there.
     Alone,
-    /// The first part decodes from base64 to the number of a Discord account.
-    Snowflake,
 }
 
 impl Check {
-    /// `crc-github`, `jwt-header`, `mixed`, `alone`, `snowflake`, `contains:X`, `decodes:X`, `holds:X`, `after-digits:N`.
+    /// `crc-github`, `jwt-header`, `mixed`, `alone`, `contains:X`, `decodes:X`, `holds:X`, `after-digits:N`.
     pub(super) fn parse(text: &'static str) -> Option<Self> {
         Some(match text {
             "crc-github" => Self::GithubCrc,
             "jwt-header" => Self::JwtHeader,
             "mixed" => Self::Mixed,
             "alone" => Self::Alone,
-            "snowflake" => Self::Snowflake,
             _ => match text.split_once(':')? {
                 ("contains", part) => Self::Contains(part),
                 ("decodes", part) => Self::Decodes(part),
@@ -84,11 +81,9 @@ impl Check {
             Self::Decodes(start) => decode(body).starts_with(start.as_bytes()),
             Self::Holds(part) => memchr::memmem::find(&decode(token), part.as_bytes()).is_some(),
             Self::Mixed => mixed(body),
-            Self::Snowflake => {
-                let number = decode(token.split(|b| *b == b'.').next().unwrap_or_default());
-                number.len() >= 17 && number.iter().all(u8::is_ascii_digit)
+            Self::Alone => {
+                mixed(body) && !matches!(before.last(), Some(b'+' | b'/' | b'=' | b'-' | b'_'))
             }
-            Self::Alone => mixed(body) && !matches!(before.last(), Some(b'+' | b'/' | b'-' | b'_')),
         }
     }
 }

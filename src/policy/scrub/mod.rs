@@ -2,22 +2,19 @@
 //!
 //! One pass over the line finds word runs of twelve bytes and more (`runs`); what starts like a
 //! detector's prefix is matched and verified there (`scan`, `shape`, `check`, data in
-//! `policy/detectors/`). What has no such run is found by its literals (`broken`, `places`). Beside it: values behind a secret's name (`named`, `words`, `value`),
+//! `policy/detectors/`). Beside it: values behind a secret's name (`named`, `words`, `value`),
 //! private keys and URL passwords (`structure`), and the values that the server was given (`given`,
-//! `spell`). Strings that hide ASCII behind `\u0067` or `\u0026` are decoded and searched again
-//! (`view`). Looking in vain has a budget (`fuel`). There is no tree, no regex, no state between lines, and no allocation while nothing is found.
+//! `spell`). Strings that hide ASCII behind `\u0067` are decoded and searched again (`view`). There
+//! is no tree, no regex, no state between lines, and no allocation while nothing is found.
 //!
 //! A prefix counts where a word starts: `xghp_…` is not a match, `\nghp_…` in JSON is.
 //! Not found: values that only a program could read back (encrypted, compressed, spelled apart).
 
-mod broken;
 mod check;
-mod fuel;
 mod given;
 mod marks;
 mod named;
 mod placeholder;
-mod places;
 mod runs;
 mod scan;
 mod shape;

@@ -4,12 +4,9 @@
 //! with `password` in it forward, because passwords may be short. Names are split into words, so
 //! that `sessions` is no `session` and `nextPageToken` is a cursor (`names.toml`).
 
-use super::fuel::Fuel;
-use super::places::is_netrc;
-use super::runs::run_end;
 use super::shape::is_token;
 use super::table::{Role, Table};
-use super::value::{Frame, LONGEST, is_directory, is_password, is_secret, read};
+use super::value::{Frame, is_password, is_secret, read};
 use super::words::{ends_like_a_secret, role};
 use super::{Finding, Kind};
 use std::ops::Range;
@@ -29,7 +26,6 @@ pub(super) fn assigned(
     table: &Table,
     run: usize,
     past: usize,
-    fuel: &mut Fuel,
 ) -> Option<Finding> {
     let start = value_start(bytes, run, past)?;
     let (open, operator_end) = quote_before(bytes, start);
@@ -42,21 +38,16 @@ pub(super) fn assigned(
         },
         b'>' if byte_before(bytes, spaced - 1) == Some(b'=') => spaced - 2,
         b'>' if open.is_none() => spaced - 1,
-        // `--token VALUE`
-        _ if spaced < operator_end => spaced,
         _ => return None,
     };
     let name = name_before(bytes, before)?;
-    if before == spaced && !bytes.get(name.clone())?.starts_with(b"--") {
-        return None;
-    }
     // `"name":"DB_PASSWORD","value":"…"`: the name is in the member before.
     let name = match bytes.get(name.clone())? {
         [b'v' | b'V', b'a', b'l', b'u', b'e'] => sibling(bytes, name.start).unwrap_or(name),
         _ => name,
     };
     let tag = operator == b'>' && byte_before(bytes, spaced - 1) != Some(b'=');
-    finding(bytes, kind, table, name, (start, open), fuel)
+    finding(bytes, kind, table, name, start, open)
         .filter(|found| !tag || is_closed(bytes, found.span.end))
 }
 
@@ -94,56 +85,21 @@ const IN_VALUE: [bool; 256] = {
 };
 
 /// Passwords of any length: looks for the word and then for what is assigned to it.
-pub(super) fn passwords(
-    bytes: &[u8],
-    kind: Kind,
-    table: &Table,
-    fuel: &mut Fuel,
-    found: &mut Vec<Finding>,
-) {
+pub(super) fn passwords(bytes: &[u8], kind: Kind, table: &Table, found: &mut Vec<Finding>) {
     for finder in &table.finders.password {
-        let mut past = 0;
         for hit in finder.find_iter(bytes) {
-            // What lies in a value that goes away as a whole is not looked at again.
-            if hit < past {
-                continue;
-            }
-            if let Some(finding) = named(bytes, kind, table, hit, fuel) {
-                past = finding.span.end;
+            let start = skip_back(bytes, hit, is_name);
+            let rest = bytes.get(hit..).unwrap_or_default();
+            let end = hit + rest.iter().take(REACH).take_while(|b| is_name(**b)).count();
+            if let Some(finding) = behind(bytes, kind, table, start..end) {
                 found.push(finding);
             }
         }
     }
 }
 
-/// The value assigned to the name that has a part at `hit`.
-pub(super) fn named(
-    bytes: &[u8],
-    kind: Kind,
-    table: &Table,
-    hit: usize,
-    fuel: &mut Fuel,
-) -> Option<Finding> {
-    let start = skip_back(bytes, hit, is_name);
-    let rest = bytes.get(hit..).unwrap_or_default();
-    let end = hit + rest.iter().take(REACH).take_while(|b| is_name(**b)).count();
-    behind(
-        bytes,
-        kind,
-        table,
-        past_escape(bytes, start, end)..end,
-        fuel,
-    )
-}
-
 /// The value assigned to the name at `name`, reading forward.
-fn behind(
-    bytes: &[u8],
-    kind: Kind,
-    table: &Table,
-    name: Range<usize>,
-    fuel: &mut Fuel,
-) -> Option<Finding> {
+fn behind(bytes: &[u8], kind: Kind, table: &Table, name: Range<usize>) -> Option<Finding> {
     let flag = bytes.get(name.clone())?.starts_with(b"-");
     let slashes_end = skip(bytes, name.end, |b| b == b'\\');
     let mut at = slashes_end;
@@ -157,7 +113,7 @@ fn behind(
         [b':', b'=', ..] | [b'=', b'>', ..] => at + 2,
         [b':' | b'=' | b'>', ..] => at + 1,
         // A backslash alone is no gap: it begins an escape, and the value would begin inside of that.
-        _ if at > slashes_end && (flag || is_netrc(bytes, name.start)) => at,
+        _ if flag && at > slashes_end => at,
         _ => return None,
     };
     at = skip(bytes, at, |b| b == b' ');
@@ -167,7 +123,7 @@ fn behind(
         .filter(|q| matches!(q, b'"' | b'\'' | b'`'))
         .map(|quote| Frame { quote, slashes });
     let start = at + open.map_or(0, |_| slashes + 1);
-    finding(bytes, kind, table, name, (start, open), fuel)
+    finding(bytes, kind, table, name, start, open)
         .filter(|found| !tag || is_closed(bytes, found.span.end))
 }
 
@@ -177,14 +133,14 @@ fn is_closed(bytes: &[u8], end: usize) -> bool {
     rest.starts_with(b"</") || rest.starts_with(br"<\/")
 }
 
-/// Judges name and value; the value is given by its start and its quotes.
+/// Judges name and value.
 fn finding(
     bytes: &[u8],
     kind: Kind,
     table: &Table,
     name: Range<usize>,
-    (start, open): (usize, Option<Frame>),
-    fuel: &mut Fuel,
+    start: usize,
+    open: Option<Frame>,
 ) -> Option<Finding> {
     if kind == Kind::Json {
         // A member's name wants a whole string behind it: a bare number or word is not text.
@@ -197,60 +153,19 @@ fn finding(
             return None;
         }
     }
-    let finding = |role, span| Finding {
-        span,
-        detector: match role {
-            Role::Password => "password",
-            _ => "named-secret",
-        },
-    };
-    let name = bytes.get(name)?;
-    if fuel.is_out() {
-        return role(table, name).map(|role| finding(role, start..run_end(bytes, start)));
-    }
-    let Some(span) = read(bytes, start, open) else {
-        fuel.burn(LONGEST);
-        return None;
-    };
+    let span = read(bytes, start, open);
     let value = bytes.get(span.clone())?;
     // The value is judged before the name is split: that takes longer.
     let quoted = open.is_some();
     let (password, secret) = (is_password(value, quoted), is_secret(value, quoted));
-    let role = (password || secret).then(|| role(table, name)).flatten();
-    match role {
-        // The shell's own PWD is where it stands.
-        Some(Role::Password) if password && !(is_directory(value) && ends_in_pwd(name)) => {
-            Some(finding(Role::Password, span))
-        }
-        Some(Role::Secret) if secret => Some(finding(Role::Secret, span)),
-        _ if is_auth(name) && is_pair(value) => Some(Finding {
-            span,
-            detector: "authorization",
-        }),
-        _ => {
-            fuel.burn(value.len());
-            None
-        }
+    if !password && !secret {
+        return None;
     }
-}
-
-/// `auth` of Docker's and `_auth` of npm's configuration hold user and password.
-fn is_auth(name: &[u8]) -> bool {
-    let name = name.strip_prefix(b"_").unwrap_or(name);
-    name.eq_ignore_ascii_case(b"auth")
-}
-
-/// `user:password` in base64 (RFC 7617 §2).
-fn is_pair(value: &[u8]) -> bool {
-    let pair = super::check::decode(value);
-    pair.len() >= 6
-        && memchr::memchr(b':', &pair).is_some_and(|colon| colon > 0)
-        && pair.iter().all(u8::is_ascii_graphic)
-}
-
-fn ends_in_pwd(name: &[u8]) -> bool {
-    name.last_chunk::<3>()
-        .is_some_and(|last| last.eq_ignore_ascii_case(b"pwd"))
+    let (holds, detector) = match role(table, bytes.get(name)?)? {
+        Role::Password => (password, "password"),
+        _ => (secret, "named-secret"),
+    };
+    holds.then_some(Finding { span, detector })
 }
 
 /// `Bearer`, `Basic` or `token` right before the run (RFC 6750, RFC 7617).
@@ -263,7 +178,7 @@ pub(super) fn header(bytes: &[u8], run: usize) -> Option<Finding> {
                 .is_some_and(|w| w.eq_ignore_ascii_case(scheme))
     };
     let basic = ends(b"basic");
-    if !(basic || ends(b"bearer") || ends(b"token") && is_authorization(bytes, run)) {
+    if !basic && !ends(b"bearer") {
         return None;
     }
     let rest = bytes.get(run..)?;
@@ -281,23 +196,6 @@ pub(super) fn header(bytes: &[u8], run: usize) -> Option<Finding> {
         span: run..run + length,
         detector: "authorization",
     })
-}
-
-/// The word before the run stands in a header `Authorization`; GitHub and Gitea take `token` there.
-fn is_authorization(bytes: &[u8], run: usize) -> bool {
-    let name: &[u8] = b"authorization";
-    let before = run
-        .checked_sub(b"token ".len())
-        .map(|at| gap_before(bytes, at));
-    before
-        .and_then(|at| {
-            // `Authorization: token`, `"Authorization": "token`
-            let at = skip_back(bytes, at, |b| {
-                matches!(b, b'"' | b'\'' | b'\\' | b':' | b' ')
-            });
-            bytes.get(at.checked_sub(name.len())?..at)
-        })
-        .is_some_and(|word| word.eq_ignore_ascii_case(name))
 }
 
 /// The quote right before `start` with its backslashes, and where they begin.
@@ -320,59 +218,29 @@ fn name_before(bytes: &[u8], end: usize) -> Option<Range<usize>> {
     if !ends_like_a_secret(bytes.get(..end)?) {
         return None;
     }
-    let start = past_escape(bytes, skip_back(bytes, end, is_name), end);
-    // `AWS::IAM::AccessKey` is a type; `registry/:_authToken` and `$env:API_KEY` are names.
-    let typed = bytes
-        .get(..start)
-        .is_some_and(|before| before.ends_with(b"::"));
+    let mut start = skip_back(bytes, end, is_name);
+    if byte_before(bytes, start) == Some(b'\\') && end - start > 1 {
+        start += 1;
+    }
+    // `AWS::IAM::AccessKey` is a type.
+    let typed = byte_before(bytes, start) == Some(b':');
     (end - start <= REACH && !typed).then_some(start..end)
 }
 
-/// Where the name in `start..end` begins when a backslash is before it: behind the rest of that
-/// escape (`\n`, `\u0026`).
-fn past_escape(bytes: &[u8], start: usize, end: usize) -> usize {
-    if byte_before(bytes, start) != Some(b'\\') {
-        return start;
-    }
-    let rest = match bytes.get(start..end).unwrap_or_default() {
-        [b'u', a, b, c, d, _, ..] if [a, b, c, d].iter().all(|h| h.is_ascii_hexdigit()) => 5,
-        [b'n' | b'r' | b't' | b'b' | b'f', _, ..] => 1,
-        _ => 0,
-    };
-    start + rest
-}
-
-/// The name in `"name":"X",` or in the line `name: X` before a member `value` whose name starts at
-/// `value`; both may have line breaks and indents between them.
+/// The name in `"name":"X",` before a member `"value":` whose name starts at `value`.
 fn sibling(bytes: &[u8], value: usize) -> Option<Range<usize>> {
     let (_, at) = quote_before(bytes, value);
-    let at = gap_before(bytes, at);
-    if byte_before(bytes, at) == Some(b',') {
-        let (open, end) = quote_before(bytes, at - 1);
-        open?;
-        return Some(skip_back(bytes, end, is_name)..end);
-    }
-    let (_, end) = quote_before(bytes, at);
+    let at = skip_back(bytes, at, |b| b == b' ');
+    let at = at
+        .checked_sub(1)
+        .filter(|at| bytes.get(*at) == Some(&b','))?;
+    let (open, end) = quote_before(bytes, at);
+    open?;
     let start = skip_back(bytes, end, is_name);
-    let (_, key) = quote_before(bytes, start);
-    let key = skip_back(bytes, key, |b| b == b' ');
-    let before = bytes.get(..key)?;
-    (before.ends_with(b"name:") || before.ends_with(b"key:")).then_some(start..end)
+    Some(start..end)
 }
 
-/// Where the blanks and line breaks before `at` begin, bare or as escapes of any depth.
-pub(super) fn gap_before(bytes: &[u8], mut at: usize) -> usize {
-    for _ in 0..8 {
-        let blank = skip_back(bytes, at, |b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'));
-        at = match bytes.get(..blank) {
-            Some([.., b'\\', b'n' | b'r' | b't']) => skip_back(bytes, blank - 1, |b| b == b'\\'),
-            _ => return blank,
-        };
-    }
-    at
-}
-
-pub(super) fn is_name(byte: u8) -> bool {
+fn is_name(byte: u8) -> bool {
     is_token(byte) || byte == b'.'
 }
 
@@ -381,13 +249,13 @@ fn byte_before(bytes: &[u8], at: usize) -> Option<u8> {
 }
 
 /// Goes back from `at` over at most [`REACH`] bytes for which `over` holds.
-pub(super) fn skip_back(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
+fn skip_back(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
     let before = bytes.get(at.saturating_sub(REACH)..at).unwrap_or_default();
     at - before.iter().rev().take_while(|b| over(**b)).count()
 }
 
 /// Goes forward from `at` over at most eight bytes for which `over` holds.
-pub(super) fn skip(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
+fn skip(bytes: &[u8], at: usize, over: impl Fn(u8) -> bool) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().take(8).take_while(|b| over(**b)).count()
 }

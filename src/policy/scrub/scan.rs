@@ -1,16 +1,18 @@
 //! One pass over a line: from long word runs to findings.
 
-use super::broken::What;
 use super::check::is_varied;
-use super::fuel::Fuel;
 use super::marks::Marks;
 use super::named;
 use super::placeholder;
-use super::places;
 use super::runs::{long_runs, run_end, word_starts};
 use super::structure;
 use super::table::{Detector, Table, table};
 use super::{Finding, Kind};
+
+/// Failed attempts may look at this many bytes for each byte of the line. Real text stays far below;
+/// past it, what starts like a credential is taken for one without a closer look, so that a line made
+/// to be slow costs its sender precision and nobody time.
+const FUEL: usize = 1;
 
 /// What the checks of one match look at, at most.
 const LOOKED_AT: usize = 1024;
@@ -26,9 +28,7 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, marks: Marks, found: &mut Vec<Findi
         table: table(),
         run: 0,
         past: 0,
-        fuel: Fuel::of(bytes, 1),
-        // A long value may be read from its name and from its run, and in vain under many names.
-        names: Fuel::of(bytes, 4),
+        fuel: bytes.len().saturating_mul(FUEL).saturating_add(64 << 10),
         found,
     };
     if marks.dashes {
@@ -38,9 +38,8 @@ pub(super) fn scan(bytes: &[u8], kind: Kind, marks: Marks, found: &mut Vec<Findi
         structure::urls(bytes, marks.escape, &scan.table.finders, scan.found);
     }
     if marks.password {
-        named::passwords(bytes, kind, scan.table, &mut scan.names, scan.found);
+        named::passwords(bytes, kind, scan.table, scan.found);
     }
-    scan.broken();
     long_runs(bytes, |start, end| scan.visit(start, end));
 }
 
@@ -52,9 +51,7 @@ struct Scan<'a> {
     run: usize,
     /// The end of the run before this one.
     past: usize,
-    fuel: Fuel,
-    /// The same for values of names.
-    names: Fuel,
+    fuel: usize,
     found: &'a mut Vec<Finding>,
 }
 
@@ -78,9 +75,6 @@ impl Scan<'_> {
                 return self.keep(finding);
             }
         }
-        if let Some(finding) = self.marked(first, end) {
-            return self.keep(finding);
-        }
         match before {
             Some(b'.' | b':' | b'/' | b'~') => {
                 if let Some(finding) = self.dotted(start) {
@@ -92,22 +86,10 @@ impl Scan<'_> {
                     return self.keep(finding);
                 }
             }
-            Some(b'=') => {
-                if let Some(finding) = places::cookie(self.bytes, start) {
-                    return self.keep(finding);
-                }
-            }
             _ => {}
         }
         let past = std::mem::replace(&mut self.past, end);
-        match named::assigned(
-            self.bytes,
-            self.kind,
-            self.table,
-            start,
-            past,
-            &mut self.names,
-        ) {
+        match named::assigned(self.bytes, self.kind, self.table, start, past) {
             Some(finding) => self.keep(finding),
             None => start,
         }
@@ -174,78 +156,31 @@ impl Scan<'_> {
         best
     }
 
-    /// A credential that is a whole run with a mark at a known place (`-us14` behind 32 digits).
-    fn marked(&mut self, start: usize, end: usize) -> Option<Finding> {
-        let (table, bytes) = (self.table, self.bytes);
-        table
-            .marked(bytes.get(start..end)?)
-            .find_map(|detector| self.complete(detector, start))
-    }
-
     /// A credential whose prefix has a dot or the like right before this run.
     fn dotted(&mut self, run: usize) -> Option<Finding> {
         let mut best: Option<Finding> = None;
         for (detector, at) in self.table.around(self.bytes, run) {
-            if !self.is_glued(detector, at) {
+            let glued = detector
+                .shape
+                .prefix
+                .starts_with(|c: char| c.is_ascii_alphanumeric())
+                && self
+                    .byte_before(at)
+                    .is_some_and(|b| b.is_ascii_alphanumeric())
+                && !detector.check.looks_before()
+                && !self.escape_ends_at(at);
+            if !glued {
                 best = longer(best, self.complete(detector, at));
             }
         }
         best
     }
 
-    /// Credentials of which no run needs to be long: `/` or `+` may stand right behind the prefix.
-    fn broken(&mut self) {
-        let (table, bytes) = (self.table, self.bytes);
-        let mut past = 0;
-        for hit in table.broken.hits(bytes) {
-            if hit.at < past {
-                continue;
-            }
-            let finding = match hit.what {
-                What::Token(index) => table
-                    .detectors
-                    .get(index)
-                    .filter(|detector| !self.is_glued(detector, hit.at))
-                    .and_then(|detector| {
-                        self.run = 0;
-                        self.complete(detector, hit.at)
-                    }),
-                What::Name => named::named(bytes, self.kind, table, hit.at, &mut self.names),
-                What::Place(_) if self.names.is_out() => None,
-                What::Place(place) => {
-                    let finding = places::placed(bytes, place, hit.at);
-                    self.names
-                        .burn(if finding.is_none() { LOOKED_AT / 4 } else { 0 });
-                    finding
-                }
-            };
-            if let Some(finding) = finding {
-                past = self.keep(finding);
-            }
-        }
-    }
-
-    /// A letter or digit right before the prefix at `at`: the word is another one.
-    fn is_glued(&self, detector: &Detector, at: usize) -> bool {
-        detector
-            .shape
-            .prefix
-            .starts_with(|c: char| c.is_ascii_alphanumeric())
-            && self
-                .byte_before(at)
-                .is_some_and(|b| b.is_ascii_alphanumeric())
-            && !detector.check.looks_before()
-            && !self.escape_ends_at(at)
-    }
-
-    /// `\n` or `%20` right before `at`: the letter belongs to the escape and not to a word.
+    /// `\n` right before `at`: the letter belongs to the escape and not to a word.
     fn escape_ends_at(&self, at: usize) -> bool {
         let before = self.bytes.get(..at).unwrap_or_default();
-        match before {
-            [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] | [.., b'\\', b'u', _, _, _, _] => true,
-            [.., b'%', a, b] => a.is_ascii_hexdigit() && b.is_ascii_hexdigit(),
-            _ => false,
-        }
+        matches!(before, [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'])
+            || matches!(before, [.., b'\\', b'u', _, _, _, _])
     }
 
     /// Matches what follows the prefix at `at` and verifies the whole.
@@ -255,13 +190,13 @@ impl Scan<'_> {
             span: at..end,
             detector: detector.name,
         };
-        if self.fuel.is_out() {
+        if self.fuel == 0 {
             return Some(finding(run_end(self.bytes, body)));
         }
         let end = match detector.shape.ends(self.bytes, body, self.run) {
             Ok(end) => end,
             Err(cost) => {
-                self.fuel.burn(cost);
+                self.burn(cost);
                 return None;
             }
         };
@@ -274,10 +209,14 @@ impl Scan<'_> {
                 self.bytes.get(..at).unwrap_or_default(),
             );
         if !genuine {
-            self.fuel.burn((end - at).min(LOOKED_AT));
+            self.burn((end - at).min(LOOKED_AT));
             return None;
         }
         Some(finding(end))
+    }
+
+    fn burn(&mut self, bytes: usize) {
+        self.fuel = self.fuel.saturating_sub(bytes);
     }
 }
 

@@ -34,18 +34,6 @@ impl Piece {
         }
     }
 
-    /// The byte of a class that has no other and stands once.
-    fn only(&self) -> Option<u8> {
-        let [low, high] = self.set;
-        let one = low.count_ones() + high.count_ones() == 1 && self.min == 1 && self.max == 1;
-        let bit = if low == 0 {
-            64 + high.trailing_zeros()
-        } else {
-            low.trailing_zeros()
-        };
-        u8::try_from(bit).ok().filter(|_| one)
-    }
-
     pub(super) fn has(&self, byte: u8) -> bool {
         let [low, high] = self.set;
         let half = if byte & 64 == 0 { low } else { high };
@@ -123,14 +111,6 @@ impl Shape {
             Some(_) => Ok(end),
             None => Err(cost),
         }
-    }
-
-    /// For a shape without a prefix: where its literal part starts in each match, and that part.
-    pub(super) fn mark(&self) -> Option<(usize, Box<[u8]>)> {
-        let (first, rest) = self.pieces.split_first()?;
-        let mark: Box<[u8]> = rest.iter().map_while(Piece::only).collect();
-        let fixed = self.prefix.is_empty() && first.min == first.max && !mark.is_empty();
-        fixed.then(|| (usize::from(first.min), mark))
     }
 
     /// The fewest bytes that a whole match has.

@@ -39,7 +39,6 @@ pub(super) fn spell(value: &[u8], add: &mut impl FnMut(Vec<u8>, Form)) {
             Escapes::Slash,
             Escapes::Html,
             Escapes::Ascii,
-            Escapes::AsciiUpper,
             Escapes::Both,
             Escapes::BothUpper,
             Escapes::Dotnet,
@@ -97,8 +96,6 @@ enum Escapes {
     Html,
     /// All that is not ASCII too, as Python does.
     Ascii,
-    /// The same in upper case hex; also what is left of text in which all is escaped so.
-    AsciiUpper,
     /// What Go and what Python escape.
     Both,
     /// The same in upper case hex.
@@ -113,7 +110,7 @@ impl Escapes {
     }
 
     fn upper(self) -> bool {
-        matches!(self, Self::AsciiUpper | Self::BothUpper | Self::Dotnet)
+        matches!(self, Self::BothUpper | Self::Dotnet)
     }
 }
 

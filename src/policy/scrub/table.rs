@@ -3,7 +3,6 @@
 //! The files are plain TOML, but only a small part of it (tables in arrays, strings on one line), so
 //! a reader of a few lines loads them in microseconds; a test holds it against the real parser.
 
-use super::broken::Broken;
 use super::check::Check;
 use super::runs::RUN;
 use super::shape::{Shape, is_token};
@@ -25,9 +24,6 @@ const BUCKETS: usize = 4096;
 
 /// Buckets of what stands before a run.
 const DOTS: usize = 1024;
-
-/// Detectors without a prefix have at least so many bytes; most runs are shorter.
-const MARKED: usize = 36;
 
 /// Slots for words; a power of two, more than twice their number.
 const SLOTS: usize = 1024;
@@ -62,10 +58,6 @@ pub(super) struct Table {
     dotted: Vec<Dotted>,
     /// For each bucket of the three bytes before a run: whether one of `dotted` may end there.
     dots: [bool; DOTS],
-    /// Detectors without a prefix: what stands inside of their run, and where.
-    marked: Vec<(u16, usize, Box<[u8]>)>,
-    /// What may have no long run at all.
-    pub(super) broken: Broken,
 }
 
 /// What a word in a name says about the value.
@@ -133,8 +125,6 @@ impl Table {
             chain: Vec::with_capacity(512),
             dotted: Vec::new(),
             dots: [false; DOTS],
-            marked: Vec::new(),
-            broken: Broken::default(),
         };
         for file in files {
             for entry in entries(file) {
@@ -149,7 +139,6 @@ impl Table {
         {
             table.name(word, role);
         }
-        table.broken = Broken::of(&table.detectors);
         table
     }
 
@@ -158,9 +147,7 @@ impl Table {
             return;
         };
         let prefix = detector.shape.prefix.as_bytes();
-        if let Some((at, mark)) = detector.shape.mark() {
-            self.marked.push((index, at, mark));
-        } else if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
+        if let Some(last) = prefix.iter().take(RUN).rposition(|&b| !is_token(b)) {
             let key = prefix
                 .get(..=last)
                 .and_then(<[u8]>::last_chunk::<3>)
@@ -244,16 +231,6 @@ impl Table {
             let prefix = detector.shape.prefix.as_bytes();
             let rest = bytes.get(start..)?;
             rest.starts_with(prefix).then_some((detector, start))
-        })
-    }
-
-    /// The detectors whose mark stands where it must in `run`.
-    pub(super) fn marked(&self, run: &[u8]) -> impl Iterator<Item = &Detector> {
-        let long = run.len() >= MARKED;
-        let all = if long { self.marked.as_slice() } else { &[] };
-        all.iter().filter_map(|(index, at, mark)| {
-            let there = run.get(*at..).is_some_and(|rest| rest.starts_with(mark));
-            self.detectors.get(usize::from(*index)).filter(|_| there)
         })
     }
 

@@ -11,10 +11,8 @@ const CONTEXT: usize = 96;
 /// escape); all else as it is on the wire.
 struct View {
     bytes: Vec<u8>,
-    /// Where view and line part: a place in the view, and where it is in the line.
-    breaks: Vec<(usize, usize)>,
-    /// Where in the line the next byte would stand if nothing were left out.
-    next: usize,
+    /// For each byte of the view, where it starts in the line; one more for the end.
+    from: Vec<usize>,
 }
 
 /// Calls `search` on a decoded view of each string with such escapes; findings are moved to the line.
@@ -41,8 +39,8 @@ pub(super) fn search(
         let mut seen = Vec::new();
         search(&view.bytes, &mut seen);
         found.extend(seen.into_iter().filter_map(|finding| {
-            let start = view.line(finding.span.start)?;
-            let end = view.line(finding.span.end)?;
+            let start = *view.from.get(finding.span.start)?;
+            let end = *view.from.get(finding.span.end)?;
             // What lies before the string has been searched as it is; here it may be cut in half.
             (start >= string.start).then_some(Finding {
                 span: start..end,
@@ -56,15 +54,10 @@ impl View {
     fn of(line: &[u8], range: Range<usize>) -> Self {
         let mut view = Self {
             bytes: Vec::with_capacity(range.len()),
-            breaks: vec![(0, range.start)],
-            next: range.start,
+            from: Vec::with_capacity(range.len() + 1),
         };
         let mut at = range.start;
         while at < range.end {
-            let rest = line.get(at..range.end).unwrap_or_default();
-            let plain = memchr::memchr(b'\\', rest).unwrap_or(rest.len());
-            view.push(rest.get(..plain).unwrap_or_default(), at);
-            at += plain;
             // Nested JSON doubles the backslashes; all of them belong to the escape.
             let slashes = line
                 .get(at..range.end)
@@ -84,43 +77,32 @@ impl View {
                 if short {
                     // The same depth of nesting: `\u0022` is `\"`, `\\u0022` is `\\\"`.
                     for _ in 1..slashes * 2 {
-                        view.push(b"\\", at);
+                        view.push(b'\\', at);
                     }
                 }
-                view.push(&[byte], at);
+                view.push(byte, at);
                 at += slashes + 5;
                 continue;
             }
-            view.push(line.get(at..at + slashes).unwrap_or_default(), at);
-            at += slashes;
+            for at in at..at + slashes.max(1) {
+                if let Some(byte) = line.get(at) {
+                    view.push(*byte, at);
+                }
+            }
+            at += slashes.max(1);
         }
-        if view.next != at {
-            view.breaks.push((view.bytes.len(), at));
-        }
+        view.from.push(at);
         view
     }
 
-    /// Adds what stands at `from` in the line.
-    fn push(&mut self, bytes: &[u8], from: usize) {
-        if bytes.is_empty() {
-            return;
-        }
-        if from != self.next {
-            self.breaks.push((self.bytes.len(), from));
-        }
-        self.bytes.extend_from_slice(bytes);
-        self.next = from + bytes.len();
-    }
-
-    /// Where the byte at `at` of the view starts in the line; also for the view's end.
-    fn line(&self, at: usize) -> Option<usize> {
-        let known = self.breaks.partition_point(|(view, _)| *view <= at);
-        let (view, line) = self.breaks.get(known.checked_sub(1)?)?;
-        (at <= self.bytes.len()).then_some(line + (at - view))
+    fn push(&mut self, byte: u8, from: usize) {
+        self.bytes.push(byte);
+        self.from.push(from);
     }
 }
 
 /// The character that `\u00XX` at `at` stands for: printable ASCII, or a line's or column's end.
+/// `<`, `>` and `&` stay: Go escapes them always, and they end a word in either form.
 fn unescape(line: &[u8], at: usize) -> Option<u8> {
     let &[b'\\', b'u', b'0', b'0', high, low] = line.get(at..)?.first_chunk::<6>()? else {
         return None;
@@ -132,7 +114,7 @@ fn unescape(line: &[u8], at: usize) -> Option<u8> {
     };
     let byte = digit(high)? << 4 | digit(low)?;
     let known = (0x20..0x7f).contains(&byte) || matches!(byte, b'\n' | b'\r' | b'\t');
-    known.then_some(byte)
+    (known && !matches!(byte, b'<' | b'>' | b'&')).then_some(byte)
 }
 
 /// The string around `at`, with both quotes.
