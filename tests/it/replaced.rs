@@ -149,8 +149,10 @@ fn a_server_that_does_not_read_is_replaced_when_it_has_had_its_time() {
             Some("text/event-stream") => reply.events().pop().unwrap(),
             _ => reply.json(),
         };
-        // The listener has made room in the pipe for all of it: nobody knows what became of it.
-        refused_by(&answer, "server.gone");
+        // The listener has made room in the pipe for more of it: nobody knows what became of that.
+        if said(&answer) != key {
+            refused_by(&answer, "server.gone");
+        }
     }
     assert!(here > 0, "{}", wire.stderr());
     assert_eq!(

@@ -74,9 +74,13 @@ impl State {
 
     /// Ends the session of this caller that was left longest ago; false when none was left.
     fn make_room(&mut self, caller: &Caller, now: Instant) -> bool {
+        // A stream that broke off is taken up again after a moment, and its session has its place until then;
+        // but where most have lost theirs, clients come and go without a goodbye.
+        let broken = self.visits.values().filter(|visit| visit.broke_off());
+        let busy = broken.count() * 2 > self.visits.len();
         let left = self.visits.iter().filter(|(party, visit)| {
             visit.caller.is_same(caller)
-                && visit.is_left(LEFT, now)
+                && (visit.is_left(LEFT, now) || busy && visit.broke_off())
                 && !self.works_for(**party, visit.cell)
         });
         let oldest = left.min_by_key(|(_, visit)| visit.used);

@@ -167,6 +167,11 @@ impl Visit {
         seen + idle <= now
     }
 
+    /// True when it had a stream and has none any more.
+    pub(super) fn broke_off(&self) -> bool {
+        self.listened && self.get.as_ref().is_none_or(|get| get.gone.get())
+    }
+
     /// Notes that it watches a resource, or does no longer.
     pub(super) fn watch(&mut self, uri: &str, on: bool) {
         if !on {
@@ -221,8 +226,9 @@ mod tests {
         );
         let seat = Rc::new(Seat::new(1000, now));
         visit.listen(&seat, None, now);
-        assert!(!visit.is_left(idle, now + idle * 2));
+        assert!(!visit.is_left(idle, now + idle * 2) && !visit.broke_off());
         seat.leave();
+        assert!(visit.broke_off());
         let left = seat.left_at().unwrap();
         assert!(!visit.is_left(idle, left + BROKEN / 2) && visit.is_left(idle, left + BROKEN));
         // What it is told meanwhile changes nothing.
