@@ -49,6 +49,7 @@ const FILLER: [&[u8]; 14] = [
 /// or to the end of the string when the last is missing; the header alone would leave the key.
 pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
     let mut at = 0;
+    let mut ends = StringEnds::default();
     while let Some(start) = next(bytes, at, &finders.key) {
         let body = start + "-----BEGIN ".len();
         at = body;
@@ -61,11 +62,11 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
             continue;
         }
         let text = body + close + "-----".len();
-        let stop = string_end(bytes, text);
-        let inside = bytes.get(text..stop).unwrap_or_default();
-        if !is_key_text(inside) {
+        if !is_key_text(window(bytes, text, 64)) {
             continue;
         }
+        let stop = ends.behind(bytes, text);
+        let inside = bytes.get(text..stop).unwrap_or_default();
         let end = match memmem::find(inside, b"-----END ") {
             Some(last) => {
                 let last = text + last + "-----END ".len();
@@ -86,27 +87,44 @@ pub(super) fn keys(bytes: &[u8], finders: &Finders, found: &mut Vec<Finding>) {
 fn is_key_text(text: &[u8]) -> bool {
     let line_end = |b: &u8| matches!(b, b'\\' | b'n' | b'r' | b' ' | b'\n' | b'\r');
     let skip = text.iter().take(16).take_while(|b| line_end(b)).count();
-    text.get(skip..)
-        .and_then(<[u8]>::first_chunk::<16>)
-        .is_some_and(|start| {
-            start.first() != Some(&b'-')
-                && start.iter().all(|b| {
-                    b.is_ascii_alphanumeric()
-                        || matches!(b, b'+' | b'/' | b'=' | b':' | b'-' | b' ' | b',')
-                })
-        })
+    let mut rest = text.get(skip..).unwrap_or_default();
+    if rest.first() == Some(&b'-') {
+        return false;
+    }
+    for _ in 0..16 {
+        rest = match rest {
+            // PHP writes its slashes so.
+            [b'\\', b'/', rest @ ..] => rest,
+            [b, rest @ ..] if b.is_ascii_alphanumeric() => rest,
+            [b'+' | b'/' | b'=' | b':' | b'-' | b' ' | b',', rest @ ..] => rest,
+            _ => return false,
+        };
+    }
+    true
 }
 
-/// Where the string around `from` ends at the latest: at its first quote, whose backslashes are not
-/// part of the text either; plain text ends where it ends.
-fn string_end(bytes: &[u8], from: usize) -> usize {
-    let rest = bytes.get(from..).unwrap_or_default();
-    match memchr::memchr(b'"', rest) {
-        Some(quote) => {
-            let text = rest.get(..quote).unwrap_or_default();
-            from + quote - text.iter().rev().take_while(|b| **b == b'\\').count()
+/// Where strings end; asked from left to right, so that each byte is seen once.
+#[derive(Debug, Default)]
+struct StringEnds {
+    /// The last answer.
+    end: usize,
+}
+
+impl StringEnds {
+    /// Where the string around `from` ends at the latest: at its first quote, whose backslashes are
+    /// not part of the text either; plain text ends where it ends.
+    fn behind(&mut self, bytes: &[u8], from: usize) -> usize {
+        if from > self.end || self.end == 0 {
+            let rest = bytes.get(from..).unwrap_or_default();
+            self.end = match memchr::memchr(b'"', rest) {
+                Some(quote) => {
+                    let text = rest.get(..quote).unwrap_or_default();
+                    from + quote - text.iter().rev().take_while(|b| **b == b'\\').count()
+                }
+                None => bytes.len(),
+            };
         }
-        None => bytes.len(),
+        self.end
     }
 }
 
@@ -158,15 +176,34 @@ fn password(rest: &[u8]) -> Option<Range<usize>> {
 }
 
 fn webhook(rest: &[u8]) -> Option<(Range<usize>, &'static str)> {
-    let (host, name) = WEBHOOKS.iter().find(|(host, _)| rest.starts_with(host))?;
-    let path = rest.get(host.len()..)?;
-    let length = path
+    let (start, name) = WEBHOOKS
         .iter()
-        .take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_'))
-        .count();
-    let path = path.get(..length)?;
-    let real = length >= 24 && super::check::is_varied(path, 12) && !placeholder::covers(path, 0);
-    real.then(|| (host.len()..host.len() + length, *name))
+        .find_map(|(host, name)| Some((behind(rest, host)?, *name)))?;
+    let mut end = start;
+    while let Some(width) = match rest.get(end..) {
+        Some([b, ..]) if b.is_ascii_alphanumeric() || b"/-_".contains(b) => Some(1),
+        Some([b'\\', b'/', ..]) => Some(2),
+        _ => None,
+    } {
+        end += width;
+    }
+    let path = rest.get(start..end)?;
+    let real =
+        path.len() >= 24 && super::check::is_varied(path, 12) && !placeholder::covers(path, 0);
+    real.then_some((start..end, name))
+}
+
+/// Where `text` goes on behind `start`, whose slashes it may write `\/`.
+fn behind(text: &[u8], start: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for byte in start {
+        at += usize::from(*byte == b'/' && text.get(at) == Some(&b'\\'));
+        if text.get(at) != Some(byte) {
+            return None;
+        }
+        at += 1;
+    }
+    Some(at)
 }
 
 fn next(bytes: &[u8], from: usize, needle: &memmem::Finder<'_>) -> Option<usize> {

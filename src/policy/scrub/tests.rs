@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
+mod cost_tests;
+
 /// A small generator: the tests must draw the same examples each time.
 struct Dice(u64);
 
@@ -605,4 +607,23 @@ fn an_escape_behind_a_flag_is_no_value() {
     let mut found = Vec::new();
     scrubber.text(b"--password Correct4Horse", &mut found);
     assert_eq!(found.len(), 1);
+}
+
+/// Whoever masks a cursor breaks paging without a word.
+#[test]
+fn cursors_and_one_time_marks_are_left_alone() {
+    let value = Dice(7).word(40);
+    for name in [
+        "deltaToken",
+        "skipToken",
+        "resumptionToken",
+        "PagingToken",
+        "since_token",
+        "lockToken",
+    ] {
+        let line = serde_json::json!({ (name): value }).to_string();
+        assert_eq!(redacted(&scrubber(), &line).0, line);
+    }
+    let secret = serde_json::json!({ "accessToken": value }).to_string();
+    assert_ne!(redacted(&scrubber(), &secret).0, secret);
 }
